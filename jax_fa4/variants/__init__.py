@@ -1,0 +1,10 @@
+"""Which kernels exist, by name. Pure Python: imports neither jax nor cutlass."""
+
+from jax_fa4.variants.catalog import CATALOG as CATALOG
+from jax_fa4.variants.catalog import FORWARD_HEAD_DIMS as FORWARD_HEAD_DIMS
+from jax_fa4.variants.variant import Arch as Arch
+from jax_fa4.variants.variant import BackwardPreprocessVariant as BackwardPreprocessVariant
+from jax_fa4.variants.variant import DType as DType
+from jax_fa4.variants.variant import ForwardVariant as ForwardVariant
+from jax_fa4.variants.variant import Variant as Variant
+from jax_fa4.variants.variant import parse as parse

@@ -1,0 +1,89 @@
+"""The words that name compiled kernels.
+
+A variant is one compiled kernel. Its `name` is unique, stable and parseable; the
+build, the C++ table, the FFI attributes, tests, benchmarks and error messages all
+speak of kernels by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Arch(Enum):
+    """A GPU family, by the name that variants carry."""
+
+    SM90 = "sm90"
+    SM100 = "sm100"
+
+    @property
+    def target(self) -> str:
+        """The compiler's target: sm_100f is the family one, for B200 and B300 alike."""
+        return {Arch.SM90: "sm_90a", Arch.SM100: "sm_100f"}[self]
+
+    @property
+    def compute_capability_major(self) -> int:
+        """Major compute capability of the devices that run this family's kernels."""
+        return {Arch.SM90: 9, Arch.SM100: 10}[self]
+
+
+class DType(Enum):
+    """Element type of query, key, value and output."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardVariant:
+    """One compiled forward kernel.
+
+    `head_dim` is the width of the shared-memory tiles; it serves every problem
+    whose head dim is a multiple of 8 and at most this. Window bounds, lengths,
+    scale and the ratio of query to key heads are run-time arguments.
+    """
+
+    arch: Arch
+    dtype: DType
+    head_dim: int
+
+    @property
+    def name(self) -> str:
+        return f"fwd_{self.arch.value}_{self.dtype.value}_d{self.head_dim}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardPreprocessVariant:
+    """One compiled backward preprocess kernel, delta = rowsum(dO * O) - dlse.
+
+    The head dim is a run-time argument, a multiple of 8.
+    """
+
+    arch: Arch
+    dtype: DType
+
+    @property
+    def name(self) -> str:
+        return f"bwd_preprocess_{self.arch.value}_{self.dtype.value}"
+
+
+Variant = ForwardVariant | BackwardPreprocessVariant
+
+
+def parse(name: str) -> Variant:
+    """The variant that `name` names; ValueError if it names none."""
+    try:
+        if name.startswith("fwd_"):
+            arch, dtype, head_dim = name.removeprefix("fwd_").split("_")
+            variant: Variant = ForwardVariant(
+                arch=Arch(arch), dtype=DType(dtype), head_dim=int(head_dim.removeprefix("d"))
+            )
+        else:
+            arch, dtype = name.removeprefix("bwd_preprocess_").split("_")
+            variant = BackwardPreprocessVariant(arch=Arch(arch), dtype=DType(dtype))
+    except ValueError:
+        raise ValueError(f"{name!r} is not the name of a kernel variant") from None
+    if variant.name != name:
+        raise ValueError(f"{name!r} is not the name of a kernel variant")
+    return variant
