@@ -1,0 +1,330 @@
+"""The Hopper forward: O = softmax(scale * Q K^T, within the band) V, lse per row.
+
+    producer warp --TMA--> sQ --+
+                                +--> consumer warpgroups 0..n-1 (64 rows each)
+    producer warp --TMA--> sK --+      S = Q K^T        WGMMA, both from shared memory
+                                |      mask, softmax    registers, base 2
+    producer warp --TMA--> sV --+      O += P V         WGMMA, P from registers
+                                       sO --TMA--> O, lse by ordinary stores
+
+| pipeline | stages        | full: producer      | empty: consumer                         |
+| q        | one a consumer| TMA, 1 arrival + tx | its consumer's 4 warps, Q (or O) is read |
+| k, v     | config.stages | TMA, 1 arrival + tx | every consumer warp                     |
+
+Named barriers keep the consumers in turn: while one runs its softmax, the next issues its
+products (FlashAttention-3's ping-pong). A CTA walks the scheduler's tiles, one or many,
+and its producer runs ahead into the next tile.
+"""
+
+# No `from __future__ import annotations` here: cute.struct reads annotations as objects.
+from dataclasses import dataclass
+
+import cuda.bindings.driver as cuda
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64, min, pipeline, utils
+from cutlass.cute.nvgpu import cpasync, warpgroup
+from cutlass.utils import LayoutEnum
+from cutlass.utils import hopper_helpers as hopper
+from jax_fa4.kernels.sm90.forward import consumer, load
+from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP, ForwardConfig
+from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing, visited_blocks
+from jax_fa4.kernels.toolkit.schedulers import LongestFirst
+from jax_fa4.variants.variant import DType, ForwardVariant
+
+_LOG2_E = 1.4426950408889634
+_DTYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
+
+
+@dataclass(frozen=True)
+class SharedLayouts:
+    """Swizzled layouts of the tiles; the last mode is the stage."""
+
+    sQ: cute.ComposedLayout
+    sK: cute.ComposedLayout
+    sV: cute.ComposedLayout
+    sO: cute.ComposedLayout
+
+
+@dataclass(frozen=True)
+class SharedTensors:
+    """Tiles in shared memory: sQ and sO hold a stage a consumer, sK and sV are rings."""
+
+    sQ: cute.Tensor  # (64, head_dim, consumers)
+    sK: cute.Tensor  # (tile_n, head_dim, stages)
+    sV: cute.Tensor  # (head_dim, tile_n, stages)
+    sO: cute.Tensor  # (64, head_dim, consumers)
+
+
+@dataclass(frozen=True)
+class Pipelines:
+    """TMA to consumers; see the table above."""
+
+    q: pipeline.PipelineTmaAsync
+    k: pipeline.PipelineTmaAsync
+    v: pipeline.PipelineTmaAsync
+
+
+@dataclass(frozen=True)
+class GlobalTensors:
+    """TMA atoms and the tensors in global memory that they address."""
+
+    q: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
+    k: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_k, head_dim, heads_kv, batch)
+    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim, seqlen_k, heads_kv, batch)
+    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
+    mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every role knows: static facts and handles, nothing that changes."""
+
+    config: ForwardConfig
+    dtype: type[cutlass.Numeric]
+    tiled_mma_qk: cute.TiledMma
+    tiled_mma_pv: cute.TiledMma
+    pipelines: Pipelines
+    shared: SharedTensors
+    gmem: GlobalTensors
+    band: Band
+    scheduler: LongestFirst
+    ratio: Int32  # query heads a KV head
+    scale_log2: Float32
+
+
+def _view(pointer: cute.Pointer, seqlen: Int32, heads: Int32, head_dim: Int32, batch: Int32):
+    """A contiguous (batch, seqlen, heads, head_dim) array as (seqlen, head_dim, heads, batch)."""
+    row = Int64(heads) * head_dim
+    layout = cute.make_layout(
+        (seqlen, head_dim, heads, batch), stride=(row, 1, Int64(head_dim), row * seqlen)
+    )
+    return cute.make_tensor(pointer, layout)
+
+
+class ForwardSm90:
+    """One compiled forward kernel for Hopper; see the module's docstring."""
+
+    def __init__(self, variant: ForwardVariant):
+        self.config = FORWARD_CONFIGS[variant.head_dim]
+        self.dtype = _DTYPES[variant.dtype]
+
+    @cute.jit
+    def __call__(
+        self,
+        q_ptr: cute.Pointer,
+        k_ptr: cute.Pointer,
+        v_ptr: cute.Pointer,
+        out_ptr: cute.Pointer,
+        lse_ptr: cute.Pointer,
+        batch: Int32,
+        seqlen_q: Int32,
+        seqlen_k: Int32,
+        heads_q: Int32,
+        heads_kv: Int32,
+        head_dim: Int32,
+        softmax_scale: Float32,
+        band_lower: Int32,
+        band_upper: Int32,
+        sm_count: Int32,
+        stream: cuda.CUstream,
+    ):
+        """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
+        config = self.config
+        mQ = _view(q_ptr, seqlen_q, heads_q, head_dim, batch)
+        mK = _view(k_ptr, seqlen_k, heads_kv, head_dim, batch)
+        mV = cute.make_tensor(
+            v_ptr,
+            cute.select(_view(v_ptr, seqlen_k, heads_kv, head_dim, batch).layout, [1, 0, 2, 3]),
+        )
+        mO = _view(out_ptr, seqlen_q, heads_q, head_dim, batch)
+        mLSE = cute.make_tensor(
+            lse_ptr,
+            cute.make_layout(
+                (seqlen_q, heads_q, batch), stride=(1, Int64(seqlen_q), Int64(heads_q) * seqlen_q)
+            ),
+        )
+
+        tiled_mma_qk, tiled_mma_pv = self._tiled_mmas()
+        tile_q = (ROWS_PER_WARPGROUP, config.head_dim)
+        tile_k = (config.tile_n, config.head_dim)
+        tile_v = (config.head_dim, config.tile_n)
+        layouts = self._smem_layouts()
+        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        one = (None, None, 0)
+        tma_q = cpasync.make_tiled_tma_atom(g2s, mQ, cute.slice_(layouts.sQ, one), tile_q)
+        tma_k = cpasync.make_tiled_tma_atom(g2s, mK, cute.slice_(layouts.sK, one), tile_k)
+        tma_v = cpasync.make_tiled_tma_atom(g2s, mV, cute.slice_(layouts.sV, one), tile_v)
+        tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_q)
+
+        ratio = heads_q // heads_kv
+        bytes_per_kv_head = Int64(seqlen_k) * head_dim * (2 * self.dtype.width // 8)
+        heads_per_group = LongestFirst.heads_that_fit_l2(heads_q * batch, ratio, bytes_per_kv_head)
+        row_blocks = cute.ceil_div(seqlen_q, config.tile_m)
+        scheduler = LongestFirst(row_blocks, heads_q, batch, heads_per_group)
+        band = Band(band_lower, band_upper, seqlen_q, seqlen_k)
+        self.kernel(
+            (tiled_mma_qk, tiled_mma_pv),
+            tuple(tma_q),
+            tuple(tma_k),
+            tuple(tma_v),
+            tuple(tma_o),
+            mLSE,
+            (band_lower, band_upper, seqlen_q, seqlen_k),
+            (row_blocks, heads_q, batch, heads_per_group),
+            ratio,
+            softmax_scale * _LOG2_E,
+        ).launch(
+            grid=(self._grid_size(scheduler, band, sm_count), 1, 1),
+            block=(config.threads, 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+        )
+
+    @cute.jit
+    def _grid_size(self, scheduler: LongestFirst, band: Band, sm_count: Int32) -> Int32:
+        """A CTA a tile, or persistent CTAs, one a multiprocessor; see ForwardConfig."""
+        c = self.config
+        first, last = visited_blocks(band, band.seqlen_q // 2, c.tile_m, c.tile_n)
+        alike, cut = c.persistent_below
+        limit = Int32(alike) if cuts_nothing(band) else Int32(cut)
+        tiles = scheduler.tiles()
+        return min(tiles, sm_count) if last - first < limit else tiles
+
+    def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
+        """S = Q K^T from shared memory, O += P V with P from registers; one warpgroup each."""
+        k_major, mn_major = warpgroup.OperandMajorMode.K, warpgroup.OperandMajorMode.MN
+        qk = hopper.make_trivial_tiled_mma(
+            self.dtype,
+            self.dtype,
+            k_major,
+            k_major,
+            Float32,
+            atom_layout_mnk=(1, 1, 1),
+            tiler_mn=(ROWS_PER_WARPGROUP, self.config.tile_n),
+        )
+        pv = hopper.make_trivial_tiled_mma(
+            self.dtype,
+            self.dtype,
+            k_major,
+            mn_major,
+            Float32,
+            atom_layout_mnk=(1, 1, 1),
+            tiler_mn=(ROWS_PER_WARPGROUP, self.config.head_dim),
+            a_source=warpgroup.OperandSource.RMEM,
+        )
+        return qk, pv
+
+    def _smem_layouts(self) -> SharedLayouts:
+        """Made anew on each side of the launch: a layout is a value of its region."""
+        c = self.config
+        qk_tile = (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim)
+        pv_tile = (ROWS_PER_WARPGROUP, c.head_dim, c.tile_n)
+        row, column = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
+        sQ = hopper.make_smem_layout_a(row, qk_tile, self.dtype, c.consumers)
+        return SharedLayouts(
+            sQ=sQ,
+            sK=hopper.make_smem_layout_b(row, qk_tile, self.dtype, c.stages),
+            sV=hopper.make_smem_layout_b(column, pv_tile, self.dtype, c.stages),
+            sO=sQ,
+        )
+
+    def _shared_storage(self, layouts: SharedLayouts):
+        """The memory map: barriers, then tiles on 1024-byte boundaries for the swizzle."""
+        c = self.config
+
+        def tile(layout, present=True):
+            elements = cute.cosize(layout) if present else 0
+            return cute.struct.Align[cute.struct.MemRange[self.dtype, elements], 1024]
+
+        @cute.struct
+        class SharedStorage:
+            q_barriers: cute.struct.MemRange[Int64, 2 * c.consumers]
+            k_barriers: cute.struct.MemRange[Int64, 2 * c.stages]
+            v_barriers: cute.struct.MemRange[Int64, 2 * c.stages]
+            sQ: tile(layouts.sQ)
+            sK: tile(layouts.sK)
+            sV: tile(layouts.sV)
+            sO: tile(layouts.sO, not c.output_in_q)
+
+        return SharedStorage
+
+    def _pipelines(self, storage, layouts: SharedLayouts) -> Pipelines:
+        """Barriers initialised by one thread; the caller fences and synchronises."""
+        c = self.config
+
+        def create(barriers, stages, consumer_warps, layout):
+            return pipeline.PipelineTmaAsync.create(
+                barrier_storage=barriers.data_ptr(),
+                num_stages=stages,
+                producer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread),
+                consumer_group=pipeline.CooperativeGroup(pipeline.Agent.Thread, consumer_warps),
+                tx_count=cute.size_in_bytes(self.dtype, cute.slice_(layout, (None, None, 0))),
+                defer_sync=True,
+            )
+
+        return Pipelines(
+            q=create(storage.q_barriers, c.consumers, 4, layouts.sQ),
+            k=create(storage.k_barriers, c.stages, 4 * c.consumers, layouts.sK),
+            v=create(storage.v_barriers, c.stages, 4 * c.consumers, layouts.sV),
+        )
+
+    def _shared_tensors(self, storage, layouts: SharedLayouts) -> SharedTensors:
+        def tensor(field, layout):
+            return field.get_tensor(layout.outer, swizzle=layout.inner)
+
+        sO_field = storage.sQ if self.config.output_in_q else storage.sO
+        return SharedTensors(
+            sQ=tensor(storage.sQ, layouts.sQ),
+            sK=tensor(storage.sK, layouts.sK),
+            sV=tensor(storage.sV, layouts.sV),
+            sO=tensor(sO_field, layouts.sO),
+        )
+
+    @cute.kernel
+    def kernel(
+        self,
+        tiled_mmas: tuple[cute.TiledMma, cute.TiledMma],
+        q: tuple[cute.CopyAtom, cute.Tensor],
+        k: tuple[cute.CopyAtom, cute.Tensor],
+        v: tuple[cute.CopyAtom, cute.Tensor],
+        o: tuple[cute.CopyAtom, cute.Tensor],
+        mLSE: cute.Tensor,
+        band: tuple[Int32, Int32, Int32, Int32],
+        tiles: tuple[Int32, Int32, Int32, Int32],
+        ratio: Int32,
+        scale_log2: Float32,
+    ):
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        if warp == 0:
+            for atom in (q[0], k[0], v[0], o[0]):
+                cpasync.prefetch_descriptor(atom)
+
+        layouts = self._smem_layouts()
+        storage = utils.SmemAllocator().allocate(self._shared_storage(layouts))
+        context = Context(
+            config=self.config,
+            dtype=self.dtype,
+            tiled_mma_qk=tiled_mmas[0],
+            tiled_mma_pv=tiled_mmas[1],
+            pipelines=self._pipelines(storage, layouts),
+            shared=self._shared_tensors(storage, layouts),
+            gmem=GlobalTensors(q, k, v, o, mLSE),
+            band=Band(*band),
+            scheduler=LongestFirst(*tiles),
+            ratio=ratio,
+            scale_log2=scale_log2,
+        )
+        cute.arch.mbarrier_init_fence()
+        cute.arch.sync_threads()
+
+        # ---- producer: warp 0 loads, warps 1 to 3 only give their registers away
+        if warp < 4:
+            cute.arch.setmaxregister_decrease(self.config.producer_registers)
+            if warp == 0:
+                load.run(context)
+
+        # ---- consumers: softmax(Q K^T) V, 64 rows a warpgroup
+        if warp >= 4:
+            cute.arch.setmaxregister_increase(self.config.consumer_registers)
+            consumer.run(context, warp // 4 - 1)

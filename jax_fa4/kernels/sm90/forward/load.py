@@ -1,0 +1,89 @@
+"""The producer: one warp that fetches Q, K and V tiles by TMA.
+
+CONTRACT: for every tile of its CTA, in the scheduler's order, the producer fills one
+stage of `q` a consumer and one stage each of `k` and `v` a visited block, from the last
+block to the first, V following K by one block as the consumers ask for them.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, pipeline
+from cutlass.cute.nvgpu import cpasync
+from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
+from jax_fa4.kernels.toolkit.block_range import visited_blocks
+
+
+def _partition(tma, tile_tensor, shared):
+    """(source by tile, destination by stage) of a TMA copy of whole tiles."""
+    destination, source = cpasync.tma_partition(
+        tma,
+        0,
+        cute.make_layout(1),
+        cute.group_modes(shared, 0, 2),
+        cute.group_modes(tile_tensor, 0, 2),
+    )
+    return source, destination
+
+
+@cute.jit
+def _fill(tma, source, destination, index, pipe, state):
+    """Load tile `index` into the next stage; returns the advanced state."""
+    pipe.producer_acquire(state)
+    cute.copy(
+        tma,
+        source[None, index],
+        destination[None, state.index],
+        tma_bar_ptr=pipe.producer_get_barrier(state),
+    )
+    state.advance()
+    return state
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this CTA's tiles; see the contract above."""
+    config, pipes, shared = context.config, context.pipelines, context.shared
+    tma_q, mQ = context.gmem.q
+    tma_k, mK = context.gmem.k
+    tma_v, mV = context.gmem.v
+    producer = pipeline.PipelineUserType.Producer
+    q_state = pipeline.make_pipeline_state(producer, config.consumers)
+    k_state = pipeline.make_pipeline_state(producer, config.stages)
+    v_state = pipeline.make_pipeline_state(producer, config.stages)
+
+    tile = cute.arch.block_idx()[0]
+    while tile < context.scheduler.tiles():
+        row_block, head, batch = context.scheduler.decode(tile)
+        head_kv = head // context.ratio
+        gQ = cute.local_tile(
+            mQ[None, None, head, batch], (ROWS_PER_WARPGROUP, config.head_dim), (None, 0)
+        )
+        gK = cute.local_tile(
+            mK[None, None, head_kv, batch], (config.tile_n, config.head_dim), (None, 0)
+        )
+        gV = cute.local_tile(
+            mV[None, None, head_kv, batch], (config.head_dim, config.tile_n), (0, None)
+        )
+        q_source, q_stage = _partition(tma_q, gQ, shared.sQ)
+        k_source, k_stage = _partition(tma_k, gK, shared.sK)
+        v_source, v_stage = _partition(tma_v, gV, shared.sV)
+
+        first, last = visited_blocks(
+            context.band, row_block * config.tile_m, config.tile_m, config.tile_n
+        )
+        k_state = _fill(tma_k, k_source, k_stage, last - 1, pipes.k, k_state)
+        for i in cutlass.range_constexpr(config.consumers):
+            q_tile = row_block * config.consumers + i
+            q_state = _fill(tma_q, q_source, q_stage, q_tile, pipes.q, q_state)
+        for i in cutlass.range(last - 1 - first, unroll=1):
+            block = last - 1 - i
+            k_state = _fill(tma_k, k_source, k_stage, block - 1, pipes.k, k_state)
+            v_state = _fill(tma_v, v_source, v_stage, block, pipes.v, v_state)
+        v_state = _fill(tma_v, v_source, v_stage, first, pipes.v, v_state)
+        tile += Int32(cute.arch.grid_dim()[0])
+
+    # Stay until every stage was read, so that no consumer arrives at a dead CTA's barrier.
+    pipes.k.producer_tail(k_state)
+    pipes.v.producer_tail(v_state)
