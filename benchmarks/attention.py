@@ -1,0 +1,152 @@
+"""Time attention: cells x contestants, checked, as a table, JSON and Markdown.
+
+    python -m benchmarks.attention --head-dim 128 --pass fwd --json out.json
+
+benchmarks/README.md states the protocol; `python -m benchmarks.merge` joins several runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Several libraries share the GPU in this process; set before jax is imported.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+from benchmarks import cells as cells_module
+from benchmarks import environment, measure, peers, report
+from benchmarks.cells import Cell
+
+QUICK_SEQLENS = (2048, 8192)
+QUICK_ROUNDS = 3
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.attention", description="Time attention beside its peers."
+    )
+    add = result.add_argument
+    add("--cells", nargs="+", default=["*"], help="shell patterns, such as 'd128-s*-causal-fwd'")
+    add("--head-dim", nargs="+", type=int, default=list(cells_module.HEAD_DIMS))
+    add("--seqlens", nargs="+", type=int, help="default: 512 2048 8192 16384")
+    add("--causal", choices=["full", "causal", "both"], default="both", help="which masks")
+    add("--pass", dest="passes", nargs="+", choices=cells_module.PASSES, help="default: both")
+    add("--peers", nargs="+", choices=list(peers.PEERS), default=list(peers.DEFAULT_PEERS))
+    add("--rounds", type=int, help="samples of each contestant (default 5; 3 when quick)")
+    add("--quick", action="store_true", help="lengths 2048 and 8192, three rounds")
+    add("--json", type=Path, help="written anew after every cell")
+    add("--markdown", type=Path)
+    add("--time-limit", type=float, help="seconds after which no new cell starts")
+    add("--tokens", type=int, default=cells_module.TOKENS, help="of a whole batch")
+    add("--hidden", type=int, default=cells_module.HIDDEN, help="heads times head dim")
+    add("--matmul-size", type=int, default=8192, help="of the product that measures the peak")
+    add("--list", action="store_true", help="name the chosen cells and stop")
+    return result
+
+
+def choose(arguments: argparse.Namespace) -> list[Cell]:
+    """The cells that the command line asks for."""
+    chosen = cells_module.grid(
+        head_dims=arguments.head_dim,
+        seqlens=arguments.seqlens or (QUICK_SEQLENS if arguments.quick else cells_module.SEQLENS),
+        masks=cells_module.MASKS if arguments.causal == "both" else [arguments.causal],
+        passes=arguments.passes or cells_module.PASSES,
+        tokens=arguments.tokens,
+        hidden=arguments.hidden,
+    )
+    return cells_module.matching(chosen, arguments.cells)
+
+
+def run(arguments: argparse.Namespace, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Measure every cell; print a line for each and keep the JSON up to date."""
+    started = time.monotonic()
+    rounds = arguments.rounds or (QUICK_ROUNDS if arguments.quick else 5)
+    contestants, absent = peers.load(arguments.peers)
+    described = environment.describe()
+    _say(f"{described['gpu']}, driver {described['driver']}, {described['packages']}")
+    for name, reason in absent.items():
+        _say(f"{name} is absent: {reason}")
+    peak = measure.matmul_peak(arguments.matmul_size, rounds=rounds)
+    _say(f"bf16 product of {arguments.matmul_size} cubed: {peak:.3g} TFLOP/s")
+    document: dict[str, Any] = {
+        "schema": report.SCHEMA,
+        "runs": [
+            {
+                "environment": described,
+                "method": {
+                    "tokens": arguments.tokens,
+                    "hidden": arguments.hidden,
+                    "rounds": rounds,
+                    "distinct_inputs": measure.DISTINCT_INPUTS,
+                    "matmul_size": arguments.matmul_size,
+                },
+                "peak_tflops": peak,
+                "peers": list(arguments.peers),
+                "absent": absent,
+            }
+        ],
+        "results": [],
+    }
+    slowest = 0.0
+    for number, cell in enumerate(cells, start=1):
+        elapsed = time.monotonic() - started
+        if arguments.time_limit and elapsed + slowest > arguments.time_limit:
+            left = " ".join(cell.name for cell in cells[number - 1 :])
+            _say(f"stopped by --time-limit; not measured: {left}")
+            break
+        results = measure.measure(cell, contestants, rounds=rounds, peak_tflops=peak)
+        slowest = max(slowest, time.monotonic() - started - elapsed)
+        document["results"] += [dataclasses.asdict(result) for result in results]
+        _say(f"[{number}/{len(cells)} {time.monotonic() - started:4.0f} s] {_line(cell, results)}")
+        if arguments.json:
+            report.save(arguments.json, document)
+    return document
+
+
+def _line(cell: Cell, results: Sequence[measure.Result]) -> str:
+    words = [
+        f"{result.peer} "
+        + (
+            f"{result.tflops:.3g} +-{50 * (result.spread or 0.0):.0f}%"
+            if result.tflops
+            else f"{result.status.upper()} {result.detail}"
+        )
+        for result in results
+    ]
+    return f"{cell.name}: " + ", ".join(words)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 if a contestant of ours was wrong or failed, or nobody was timed."""
+    arguments = parser().parse_args(argv)
+    try:
+        cells = choose(arguments)
+    except ValueError as error:
+        parser().error(str(error))
+    if arguments.list:
+        print("\n".join(cell.name for cell in cells))
+        return 0
+    document = run(arguments, cells)
+    print(report.as_text(document), flush=True)
+    if arguments.markdown:
+        arguments.markdown.write_text(report.as_markdown(document))
+    ours_failed = any(
+        peers.PEERS[row["peer"]].ours and row["status"] != "ok" for row in document["results"]
+    )
+    timed = any(row["tflops"] for row in document["results"])
+    return 1 if ours_failed or not timed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
