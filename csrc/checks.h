@@ -1,0 +1,44 @@
+// Checks of what XLA hands over, with the argument's name and its values in every refusal. Python
+// checks the same for users before it calls; these guard the kernels against every other caller.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "status.h"
+
+namespace jax_fa4 {
+
+// A buffer with the name that messages give it.
+struct Named {
+  std::string_view name;
+  ffi::AnyBuffer buffer;
+};
+
+// "q bf16(2, 128, 4, 64)".
+std::string Describe(const Named& argument);
+
+ffi::Error CheckDType(std::string_view operation, const Named& argument, ffi::DataType dtype);
+
+// bf16 or fp16.
+ffi::Error CheckHalfPrecision(std::string_view operation, const Named& argument);
+
+// Every dimension in 1 .. 2**31 - 1, and as many of them as `names`, "(batch, seqlen, heads, d)".
+ffi::Error CheckRank(std::string_view operation, const Named& argument, size_t rank,
+                     std::string_view names);
+
+ffi::Error CheckShape(std::string_view operation, const Named& argument,
+                      std::initializer_list<int64_t> shape, std::string_view reason);
+
+// Kernels read 16 bytes at a time.
+ffi::Error CheckAligned(std::string_view operation, const Named& argument);
+
+// A multiple of 8, the width of a 16 byte read of half precision.
+ffi::Error CheckHeadDim(std::string_view operation, int64_t head_dim);
+
+// "bf16" for BF16 and so on: the words that variants use.
+std::string_view DTypeName(ffi::DataType dtype);
+
+}  // namespace jax_fa4

@@ -1,0 +1,189 @@
+#include "launch.h"
+
+#include <atomic>
+#include <mutex>
+
+#include "runtime/driver.h"
+
+namespace jax_fa4 {
+namespace {
+
+// What a process knows about one compiled kernel. Its library holds for all devices; each device
+// is prepared once (attributes set, code loaded), under the lock, before its first launch.
+struct LoadState {
+  static constexpr int kMaxDevices = 64;
+  std::mutex mutex;
+  CudaLibrary library = nullptr;
+  std::atomic<uint64_t> ready_devices{0};
+};
+
+LoadState& StateOf(const Variant& variant) {
+  static LoadState* const states = new LoadState[kVariants.size];  // lives as long as the process
+  return states[&variant - kVariants.first];
+}
+
+// Entry points take one argument: an array of addresses, the last of them the result's.
+CudaResult InitLibrary(const Variant& variant, CudaLibrary* library) {
+  CudaResult result = kCudaSuccess;
+  void* arguments[] = {&library, &result};
+  variant.init(arguments);
+  return result;
+}
+
+CudaResult LoadToDevice(const Variant& variant, CudaLibrary* library, CudaDevice device) {
+  CudaResult result = kCudaSuccess;
+  void* arguments[] = {&library, &device, &result};
+  variant.load_to_device(arguments);
+  return result;
+}
+
+// Needs a BackendScope in a context of `device`.
+CudaResult EnsureLoaded(const Variant& variant, CudaDevice device) {
+  LoadState& state = StateOf(variant);
+  const uint64_t bit = uint64_t{1} << device;
+  if (state.ready_devices.load(std::memory_order_acquire) & bit) return kCudaSuccess;
+  std::lock_guard<std::mutex> lock(state.mutex);
+  if (state.ready_devices.load(std::memory_order_relaxed) & bit) return kCudaSuccess;
+  if (state.library == nullptr) {
+    CudaResult result = InitLibrary(variant, &state.library);
+    if (result != kCudaSuccess) {
+      state.library = nullptr;
+      return result;
+    }
+  }
+  CudaResult result = LoadToDevice(variant, &state.library, device);
+  if (result == kCudaSuccess) state.ready_devices.fetch_or(bit, std::memory_order_release);
+  return result;
+}
+
+std::string_view KindName(VariantKind kind) {
+  return kind == VariantKind::kForward ? "forward" : "backward preprocess";
+}
+
+std::string BuiltVariants() {
+  std::string names;
+  for (const Variant& variant : kVariants) {
+    names.append(names.empty() ? "" : " ").append(variant.name);
+  }
+  return names.empty() ? "none" : names;
+}
+
+ffi::Error FindDevice(const Operation& operation, Backend* backend, CudaDevice* device, int* major,
+                      int* minor) {
+  CudaResult result = backend->GetDevice(device);
+  if (result == kCudaSuccess) {
+    result = backend->DeviceGetAttribute(major, kDeviceAttributeComputeCapabilityMajor, *device);
+  }
+  if (result == kCudaSuccess) {
+    result = backend->DeviceGetAttribute(minor, kDeviceAttributeComputeCapabilityMinor, *device);
+  }
+  if (result != kCudaSuccess) {
+    return CudaError(operation.name, operation.variants, backend, result);
+  }
+  if (*device >= LoadState::kMaxDevices) {
+    return FailedPrecondition(operation.name, "device ordinal ", *device, "; at most ",
+                              LoadState::kMaxDevices, " devices are supported");
+  }
+  return ffi::Error::Success();
+}
+
+// The one of `variants` for the current device, loaded there. Needs a BackendScope.
+ffi::Error ChooseLoaded(const Operation& operation, const std::vector<const Variant*>& variants,
+                        Backend* backend, const Variant** chosen) {
+  CudaDevice device = 0;
+  int major = 0;
+  int minor = 0;
+  JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device, &major, &minor));
+  for (const Variant* variant : variants) {
+    if (variant->compute_capability_major != major) continue;
+    CudaResult result = EnsureLoaded(*variant, device);
+    if (result != kCudaSuccess) {
+      return CudaError(operation.name, variant->name, backend, result);
+    }
+    *chosen = variant;
+    return ffi::Error::Success();
+  }
+  return FailedPrecondition(operation.name, "none of variants=\"", operation.variants,
+                            "\" runs on device ", device, " (", backend->DeviceName(device),
+                            ", compute capability ", major, ".", minor, ")");
+}
+
+// Runs `body(backend, stream)` with the driver answering compiled kernels on this thread.
+template <typename Body>
+ffi::Error WithDriver(const Operation& operation, const ffi::Context& context, Body body) {
+  std::string error;
+  Backend* backend = GetDriver(&error);
+  if (backend == nullptr) return FailedPrecondition(operation.name, error);
+  auto stream = context.get<ffi::PlatformStream<CudaStream>>();
+  if (stream.has_error()) {
+    return FailedPrecondition(operation.name, stream.error().message());
+  }
+  BackendScope scope(backend, *stream);
+  if (scope.status() != kCudaSuccess) {
+    return CudaError(operation.name, operation.variants, backend, scope.status());
+  }
+  return body(backend, *stream);
+}
+
+}  // namespace
+
+ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>* found) {
+  std::string_view rest = operation.variants;
+  while (!rest.empty()) {
+    const size_t space = rest.find(' ');
+    const std::string_view name = rest.substr(0, space);
+    rest = space == std::string_view::npos ? std::string_view() : rest.substr(space + 1);
+    if (name.empty()) continue;
+    const Variant* variant = FindVariant(name);
+    if (variant == nullptr) {
+      return InvalidArgument(operation.name, "variant ", name,
+                             " is not in this build, which has: ", BuiltVariants());
+    }
+    if (variant->kind != operation.kind) {
+      return InvalidArgument(operation.name, "variant ", name, " is a ", KindName(variant->kind),
+                             " kernel; a ", KindName(operation.kind), " kernel is needed");
+    }
+    found->push_back(variant);
+  }
+  if (found->empty()) {
+    return InvalidArgument(operation.name, "variants=\"", operation.variants,
+                           "\" names no kernel; this build has: ", BuiltVariants());
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
+                const ffi::Context& context) {
+  return WithDriver(operation, context, [&](Backend* backend, CudaStream) {
+    const Variant* chosen = nullptr;
+    return ChooseLoaded(operation, variants, backend, &chosen);
+  });
+}
+
+ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
+                  const ffi::Context& context, std::vector<void*> arguments, CudaStream* stream) {
+  return WithDriver(operation, context, [&](Backend* backend, CudaStream launch_stream) {
+    const Variant* chosen = nullptr;
+    JAX_FA4_RETURN_IF_ERROR(ChooseLoaded(operation, variants, backend, &chosen));
+    *stream = launch_stream;
+    CudaResult result = kCudaSuccess;
+    arguments.push_back(&result);
+    chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
+    if (result != kCudaSuccess) {
+      return CudaError(operation.name, chosen->name, backend, result);
+    }
+    return ffi::Error::Success();
+  });
+}
+
+ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,
+                      const ffi::Dictionary& attributes) {
+  auto variants = attributes.get<std::string_view>("variants");
+  if (variants.has_error()) return InvalidArgument(operation, variants.error().message());
+  const Operation loading{operation, kind, *variants};
+  std::vector<const Variant*> found;
+  JAX_FA4_RETURN_IF_ERROR(FindVariants(loading, &found));
+  return Load(loading, found, context);
+}
+
+}  // namespace jax_fa4

@@ -1,0 +1,86 @@
+// From an FFI call to a kernel on a stream: choose the variant for the device, load it once per
+// device, launch it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "status.h"
+#include "variants.h"
+
+namespace jax_fa4 {
+
+// The arguments of compiled kernels, in the order that their entry points take them. This is the
+// ABI that jax_fa4/aot/signatures.py states for the compiler; tests/aot compares the two.
+#define JAX_FA4_FORWARD_ARGUMENTS(X) \
+  X(void*, q)                        \
+  X(void*, k)                        \
+  X(void*, v)                        \
+  X(void*, out)                      \
+  X(void*, lse)                      \
+  X(int32_t, batch)                  \
+  X(int32_t, seqlen_q)               \
+  X(int32_t, seqlen_k)               \
+  X(int32_t, heads_q)                \
+  X(int32_t, heads_kv)               \
+  X(int32_t, head_dim)               \
+  X(float, softmax_scale)            \
+  X(int32_t, band_lower)             \
+  X(int32_t, band_upper)             \
+  X(CudaStream, stream)
+
+#define JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(X) \
+  X(void*, out)                                  \
+  X(void*, dout)                                 \
+  X(void*, dlse)                                 \
+  X(void*, delta)                                \
+  X(int32_t, batch)                              \
+  X(int32_t, seqlen)                             \
+  X(int32_t, heads)                              \
+  X(int32_t, head_dim)                           \
+  X(CudaStream, stream)
+
+#define JAX_FA4_FIELD(type, name) type name;
+#define JAX_FA4_ADDRESS(type, name) &name,
+
+struct ForwardArguments {
+  JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_ADDRESS)}; }
+};
+
+struct BackwardPreprocessArguments {
+  JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() {
+    return {JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
+  }
+};
+
+#undef JAX_FA4_FIELD
+#undef JAX_FA4_ADDRESS
+
+// What every handler of one operation knows about its call.
+struct Operation {
+  std::string_view name;      // the FFI target, "jax_fa4_fwd_v1"
+  VariantKind kind;           // of kernels it may run
+  std::string_view variants;  // the attribute: space separated names, at most one per architecture
+};
+
+// The variants named by `operation`, or which of the names is wrong. Touches no CUDA.
+ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>* found);
+
+// Loads the right one of `variants` for the stream's device, if it is not loaded yet.
+ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
+                const ffi::Context& context);
+
+// Launches it. `arguments` are the addresses of the entry point's arguments; `stream`, one of
+// them, is filled in here.
+ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
+                  const ffi::Context& context, std::vector<void*> arguments, CudaStream* stream);
+
+// The initialize stage of every operation: loads the kernel outside the launch.
+ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,
+                      const ffi::Dictionary& attributes);
+
+}  // namespace jax_fa4

@@ -1,0 +1,1 @@
+"""Build time: compiles every kernel variant to an object file, without a GPU."""

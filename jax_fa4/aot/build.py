@@ -1,0 +1,107 @@
+"""Many variants -> object files and a manifest: what is cached is copied, the rest compiled in
+parallel, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from jax_fa4.aot import manifest
+from jax_fa4.aot.cache import Cache
+from jax_fa4.aot.fingerprint import combined, dsl_version, fingerprint
+from jax_fa4.variants.variant import Variant
+
+# Writes the files of a variant into a directory; raises CompileError with the reason.
+Compiler = Callable[[Variant, Path], None]
+
+_BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
+
+
+class CompileError(Exception):
+    """A variant does not compile. The text is the compiler's."""
+
+
+def compile_in_process(variant: Variant, directory: Path) -> None:
+    """Compiles one variant in a new Python process, in an otherwise empty directory."""
+    command = [sys.executable, "-P", str(_BOOTSTRAP), "--compile-one", variant.name]
+    command += ["-o", str(directory)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
+    if finished.returncode != 0:
+        raise CompileError(finished.stdout + finished.stderr)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A variant that did not compile, and why."""
+
+    variant: Variant
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """Where compiled variants go and come from."""
+
+    output: Path
+    cache: Cache
+    compiler: Compiler = compile_in_process
+    fingerprint: Callable[[Variant], str] = fingerprint
+    jobs: int = os.cpu_count() or 1
+    report: Callable[[str], None] = lambda line: print(line, flush=True)
+
+    def build(self, variants: Sequence[Variant]) -> list[Failure]:
+        """Builds all variants and the manifest; the list of failures is empty on success."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        failures: list[Failure] = []
+        fingerprints: dict[Variant, str] = {}
+        with ThreadPoolExecutor(max_workers=self.jobs) as pool:
+            waiting = {pool.submit(self._build_one, variant): variant for variant in variants}
+            for done, future in enumerate(as_completed(waiting), start=1):
+                variant = waiting[future]
+                progress = f"[{done}/{len(variants)}] {variant.name}"
+                try:
+                    fingerprints[variant], how = future.result()
+                    self.report(f"{progress} {how}")
+                except (CompileError, OSError) as error:
+                    failures.append(Failure(variant, str(error)))
+                    self.report(f"{progress} FAILED")
+        if not failures:
+            manifest.write(self._manifest(variants, fingerprints), self.output)
+        return failures
+
+    def _build_one(self, variant: Variant) -> tuple[str, str]:
+        """The variant's fingerprint, and how its files came into the output directory."""
+        key = self.fingerprint(variant)
+        if self.cache.fetch(variant, key, self.output):
+            return key, "taken from the cache"
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"{variant.name}-") as directory:
+            self.compiler(variant, Path(directory))
+            seconds = time.monotonic() - start
+            self.cache.store(variant, key, Path(directory))
+            for suffix in (".o", ".h", ".json", ".ptx"):
+                name = f"{variant.name}{suffix}"
+                (self.output / name).write_bytes((Path(directory) / name).read_bytes())
+        return key, f"compiled in {seconds:.1f} s"
+
+    def _manifest(
+        self, variants: Sequence[Variant], fingerprints: dict[Variant, str]
+    ) -> manifest.Manifest:
+        entries = []
+        for variant in variants:
+            facts = json.loads((self.output / f"{variant.name}.json").read_text())
+            entries.append(manifest.Entry(fingerprint=fingerprints[variant], **facts))
+        return manifest.Manifest(
+            cutlass_dsl_version=dsl_version(),
+            fingerprint=combined(fingerprints.values()),
+            entries=tuple(entries),
+        )

@@ -1,0 +1,77 @@
+"""One variant -> one object file. Whatever changes the generated code is decided here, in
+signatures.py, or in the kernel's own sources; the fingerprint covers exactly these.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.variants.variant import (
+    Arch,
+    BackwardPreprocessVariant,
+    ForwardVariant,
+    Variant,
+)
+
+# Host code for any x86-64 machine of the last decade; by default it is the build machine's.
+HOST_TARGET = "llvm -mtriple=x86_64-unknown-linux-gnu -mcpu=x86-64-v2"
+
+SYMBOL_PREFIX = "jax_fa4_"
+
+FORWARD_KERNELS = {Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90"}
+BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
+
+
+def kernel_class_path(variant: Variant) -> str:
+    """Where the variant's kernel class is, "module:Class". It is called with the variant."""
+    match variant:
+        case ForwardVariant():
+            return FORWARD_KERNELS[variant.arch]
+        case BackwardPreprocessVariant():
+            return BACKWARD_PREPROCESS_KERNEL
+
+
+def compile_options(variant: Variant) -> str:
+    """Options of `cute.compile`."""
+    return f"--gpu-arch {variant.arch.target} --host-target '{HOST_TARGET}' --keep-ptx --keep-cubin"
+
+
+def entry_point(header: str) -> str:
+    """The name of the launching function that an exported header declares."""
+    names = re.findall(r"void (_mlir_\w+__mlir_ciface_\w+)\(void \*\*args", header)
+    if len(names) != 1:
+        raise RuntimeError(f"expected one entry point in the exported header, found {names}")
+    return str(names[0])
+
+
+def compile_variant(variant: Variant, directory: Path) -> None:
+    """Writes `<name>.o`, `.h`, `.ptx` and `.json` (facts of the kernel) into `directory`.
+
+    Wants a process of its own: the compiler names its dump files after kernels, not variants.
+    """
+    os.environ["CUTE_DSL_DUMP_DIR"] = str(directory)
+    from cutlass import cute
+
+    from jax_fa4.aot.cubin import kernel_facts
+
+    module_name, class_name = kernel_class_path(variant).split(":")
+    kernel: Any = getattr(importlib.import_module(module_name), class_name)(variant)
+    compiled = cute.compile(kernel, *fake_arguments(variant), options=compile_options(variant))
+    prefix = SYMBOL_PREFIX + variant.name
+    compiled.export_to_c(str(directory), variant.name, prefix)
+    (directory / f"{variant.name}.ptx").write_text(compiled.__ptx__)
+    header = (directory / f"{variant.name}.h").read_text()
+    facts = {
+        "name": variant.name,
+        "init": f"_mlir_{prefix}_cuda_init",
+        "load_to_device": f"_mlir_{prefix}_cuda_load_to_device",
+        "launch": entry_point(header),
+        "kernels": kernel_facts(compiled.__cubin__),
+    }
+    (directory / f"{variant.name}.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,0 +1,103 @@
+"""What a compiled variant depends on, as one hash: its sources, the compiler, the target.
+
+Sources are found by reading `import` statements, not by importing, so that the answer costs
+milliseconds and is the same under every Python. A change in one kernel's files changes the
+fingerprints of that kernel's variants and of no other.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable
+from pathlib import Path
+
+from jax_fa4.aot.compile import compile_options, kernel_class_path
+from jax_fa4.variants.variant import Variant
+
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+
+# Modules that take part in compiling every variant.
+_COMMON = ("jax_fa4.aot.compile", "jax_fa4.aot.signatures", "jax_fa4.variants.variant")
+
+
+def dsl_version() -> str:
+    """Version of the installed CuTe DSL."""
+    return importlib.metadata.version("nvidia-cutlass-dsl")
+
+
+def _module_file(module: str, root: Path) -> Path | None:
+    """The file of a module of jax_fa4, None if there is no such module."""
+    path = root.joinpath(*module.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imported_modules(file: Path, module: str) -> Iterable[str]:
+    """Names that the file imports from jax_fa4; some may be objects rather than modules."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _with_packages(module: str) -> Iterable[str]:
+    """The module and, for kernels, the packages around it, whose code runs when it is imported."""
+    yield module
+    parts = module.split(".")
+    if parts[:2] == ["jax_fa4", "kernels"]:
+        yield from (".".join(parts[:length]) for length in range(2, len(parts)))
+
+
+def sources(variant: Variant, root: Path = PACKAGE_ROOT) -> list[Path]:
+    """Every file of jax_fa4 that decides the variant's code, sorted."""
+    kernel_module = kernel_class_path(variant).split(":")[0]
+    if _module_file(kernel_module, root) is None:
+        raise FileNotFoundError(f"{variant.name}: there is no module {kernel_module}")
+    waiting = [*_COMMON, *_with_packages(kernel_module)]
+    found: dict[str, Path] = {}
+    while waiting:
+        module = waiting.pop()
+        if module in found or not module.startswith("jax_fa4."):
+            continue
+        file = _module_file(module, root)
+        if file is None:
+            continue
+        found[module] = file
+        # The common modules import each other and one table of kernels; what they import of
+        # kernels is the kernel module above.
+        waiting += [
+            name
+            for imported in _imported_modules(file, module)
+            for name in _with_packages(imported)
+        ]
+    return sorted(set(found.values()))
+
+
+def fingerprint(variant: Variant, root: Path = PACKAGE_ROOT) -> str:
+    """Hash of everything that decides the variant's object file."""
+    digest = hashlib.sha256()
+
+    def add(*parts: bytes) -> None:
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little") + part)
+
+    add(variant.name.encode(), compile_options(variant).encode(), dsl_version().encode())
+    for file in sources(variant, root):
+        add(str(file.relative_to(root)).encode(), file.read_bytes())
+    return digest.hexdigest()
+
+
+def combined(fingerprints: Iterable[str]) -> str:
+    """One short hash for a whole build."""
+    return hashlib.sha256(" ".join(sorted(fingerprints)).encode()).hexdigest()[:16]

@@ -1,0 +1,100 @@
+"""The C ABI of compiled kernels: which arguments each entry point takes, in which order.
+
+csrc/launch.h states the same lists for the caller; tests/aot compares the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from jax_fa4.variants.variant import (
+    BackwardPreprocessVariant,
+    DType,
+    ForwardVariant,
+    Variant,
+)
+
+
+class Kind(Enum):
+    """What an argument is, by its type in C."""
+
+    ELEMENTS = "element pointer"  # void*, to the variant's dtype, aligned to 16 bytes
+    FLOATS = "float pointer"  # void*, to float32, aligned to 16 bytes
+    I32 = "int32_t"
+    F32 = "float"
+    STREAM = "stream"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a kernel's entry point."""
+
+    name: str
+    kind: Kind
+
+
+FORWARD: tuple[Argument, ...] = (
+    Argument("q", Kind.ELEMENTS),
+    Argument("k", Kind.ELEMENTS),
+    Argument("v", Kind.ELEMENTS),
+    Argument("out", Kind.ELEMENTS),
+    Argument("lse", Kind.FLOATS),
+    Argument("batch", Kind.I32),
+    Argument("seqlen_q", Kind.I32),
+    Argument("seqlen_k", Kind.I32),
+    Argument("heads_q", Kind.I32),
+    Argument("heads_kv", Kind.I32),
+    Argument("head_dim", Kind.I32),
+    Argument("softmax_scale", Kind.F32),
+    Argument("band_lower", Kind.I32),
+    Argument("band_upper", Kind.I32),
+    Argument("stream", Kind.STREAM),
+)
+
+BACKWARD_PREPROCESS: tuple[Argument, ...] = (
+    Argument("out", Kind.ELEMENTS),
+    Argument("dout", Kind.ELEMENTS),
+    Argument("dlse", Kind.FLOATS),
+    Argument("delta", Kind.FLOATS),
+    Argument("batch", Kind.I32),
+    Argument("seqlen", Kind.I32),
+    Argument("heads", Kind.I32),
+    Argument("head_dim", Kind.I32),
+    Argument("stream", Kind.STREAM),
+)
+
+
+def signature(variant: Variant) -> tuple[Argument, ...]:
+    """The arguments of the variant's entry point."""
+    match variant:
+        case ForwardVariant():
+            return FORWARD
+        case BackwardPreprocessVariant():
+            return BACKWARD_PREPROCESS
+
+
+def fake_arguments(variant: Variant) -> list[Any]:
+    """Arguments of the right types and of no particular value, for `cute.compile`."""
+    import cuda.bindings.driver as cuda
+    import cutlass
+    from cutlass.cute import AddressSpace
+    from cutlass.cute.runtime import make_ptr
+
+    element = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}[variant.dtype]
+
+    def fake(kind: Kind) -> Any:
+        match kind:
+            case Kind.ELEMENTS:
+                return make_ptr(element, 0, AddressSpace.gmem, assumed_align=16)
+            case Kind.FLOATS:
+                return make_ptr(cutlass.Float32, 0, AddressSpace.gmem, assumed_align=16)
+            case Kind.I32:
+                return cutlass.Int32(1)
+            case Kind.F32:
+                return cutlass.Float32(1.0)
+            case Kind.STREAM:
+                return cuda.CUstream(0)
+
+    return [fake(argument.kind) for argument in signature(variant)]
