@@ -52,8 +52,9 @@ ffi::Error CheckBuffers(const ForwardBuffers& buffers) {
 }
 
 ffi::Error CheckScalars(float softmax_scale, int32_t band_lower, int32_t band_upper) {
-  if (!std::isfinite(softmax_scale)) {
-    return InvalidArgument(kName, "softmax_scale ", softmax_scale, " is not finite");
+  if (!std::isfinite(softmax_scale) || softmax_scale <= 0.0f) {
+    return InvalidArgument(kName, "softmax_scale ", softmax_scale,
+                           ": must be finite and greater than 0");
   }
   if (band_lower < -kUnbounded || band_upper > kUnbounded || band_lower > band_upper) {
     return InvalidArgument(kName, "band_lower ", band_lower, ", band_upper ", band_upper,
@@ -109,7 +110,8 @@ ffi::Error Execute(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi
   arguments.softmax_scale = softmax_scale;
   arguments.band_lower = band_lower;
   arguments.band_upper = band_upper;
-  return Launch(operation, candidates, context, arguments.Addresses(), &arguments.stream);
+  return Launch(operation, candidates, context, arguments.Addresses(),
+                {&arguments.stream, &arguments.sm_count});
 }
 
 ffi::Error InitializeForward(ffi::Context context, ffi::Dictionary attributes) {

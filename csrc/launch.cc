@@ -87,6 +87,13 @@ ffi::Error FindDevice(const Operation& operation, Backend* backend, CudaDevice* 
   return ffi::Error::Success();
 }
 
+CudaResult CountMultiprocessors(Backend* backend, int32_t* count) {
+  CudaDevice device = 0;
+  CudaResult result = backend->GetDevice(&device);
+  if (result != kCudaSuccess) return result;
+  return backend->DeviceGetAttribute(count, kDeviceAttributeMultiprocessorCount, device);
+}
+
 // The one of `variants` for the current device, loaded there. Needs a BackendScope.
 ffi::Error ChooseLoaded(const Operation& operation, const std::vector<const Variant*>& variants,
                         Backend* backend, const Variant** chosen) {
@@ -161,12 +168,16 @@ ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& v
 }
 
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, CudaStream* stream) {
+                  const ffi::Context& context, std::vector<void*> arguments, LaunchSite site) {
   return WithDriver(operation, context, [&](Backend* backend, CudaStream launch_stream) {
     const Variant* chosen = nullptr;
     JAX_FA4_RETURN_IF_ERROR(ChooseLoaded(operation, variants, backend, &chosen));
-    *stream = launch_stream;
     CudaResult result = kCudaSuccess;
+    *site.stream = launch_stream;
+    if (site.sm_count != nullptr) {
+      result = CountMultiprocessors(backend, site.sm_count);
+      if (result != kCudaSuccess) return CudaError(operation.name, chosen->name, backend, result);
+    }
     arguments.push_back(&result);
     chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
     if (result != kCudaSuccess) {

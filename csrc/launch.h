@@ -29,6 +29,7 @@ namespace jax_fa4 {
   X(float, softmax_scale)            \
   X(int32_t, band_lower)             \
   X(int32_t, band_upper)             \
+  X(int32_t, sm_count)               \
   X(CudaStream, stream)
 
 #define JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(X) \
@@ -74,10 +75,16 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
 ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
                 const ffi::Context& context);
 
-// Launches it. `arguments` are the addresses of the entry point's arguments; `stream`, one of
-// them, is filled in here.
+// Arguments that only the launch knows; null where a kernel has no such argument.
+struct LaunchSite {
+  CudaStream* stream;
+  int32_t* sm_count;  // multiprocessors of the device
+};
+
+// Launches it. `arguments` are the addresses of the entry point's arguments; those of `site`, which
+// are among them, are filled in here.
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, CudaStream* stream);
+                  const ffi::Context& context, std::vector<void*> arguments, LaunchSite site);
 
 // The initialize stage of every operation: loads the kernel outside the launch.
 ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,
