@@ -109,7 +109,8 @@ ffi::Error Execute(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi
   arguments.softmax_scale = softmax_scale;
   arguments.band_lower = band_lower;
   arguments.band_upper = band_upper;
-  return Launch(operation, candidates, context, arguments.Addresses(), &arguments.stream);
+  return Launch(operation, candidates, context, arguments.Addresses(),
+                {&arguments.stream, &arguments.sm_count});
 }
 
 ffi::Error InitializeForward(ffi::Context context, ffi::Dictionary attributes) {

@@ -2,7 +2,6 @@
 // device, launch it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -29,6 +28,7 @@ namespace jax_fa4 {
   X(float, softmax_scale)            \
   X(int32_t, band_lower)             \
   X(int32_t, band_upper)             \
+  X(int32_t, sm_count)               \
   X(CudaStream, stream)
 
 #define JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(X) \
@@ -74,10 +74,16 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
 ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
                 const ffi::Context& context);
 
-// Launches it. `arguments` are the addresses of the entry point's arguments; `stream`, one of
-// them, is filled in here.
+// Arguments of an entry point whose values only the launch knows; null if the kernel takes none.
+struct LaunchFields {
+  CudaStream* stream;
+  int32_t* sm_count = nullptr;
+};
+
+// Launches it. `arguments` are the addresses of the entry point's arguments, in order; those that
+// `fields` points to are filled in here.
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, CudaStream* stream);
+                  const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields);
 
 // The initialize stage of every operation: loads the kernel outside the launch.
 ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,

@@ -23,6 +23,7 @@ inline constexpr CudaResult kCudaErrorInvalidContext = 201;
 inline constexpr CudaResult kCudaErrorFirstSticky = 700;
 inline constexpr CudaResult kCudaErrorLastSticky = 719;
 
+inline constexpr int kDeviceAttributeMultiprocessorCount = 16;
 inline constexpr int kDeviceAttributeComputeCapabilityMajor = 75;
 inline constexpr int kDeviceAttributeComputeCapabilityMinor = 76;
 

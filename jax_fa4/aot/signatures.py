@@ -50,6 +50,7 @@ FORWARD: tuple[Argument, ...] = (
     Argument("softmax_scale", Kind.F32),
     Argument("band_lower", Kind.I32),
     Argument("band_upper", Kind.I32),
+    Argument("sm_count", Kind.I32),
     Argument("stream", Kind.STREAM),
 )
 
