@@ -62,8 +62,7 @@ ffi::Error ExecutePreprocess(ffi::Context context, ffi::AnyBuffer out, ffi::AnyB
   arguments.seqlen = static_cast<int32_t>(shape[1]);
   arguments.heads = static_cast<int32_t>(shape[2]);
   arguments.head_dim = static_cast<int32_t>(shape[3]);
-  return Launch(operation, candidates, context, arguments.Addresses(),
-                {&arguments.stream, nullptr});
+  return Launch(operation, candidates, context, arguments.Addresses(), {&arguments.stream});
 }
 
 ffi::Error InitializePreprocess(ffi::Context context, ffi::Dictionary attributes) {

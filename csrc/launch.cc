@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <utility>
 
 #include "runtime/driver.h"
 
@@ -68,42 +69,41 @@ std::string BuiltVariants() {
   return names.empty() ? "none" : names;
 }
 
-ffi::Error FindDevice(const Operation& operation, Backend* backend, CudaDevice* device, int* major,
-                      int* minor) {
-  CudaResult result = backend->GetDevice(device);
-  if (result == kCudaSuccess) {
-    result = backend->DeviceGetAttribute(major, kDeviceAttributeComputeCapabilityMajor, *device);
-  }
-  if (result == kCudaSuccess) {
-    result = backend->DeviceGetAttribute(minor, kDeviceAttributeComputeCapabilityMinor, *device);
+struct Device {
+  CudaDevice ordinal = 0;
+  int major = 0;
+  int minor = 0;
+  int sm_count = 0;
+};
+
+// The current device. Needs a BackendScope.
+ffi::Error FindDevice(const Operation& operation, Backend* backend, Device* device) {
+  CudaResult result = backend->GetDevice(&device->ordinal);
+  const std::pair<int, int*> attributes[] = {
+      {kDeviceAttributeComputeCapabilityMajor, &device->major},
+      {kDeviceAttributeComputeCapabilityMinor, &device->minor},
+      {kDeviceAttributeMultiprocessorCount, &device->sm_count},
+  };
+  for (const auto& [attribute, value] : attributes) {
+    if (result != kCudaSuccess) break;
+    result = backend->DeviceGetAttribute(value, attribute, device->ordinal);
   }
   if (result != kCudaSuccess) {
     return CudaError(operation.name, operation.variants, backend, result);
   }
-  if (*device >= LoadState::kMaxDevices) {
-    return FailedPrecondition(operation.name, "device ordinal ", *device, "; at most ",
+  if (device->ordinal >= LoadState::kMaxDevices) {
+    return FailedPrecondition(operation.name, "device ordinal ", device->ordinal, "; at most ",
                               LoadState::kMaxDevices, " devices are supported");
   }
   return ffi::Error::Success();
 }
 
-CudaResult CountMultiprocessors(Backend* backend, int32_t* count) {
-  CudaDevice device = 0;
-  CudaResult result = backend->GetDevice(&device);
-  if (result != kCudaSuccess) return result;
-  return backend->DeviceGetAttribute(count, kDeviceAttributeMultiprocessorCount, device);
-}
-
-// The one of `variants` for the current device, loaded there. Needs a BackendScope.
+// The one of `variants` for the device, loaded there. Needs a BackendScope.
 ffi::Error ChooseLoaded(const Operation& operation, const std::vector<const Variant*>& variants,
-                        Backend* backend, const Variant** chosen) {
-  CudaDevice device = 0;
-  int major = 0;
-  int minor = 0;
-  JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device, &major, &minor));
+                        Backend* backend, const Device& device, const Variant** chosen) {
   for (const Variant* variant : variants) {
-    if (variant->compute_capability_major != major) continue;
-    CudaResult result = EnsureLoaded(*variant, device);
+    if (variant->compute_capability_major != device.major) continue;
+    CudaResult result = EnsureLoaded(*variant, device.ordinal);
     if (result != kCudaSuccess) {
       return CudaError(operation.name, variant->name, backend, result);
     }
@@ -111,8 +111,9 @@ ffi::Error ChooseLoaded(const Operation& operation, const std::vector<const Vari
     return ffi::Error::Success();
   }
   return FailedPrecondition(operation.name, "none of variants=\"", operation.variants,
-                            "\" runs on device ", device, " (", backend->DeviceName(device),
-                            ", compute capability ", major, ".", minor, ")");
+                            "\" runs on device ", device.ordinal, " (",
+                            backend->DeviceName(device.ordinal), ", compute capability ",
+                            device.major, ".", device.minor, ")");
 }
 
 // Runs `body(backend, stream)` with the driver answering compiled kernels on this thread.
@@ -162,22 +163,23 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
 ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
                 const ffi::Context& context) {
   return WithDriver(operation, context, [&](Backend* backend, CudaStream) {
+    Device device;
+    JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device));
     const Variant* chosen = nullptr;
-    return ChooseLoaded(operation, variants, backend, &chosen);
+    return ChooseLoaded(operation, variants, backend, device, &chosen);
   });
 }
 
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, LaunchSite site) {
-  return WithDriver(operation, context, [&](Backend* backend, CudaStream launch_stream) {
+                  const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields) {
+  return WithDriver(operation, context, [&](Backend* backend, CudaStream stream) {
+    Device device;
+    JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device));
     const Variant* chosen = nullptr;
-    JAX_FA4_RETURN_IF_ERROR(ChooseLoaded(operation, variants, backend, &chosen));
+    JAX_FA4_RETURN_IF_ERROR(ChooseLoaded(operation, variants, backend, device, &chosen));
+    *fields.stream = stream;
+    if (fields.sm_count != nullptr) *fields.sm_count = device.sm_count;
     CudaResult result = kCudaSuccess;
-    *site.stream = launch_stream;
-    if (site.sm_count != nullptr) {
-      result = CountMultiprocessors(backend, site.sm_count);
-      if (result != kCudaSuccess) return CudaError(operation.name, chosen->name, backend, result);
-    }
     arguments.push_back(&result);
     chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
     if (result != kCudaSuccess) {

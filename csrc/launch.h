@@ -2,7 +2,6 @@
 // device, launch it.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -75,16 +74,16 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
 ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
                 const ffi::Context& context);
 
-// Arguments that only the launch knows; null where a kernel has no such argument.
-struct LaunchSite {
+// Arguments of an entry point whose values only the launch knows; null if the kernel takes none.
+struct LaunchFields {
   CudaStream* stream;
-  int32_t* sm_count;  // multiprocessors of the device
+  int32_t* sm_count = nullptr;
 };
 
-// Launches it. `arguments` are the addresses of the entry point's arguments; those of `site`, which
-// are among them, are filled in here.
+// Launches it. `arguments` are the addresses of the entry point's arguments, in order; those that
+// `fields` points to are filled in here.
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, LaunchSite site);
+                  const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields);
 
 // The initialize stage of every operation: loads the kernel outside the launch.
 ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,

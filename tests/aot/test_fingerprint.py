@@ -1,0 +1,101 @@
+"""A variant is recompiled when, and only when, something that decides its code changed."""
+
+import shutil
+
+import pytest
+
+from jax_fa4.aot import fingerprint as fingerprints
+from jax_fa4.aot.fingerprint import PACKAGE_ROOT, fingerprint, sources
+from jax_fa4.variants import Arch, BackwardPreprocessVariant, DType, ForwardVariant
+
+FORWARD = ForwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=128)
+PREPROCESS = BackwardPreprocessVariant(arch=Arch.SM90, dtype=DType.BF16)
+
+FORWARD_KERNEL = "kernels/sm90/forward/kernel.py"
+PREPROCESS_KERNEL = "kernels/common/backward_preprocess.py"
+
+
+@pytest.fixture(autouse=True)
+def dsl(monkeypatch):
+    """The compiler is not installed where tests run."""
+    monkeypatch.setattr(fingerprints, "dsl_version", lambda: "4.8.1")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A package with the real build rooms and small kernels that import each other."""
+    for room in ("aot", "variants"):
+        shutil.copytree(PACKAGE_ROOT / room, tmp_path / room)
+    files = {
+        "kernels/__init__.py": "",
+        "kernels/common/__init__.py": "",
+        PREPROCESS_KERNEL: "import cutlass\nfrom jax_fa4.kernels.toolkit.copies import load\n",
+        "kernels/sm90/__init__.py": "",
+        "kernels/sm90/forward/__init__.py": "",
+        FORWARD_KERNEL: "from jax_fa4.kernels.toolkit import softmax\nfrom . import consumer\n",
+        "kernels/sm90/forward/consumer.py": "def run():\n    from .epilogue import store\n",
+        "kernels/sm90/forward/epilogue.py": "import jax_fa4.kernels.toolkit.copies\n",
+        "kernels/toolkit/__init__.py": "",
+        "kernels/toolkit/softmax.py": "",
+        "kernels/toolkit/copies.py": "",
+        "kernels/toolkit/unused.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def changed_by(root, name):
+    """Which of the two variants a change of the file recompiles."""
+    before = {v: fingerprint(v, root) for v in (FORWARD, PREPROCESS)}
+    with (root / name).open("a") as file:
+        file.write("\n# changed\n")
+    return {v for v, key in before.items() if fingerprint(v, root) != key}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (FORWARD_KERNEL, {FORWARD}),
+        (PREPROCESS_KERNEL, {PREPROCESS}),
+        ("kernels/sm90/forward/consumer.py", {FORWARD}),  # from . import consumer
+        ("kernels/sm90/forward/epilogue.py", {FORWARD}),  # relative, inside a function
+        ("kernels/toolkit/softmax.py", {FORWARD}),  # from package import module
+        ("kernels/toolkit/copies.py", {FORWARD, PREPROCESS}),  # shared
+        ("kernels/toolkit/__init__.py", {FORWARD, PREPROCESS}),  # runs on import
+        ("kernels/sm90/__init__.py", {FORWARD}),
+        ("kernels/toolkit/unused.py", set()),
+        ("aot/compile.py", {FORWARD, PREPROCESS}),
+        ("aot/signatures.py", {FORWARD, PREPROCESS}),
+        ("variants/variant.py", {FORWARD, PREPROCESS}),
+        ("variants/catalog.py", set()),
+        ("aot/build.py", set()),
+    ],
+)
+def test_a_change_recompiles_what_depends_on_it(root, name, expected):
+    assert changed_by(root, name) == expected
+
+
+def test_the_compiler_is_part_of_the_fingerprint(root, monkeypatch):
+    before = fingerprint(FORWARD, root)
+    monkeypatch.setattr(fingerprints, "dsl_version", lambda: "4.8.2")
+    assert fingerprint(FORWARD, root) != before
+
+
+def test_variants_of_one_kernel_differ(root):
+    other = ForwardVariant(arch=Arch.SM90, dtype=DType.FP16, head_dim=128)
+    assert fingerprint(FORWARD, root) != fingerprint(other, root)
+
+
+def test_a_missing_kernel_is_named(root):
+    (root / FORWARD_KERNEL).unlink()
+    with pytest.raises(FileNotFoundError, match=r"fwd_sm90_bf16_d128.*sm90\.forward\.kernel"):
+        fingerprint(FORWARD, root)
+
+
+def test_the_real_kernels_are_followed():
+    names = {str(path.relative_to(PACKAGE_ROOT)) for path in sources(PREPROCESS)}
+    assert PREPROCESS_KERNEL in names
+    assert "aot/build.py" not in names
