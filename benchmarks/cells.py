@@ -98,7 +98,7 @@ def grid(
 
 
 def matching(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """The cells whose name matches one of the shell patterns; ValueError for one that matches none."""
+    """The cells named by any of the shell patterns; ValueError if one names none."""
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in cells):
             raise ValueError(

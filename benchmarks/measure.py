@@ -82,7 +82,7 @@ def measure(
             if results[name].status == "ok":
                 executions[name] = timing.calibrate(call)
                 calls[name] = call
-        except Exception as error:  # noqa: BLE001 - a contestant may raise anything
+        except Exception as error:  # a contestant may raise anything
             results[name] = _result(cell, name, status="failed", detail=_first_line(error))
     for name, timed in timing.interleaved(calls, executions, rounds=rounds).items():
         seconds = timed.seconds / DISTINCT_INPUTS

@@ -39,7 +39,7 @@ def _require_nvidia_gpu() -> None:
 def _import(module: str, wheel: str) -> Any:
     try:
         return importlib.import_module(module)
-    except Exception as error:  # noqa: BLE001 - a broken install raises anything
+    except Exception as error:  # a broken install raises anything
         reason = str(error).strip().splitlines() or ["no message"]
         raise Absent(
             f"`import {module}` (of {wheel}) raised {type(error).__name__}: {reason[0]}"

@@ -145,7 +145,7 @@ def as_markdown(document: Mapping[str, Any]) -> str:
         ),
         "",
         _markdown_row(header(peers)),
-        _markdown_row(["---:" for _ in header(peers)]),
+        _markdown_row(["---:"] * len(header(peers))),
     ]
     for rows in by_cell(document["results"]).values():
         lines.append(_markdown_row(cells_of_row(rows, peers, absent_of(document))))

@@ -65,7 +65,7 @@ class BackwardPreprocess:
         head_dim: Int32,
         stream: cuda.CUstream,
     ):
-        """Launch on `stream`: CTA x is (tile of rows, head), heads fastest; y and z are the batch."""
+        """Launch: CTA x is (tile of rows, head), heads fastest; y and z are the batch."""
         tiles = cute.ceil_div(seqlen, TILE_ROWS)
         grid_y = cutlass.min(batch, MAX_GRID_Y)
         self.kernel(out_ptr, dout_ptr, dlse_ptr, delta_ptr, batch, seqlen, heads, head_dim).launch(
