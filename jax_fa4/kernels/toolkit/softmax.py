@@ -22,6 +22,10 @@ from jax_fa4.kernels.toolkit.accumulators import (
     sum_over_row,
 )
 
+# NOTES: products and sums are fused by hand. Left to the assembler, they would be fused
+# where it likes, and the same PTX could round differently elsewhere.
+fma = cute.math.fma
+
 RESCALE_THRESHOLD = 8.0
 _LN_2 = 0.6931471805599453
 
@@ -66,15 +70,15 @@ def step(
         new = old if (new - old) * scale_log2 <= RESCALE_THRESHOLD else new
         row_max[r] = new
         # A row that has seen nothing keeps P = 0 instead of exp2(-inf + inf).
-        shift = Float32(0.0) if new == -Float32.inf else new * scale_log2
-        scale = cute.math.exp2(old * scale_log2 - shift, fastmath=True)
+        shift = Float32(0.0) if new == -Float32.inf else -new * scale_log2
+        scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
         rescale[r] = scale
-        sums = [row_sum[r] * scale, Float32(0.0), Float32(0.0), Float32(0.0)]
+        sums = [Float32(0.0)] * 4
         for c in cutlass.range_constexpr(columns):
-            p = cute.math.exp2(scores[r, c] * scale_log2 - shift, fastmath=True)
+            p = cute.math.exp2(fma(scores[r, c], scale_log2, shift), fastmath=True)
             scores[r, c] = p
             sums[c % 4] = sums[c % 4] + p
-        row_sum[r] = (sums[0] + sums[1]) + (sums[2] + sums[3])
+        row_sum[r] = fma(row_sum[r], scale, (sums[0] + sums[1]) + (sums[2] + sums[3]))
 
 
 @cute.jit
@@ -103,7 +107,8 @@ def finish(
     for r in cutlass.range_constexpr(ROWS_PER_THREAD):
         total = sum_over_row(row_sum[r])
         inverse = cute.arch.rcp_approx(total)
-        lse = (row_max[r] * scale_log2 + cute.math.log2(total, fastmath=True)) * _LN_2
+        log2_total = cute.math.log2(total, fastmath=True)
+        lse = fma(row_max[r], scale_log2, log2_total) * _LN_2
         # Not `total > 0`: a NaN must stay one.
         unseen = total == 0.0
         for c in cutlass.range_constexpr(cute.size(rows, mode=[1])):
