@@ -1,8 +1,24 @@
-"""FlashAttention-4 for JAX."""
+"""FlashAttention-4 for JAX: compiled kernels for Hopper and Blackwell, portable code elsewhere.
 
-from pkgutil import extend_path
+import jax_fa4
+out = jax_fa4.dot_product_attention(q, k, v, is_causal=True)   # jax.nn's names and semantics
+out, lse = jax_fa4.flash_attention(q, k, v, causal=True, return_lse=True)
+"""
 
-# In a checkout this package and the installed one complete each other: the extension module is
-# only in the installed one, the build-time and test rooms (aot, kernels, testing) only in the
-# checkout. Whichever is found first, all rooms are found.
-__path__ = extend_path(__path__, __name__)
+from jax.export import DisabledSafetyCheck as _DisabledSafetyCheck
+
+from jax_fa4.ffi import TARGETS as _TARGETS
+from jax_fa4.ops.attention import dot_product_attention as dot_product_attention
+from jax_fa4.ops.attention import flash_attention as flash_attention
+from jax_fa4.ops.attention import flash_attention_varlen as flash_attention_varlen
+from jax_fa4.ops.core import CHECKPOINT_NAMES as CHECKPOINT_NAMES
+from jax_fa4.ops.inquiry import build_info as build_info
+from jax_fa4.ops.inquiry import explain as explain
+from jax_fa4.ops.inquiry import is_supported as is_supported
+from jax_fa4.ops.inquiry import version as _version
+
+__version__ = _version()
+
+# For jax.export.export(..., disabled_checks=EXPORT_DISABLED_CHECKS): the custom calls' names
+# carry a version, which is the guarantee that the check asks for.
+EXPORT_DISABLED_CHECKS = [_DisabledSafetyCheck.custom_call(target) for target in _TARGETS]

@@ -1,0 +1,53 @@
+"""The Python side of the boundary: target names, registration, one function per target.
+
+Nothing is loaded until a kernel is first needed, so that `import jax_fa4` works on a
+machine without a GPU, a driver or (for work on the Python half) the extension.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+
+import jax
+
+# Custom call targets are a serialized interface (jax.export): their names carry a version.
+FORWARD_TARGET = "jax_fa4_fwd_v1"
+BACKWARD_PREPROCESS_TARGET = "jax_fa4_bwd_preprocess_v1"
+TARGETS = (FORWARD_TARGET, BACKWARD_PREPROCESS_TARGET)
+
+
+@functools.cache
+def extension() -> ModuleType:
+    """The compiled half of the package; ImportError with the remedy if it is missing."""
+    try:
+        return importlib.import_module("jax_fa4._ext")
+    except ImportError as error:
+        raise ImportError(
+            f"jax_fa4 was imported without its compiled extension jax_fa4._ext ({error}); "
+            "install the package with `pip install .` and run outside its source tree, "
+            "or pass implementation='xla', which needs no extension"
+        ) from error
+
+
+def extension_problem() -> str | None:
+    """Why the extension cannot be loaded; None if it can."""
+    try:
+        extension()
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def register() -> None:
+    """Tell XLA about the targets, once per process."""
+    for target, stages in extension().registrations().items():
+        jax.ffi.register_ffi_target(target, stages, platform="CUDA")
+
+
+@functools.cache
+def built_variants() -> frozenset[str]:
+    """Names of the kernels in this build."""
+    return frozenset(extension().variant_names())

@@ -1,0 +1,24 @@
+"""The kernels of the backward as custom calls."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jax_fa4.ffi import BACKWARD_PREPROCESS_TARGET
+from jax_fa4.ops.manual_axes import result_type
+
+
+def backward_preprocess(
+    out: jax.Array, dout: jax.Array, dlse: jax.Array, *, variants: tuple[str, ...]
+) -> jax.Array:
+    """delta = rowsum(dO * O) - dlse, (B, H, S) float32, by `jax_fa4_bwd_preprocess_v1`.
+
+    out and dout are (B, S, H, D), dlse is (B, H, S) float32; no dimension is 0 and D is a
+    multiple of 8.
+    """
+    result = result_type(dlse.shape, jnp.float32, out)
+    call = jax.ffi.ffi_call(BACKWARD_PREPROCESS_TARGET, result)
+    delta = call(out, dout, dlse, variants=" ".join(variants))
+    assert isinstance(delta, jax.Array)
+    return delta

@@ -1,0 +1,123 @@
+"""Argument checks of the public functions; each refusal's words are in `errors`."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_fa4.ops import errors
+from jax_fa4.ops.band import UNBOUNDED, Window
+
+# All that a check of query, key and value reads.
+ShapeDtype = jax.Array | jax.ShapeDtypeStruct
+
+_DTYPES = ("bfloat16", "float16", "float32")
+
+
+def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype) -> None:
+    """Shapes (B, Sq, Hq, D), (B, Sk, Hkv, D), (B, Sk, Hkv, D) and one dtype that a path takes."""
+    arrays = dict(zip(names, (q, k, v), strict=True))
+    for name, x in arrays.items():
+        if x.ndim != 4:
+            raise errors.wrong_rank(name, x.shape, "(batch, length, heads, head_dim)")
+        if x.shape[2] == 0:
+            raise errors.no_size(name, "heads", x.shape)
+        if x.shape[3] == 0:
+            raise errors.no_size(name, "head dim", x.shape)
+        if x.shape[1] >= UNBOUNDED:
+            raise errors.too_long(name, x.shape[1])
+    if len({x.dtype for x in arrays.values()}) > 1:
+        raise errors.mixed_dtypes({name: x.dtype for name, x in arrays.items()})
+    if str(q.dtype) not in _DTYPES:
+        raise errors.unsupported_dtype(names[0], q.dtype)
+    batch, _, heads, width = q.shape
+    if k.shape[0] != batch or k.shape[3] != width:
+        expected = f"batch {batch} and head dim {width} as {names[0]} {q.shape}"
+        raise errors.wrong_shape(names[1], k.shape, expected)
+    if v.shape != k.shape:
+        raise errors.wrong_shape(names[2], v.shape, f"the shape of {names[1]} {k.shape}")
+    if heads % k.shape[2]:
+        raise errors.heads_do_not_divide(heads, k.shape[2])
+
+
+def dense(
+    name: str, x: jax.Array, batch: tuple[int, ...], scores: tuple[int, int, int]
+) -> jax.Array:
+    """A bias or mask that broadcasts to (*batch, heads, Sq, Sk), as 4 axes of full size or 1."""
+    full = (*batch, *scores)
+    shape = (1,) * (len(full) - x.ndim) + x.shape
+    if len(shape) > len(full) or any(
+        n not in (1, whole) for n, whole in zip(shape, full, strict=True)
+    ):
+        raise errors.wrong_shape(name, x.shape, f"one that broadcasts to {full}")
+    x = x.reshape(shape)
+    leading = shape[: len(batch)]
+    if any(n != 1 for n in leading):
+        x = jnp.broadcast_to(x, (*batch, *shape[len(batch) :]))
+        return x.reshape(math.prod(batch), *shape[len(batch) :])
+    return x.reshape(1, *shape[len(batch) :])
+
+
+def mask_dtype(mask: jax.Array) -> None:
+    if mask.dtype != np.dtype(bool):
+        raise errors.bad_mask_dtype(mask.dtype)
+
+
+def bias_dtype(bias: jax.Array) -> None:
+    if str(bias.dtype) not in _DTYPES:
+        raise errors.bad_bias_dtype(bias.dtype)
+
+
+def scale(name: str, value: Any, head_dim: int) -> float:
+    """The softmax scale as a number, 1/sqrt(head_dim) for None."""
+    if value is None:
+        return 1.0 / math.sqrt(head_dim)
+    if isinstance(value, jax.core.Tracer):
+        raise errors.traced_scale(name)
+    expected = "a finite number"
+    if isinstance(value, bool) or np.ndim(value) != 0:
+        raise errors.bad_number(name, value, expected)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise errors.bad_number(name, value, expected) from None
+    if not math.isfinite(number):
+        raise errors.bad_number(name, value, expected)
+    return number
+
+
+def window(name: str, value: Any) -> Window:
+    """A window as (left, right): an int is symmetric, None anywhere is no bound."""
+    if value is None:
+        return None, None
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise errors.bad_window(name, value, f"{len(value)} entries")
+        left, right = value
+    else:
+        left = right = value
+    return _window_side(name, value, left), _window_side(name, value, right)
+
+
+def _window_side(name: str, value: Any, side: Any) -> int | None:
+    if side is None:
+        return None
+    try:
+        if isinstance(side, bool):
+            raise TypeError
+        number = operator.index(side)
+    except TypeError:
+        raise errors.bad_window(name, value, f"{side!r} is not an integer") from None
+    if number < 0:
+        raise errors.bad_window(name, value, f"{number} keys means nothing")
+    return number
+
+
+def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise errors.bad_choice(name, value, choices)

@@ -1,0 +1,177 @@
+"""The differentiable heart of every call: custom_vjp over vmap folding over a choice by platform.
+
+    custom_vjp( fold_vmap( platform_dependent( cuda = custom call, default = portable ) ) )
+
+Residuals are (q, k, v, bias, mask, out, lse). The kernel's custom call sits at the bottom of
+this stack (`_kernel_forward`, `_kernel_delta`): that is where a partitioning rule goes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_fa4.ffi.backward import backward_preprocess
+from jax_fa4.ffi.forward import forward as forward_call
+from jax_fa4.ops import manual_axes, portable
+from jax_fa4.ops.band import Band
+from jax_fa4.ops.batching import fold_vmap
+from jax_fa4.ops.selection import Path
+
+# What the residuals out and lse are called for jax.checkpoint policies, unless the caller
+# names them: jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES).
+CHECKPOINT_NAMES = ("jax_fa4_out", "jax_fa4_lse")
+
+# The kernels copy rows in 16 byte steps.
+_HEAD_DIM_GRAIN = 8
+
+Dense = jax.Array | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a call that is known at trace time."""
+
+    softmax_scale: float
+    band: Band
+    path: Path
+    names: tuple[str, str] = CHECKPOINT_NAMES
+
+
+def attention(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense = None, mask: Dense = None
+) -> tuple[jax.Array, jax.Array]:
+    """out (B, Sq, Hq, D) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
+
+    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1).
+    """
+    operands = [x for x in (q, k, v, bias, mask) if x is not None]
+    # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
+    # custom_vjp, its gradient comes back with the sum over those axes.
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, operands))
+    q, k, v = (manual_axes.vary(x, axes) for x in (q, k, v))
+    bias, mask = (None if x is None else manual_axes.vary(x, axes) for x in (bias, mask))
+    out, lse = _attention(plan, q, k, v, bias, mask)
+    return out, lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+) -> tuple[jax.Array, jax.Array]:
+    out, lse = _forward(plan, q, k, v, bias, mask)
+    return out, lse
+
+
+def _attention_fwd(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
+    out, lse = _forward(plan, q, k, v, bias, mask)
+    # Named here, both of them: a policy that saves them never runs the kernel twice.
+    name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
+    out, lse = name(out, plan.names[0]), name(lse, plan.names[1])
+    return (out, lse), (q, k, v, bias, mask, out, lse)
+
+
+def _attention_bwd(
+    plan: Plan, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array, Dense, None]:
+    dq, dk, dv, dbias = _backward(plan, *residuals, *cotangents)
+    return dq, dk, dv, dbias, None
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _forward(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+) -> tuple[jax.Array, jax.Array]:
+    def compute(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+        portable_forward = functools.partial(
+            portable.forward, softmax_scale=plan.softmax_scale, band=plan.band, bias=bias, mask=mask
+        )
+        if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
+            return portable_forward(q, k, v)
+        kernel = functools.partial(_kernel_forward, plan)
+        return lax.platform_dependent(q, k, v, cuda=kernel, default=portable_forward)
+
+    # A bias or mask may be shared by the batch, so those calls leave vmap to lax.
+    folded = fold_vmap(compute) if bias is None and mask is None else compute
+    out, lse = folded(q, k, v)
+    return out, lse
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _backward(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: Dense,
+    mask: Dense,
+    *rest: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
+    def compute(
+        q: jax.Array, k: jax.Array, v: jax.Array, out: jax.Array, lse: jax.Array, *douts: jax.Array
+    ) -> Any:
+        delta = _delta(plan, out, *douts)
+        dq, dk, dv, dbias = portable.backward(
+            q,
+            k,
+            v,
+            lse,
+            douts[0],
+            delta,
+            softmax_scale=plan.softmax_scale,
+            band=plan.band,
+            bias=bias,
+            mask=mask,
+        )
+        return (dq, dk, dv) if dbias is None else (dq, dk, dv, dbias)
+
+    if bias is None and mask is None:
+        return (*fold_vmap(compute)(q, k, v, *rest), None)
+    gradients = compute(q, k, v, *rest)
+    return gradients if bias is not None else (*gradients, None)
+
+
+def _delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
+    if not plan.path.preprocess or 0 in out.shape:
+        return portable.row_delta(out, dout, dlse)
+    kernel = functools.partial(_kernel_delta, plan)
+    delta = lax.platform_dependent(out, dout, dlse, cuda=kernel, default=portable.row_delta)
+    assert isinstance(delta, jax.Array)
+    return delta
+
+
+def _kernel_forward(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The forward custom call, the head dim padded with zeros to what the kernels read."""
+    width = q.shape[-1]
+    out, lse = forward_call(
+        *map(_pad_head_dim, (q, k, v)),
+        softmax_scale=plan.softmax_scale,
+        band=plan.band,
+        variants=plan.path.forward,
+    )
+    return out[..., :width], lse
+
+
+def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
+    return backward_preprocess(
+        _pad_head_dim(out), _pad_head_dim(dout), dlse, variants=plan.path.preprocess
+    )
+
+
+def _pad_head_dim(x: jax.Array) -> jax.Array:
+    missing = -x.shape[-1] % _HEAD_DIM_GRAIN
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x

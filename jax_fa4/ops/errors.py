@@ -1,0 +1,103 @@
+"""Every refusal once: what was wrong, with which value, and what to do instead.
+
+Wrong input is a ValueError. Right but not supported is a NotImplementedError, so that
+code which tries one implementation after another works.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_fa4.ops.band import UNBOUNDED
+
+Shape = tuple[int, ...]
+
+
+def wrong_rank(name: str, shape: Shape, expected: str) -> ValueError:
+    return ValueError(f"{name} has shape {shape} of rank {len(shape)}, expected {expected}")
+
+
+def wrong_shape(name: str, shape: Shape, expected: str) -> ValueError:
+    return ValueError(f"{name} has shape {shape}, expected {expected}")
+
+
+def mixed_dtypes(dtypes: dict[str, Any]) -> ValueError:
+    found = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+    return ValueError(f"dtypes differ: {found}; cast them to one dtype with .astype")
+
+
+def unsupported_dtype(name: str, dtype: Any) -> NotImplementedError:
+    if str(dtype) == "float64":
+        remedy = (
+            "attention accumulates in float32: cast with .astype(jnp.float32), or leave the "
+            "jax_enable_x64 option off; jax.nn.dot_product_attention computes in float64"
+        )
+    else:
+        remedy = "cast it with .astype to bfloat16, float16 or float32"
+    return NotImplementedError(f"{name} has dtype {dtype}, which no path takes; {remedy}")
+
+
+def heads_do_not_divide(query_heads: int, key_heads: int) -> ValueError:
+    return ValueError(
+        f"query has {query_heads} heads and key has {key_heads}; the query heads must be a "
+        "multiple of the key heads (repeat or regroup the heads)"
+    )
+
+
+def no_size(name: str, what: str, shape: Shape) -> ValueError:
+    return ValueError(f"{name} of shape {shape} has no {what}; at least one is needed")
+
+
+def too_long(name: str, length: int) -> ValueError:
+    return ValueError(
+        f"{name} has length {length}; positions are int32 and lengths must be below 2**30 = "
+        f"{UNBOUNDED}: split the sequence"
+    )
+
+
+def bad_window(name: str, value: Any, why: str) -> ValueError:
+    return ValueError(
+        f"{name} is {value!r}: {why}; give the number of keys seen on each side as "
+        "(left, right), None in a slot for no bound"
+    )
+
+
+def bad_mask_dtype(dtype: Any) -> ValueError:
+    return ValueError(
+        f"mask has dtype {dtype}, expected bool with True = attend; make it one with mask != 0 "
+        "(nn.make_causal_mask takes dtype=bool), or pass an additive mask as bias"
+    )
+
+
+def bad_bias_dtype(dtype: Any) -> ValueError:
+    return ValueError(
+        f"bias has dtype {dtype}, expected bfloat16, float16 or float32; pass a boolean mask as "
+        "mask="
+    )
+
+
+def bad_choice(name: str, value: Any, choices: tuple[Any, ...]) -> ValueError:
+    return ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def bad_number(name: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f"{name} is {value!r}, expected {expected}")
+
+
+def bad_option(name: str, known: tuple[str, ...]) -> TypeError:
+    return TypeError(f"unexpected option {name!r}; the options are {', '.join(known)}")
+
+
+def traced_scale(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name} is a traced value, and it must be a number known at trace time; scale the query "
+        f"instead (query * {name}, with {name}=1.0) or make the argument static"
+    )
+
+
+def not_built(name: str, value: Any, remedy: str) -> NotImplementedError:
+    return NotImplementedError(f"{name}={value} is not supported yet; {remedy}")
+
+
+def no_kernel(reason: str) -> NotImplementedError:
+    return NotImplementedError(f"implementation='fa4' cannot run this call: {reason}")

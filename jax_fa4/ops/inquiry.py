@@ -1,0 +1,98 @@
+"""Questions about a call or a build, answered in words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_fa4 import ffi
+from jax_fa4.ops import checks, errors, selection, unbuilt
+from jax_fa4.ops.manual_axes import shape_dtype
+from jax_fa4.variants.problem import Problem
+
+# The options of either public call; those that cannot change the answer are only known.
+_NEUTRAL = (
+    "is_causal",
+    "causal",
+    "local_window_size",
+    "window_size",
+    "return_residual",
+    "return_lse",
+    "causal_alignment",
+    "checkpoint_name",
+)
+_SCALES = ("scale", "softmax_scale")
+_OPTIONS = (*_SCALES, *_NEUTRAL, *unbuilt.ARGUMENTS, "implementation")
+
+
+def version() -> str:
+    """The installed version of jax_fa4; "0+unknown" when run from its sources."""
+    try:
+        return importlib.metadata.version("jax_fa4")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def is_supported(
+    query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, **options: Any
+) -> str | None:
+    """Whether the kernels run this call on this machine: None if they do, else the reason.
+
+    Takes the arguments of `dot_product_attention` or `flash_attention`; arrays may be
+    `jax.ShapeDtypeStruct`. implementation="fa4" raises the same reason.
+    """
+    try:
+        return selection.unsupported(_problem(query, key, value, bias, mask, options))
+    except (NotImplementedError, ImportError) as error:
+        return str(error)
+
+
+def explain(
+    query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, **options: Any
+) -> str:
+    """Which path this call takes on this machine, and why. Arguments as `is_supported`."""
+    if options.get("implementation") == "xla":
+        return "portable path (XLA): implementation='xla' was asked for"
+    reason = is_supported(query, key, value, bias, mask, **options)
+    if reason is not None:
+        return f"portable path (XLA): {reason}"
+    problem = _problem(query, key, value, bias, mask, options)
+    names = ", ".join(selection.select(problem, None).forward)
+    device = selection.describe(selection.cuda_devices()[0])
+    return f"kernel {names} on {device}"
+
+
+def build_info() -> dict[str, str]:
+    """What this installation consists of: versions, the extension's build, its kernels."""
+    info = {"jax_fa4": version(), "jax": jax.__version__}
+    problem = ffi.extension_problem()
+    if problem is not None:
+        return info | {"extension": f"missing: {problem}", "variants": ""}
+    extension = ffi.extension()
+    info |= {str(name): str(value) for name, value in extension.build_info().items()}
+    return info | {"extension": "present", "variants": " ".join(extension.variant_names())}
+
+
+def _problem(
+    query: Any, key: Any, value: Any, bias: Any, mask: Any, options: Mapping[str, Any]
+) -> Problem:
+    for name in options:
+        if name not in _OPTIONS:
+            raise errors.bad_option(name, _OPTIONS)
+    unbuilt.refuse(**{n: v for n, v in options.items() if n in unbuilt.ARGUMENTS})
+    arrays = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in (query, key, value)]
+    q, k, v = (shape_dtype((1, *x.shape[-3:]), x.dtype) for x in arrays)
+    checks.qkv(("query", "key", "value"), q, k, v)
+    width = arrays[0].shape[-1]
+    scale = next((options[n] for n in _SCALES if options.get(n) is not None), None)
+    return Problem(
+        dtype=str(arrays[0].dtype),
+        head_dim=width,
+        softmax_scale=checks.scale("scale", scale, width),
+        has_bias=bias is not None,
+        has_mask=mask is not None,
+    )

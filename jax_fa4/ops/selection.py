@@ -1,0 +1,138 @@
+"""Which path a call takes, and why: the kernel where it can, else the portable one."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+
+import jax
+
+from jax_fa4 import ffi
+from jax_fa4.ops import errors
+from jax_fa4.variants import CATALOG, ForwardVariant
+from jax_fa4.variants.problem import Problem
+from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
+
+IMPLEMENTATIONS = (None, "fa4", "xla")
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way a call goes. Kernel names are empty on the portable path; `reason` says why it is.
+
+    On the kernel path the choice between kernel and portable code is left to the platform
+    that the program is lowered for, so that one program serves both.
+    """
+
+    forward: tuple[str, ...] = ()
+    preprocess: tuple[str, ...] = ()
+    reason: str | None = None
+
+    @property
+    def is_kernel(self) -> bool:
+        return bool(self.forward)
+
+
+def select(problem: Problem, implementation: str | None) -> Path:
+    """The path of a call; NotImplementedError if "fa4" was asked for and cannot run it."""
+    if implementation not in IMPLEMENTATIONS:
+        raise errors.bad_choice("implementation", implementation, IMPLEMENTATIONS)
+    if implementation == "xla":
+        return Path(reason="implementation='xla' was asked for")
+    reason = unsupported(problem)
+    devices = cuda_devices()
+    if implementation == "fa4":
+        if reason is not None:
+            raise errors.no_kernel(reason)
+    elif reason is not None and (devices or refusal(problem) is not None):
+        _warn_if_left_the_kernel(problem)
+        return Path(reason=reason)
+    if devices:
+        ffi.register()
+    dtype = problem.kernel_dtype
+    assert dtype is not None
+    built = ffi.built_variants() if devices else None
+    return Path(
+        forward=tuple(v.name for v in forward_variants(problem, built)),
+        preprocess=tuple(v.name for v in preprocess_variants(dtype, built)),
+    )
+
+
+def unsupported(problem: Problem) -> str | None:
+    """Why the kernels cannot run `problem` on this machine, and the way out; None if they can."""
+    return refusal(problem) or _device_refusal(problem)
+
+
+def cuda_devices() -> tuple[jax.Device, ...]:
+    """The CUDA devices that JAX sees in this process."""
+    try:
+        return tuple(jax.local_devices(backend="cuda"))
+    except RuntimeError:  # JAX knows no such platform here
+        return ()
+
+
+def describe(device: jax.Device) -> str:
+    """A device by its name and compute capability."""
+    return f"{device.device_kind} (compute capability {_capability(device)})"
+
+
+def _device_refusal(problem: Problem) -> str | None:
+    devices = cuda_devices()
+    if not devices:
+        return (
+            f"JAX sees no CUDA device, its default backend is {jax.default_backend()}; "
+            "install jax[cuda13] on a machine with an NVIDIA GPU, or use implementation='xla'"
+        )
+    all_kernels = forward_variants(problem)
+    for device in devices:
+        served = {v.arch.compute_capability_major for v in all_kernels}
+        if _major(device) not in served:
+            kernels = ", ".join(f"{major}.x" for major in sorted(served))
+            return (
+                f"device {device.id} is {describe(device)}, and the kernels are for compute "
+                f"capability {kernels}; use implementation='xla', or hide the device with "
+                "CUDA_VISIBLE_DEVICES"
+            )
+    built = forward_variants(problem, ffi.built_variants())
+    for device in devices:
+        if _major(device) not in {v.arch.compute_capability_major for v in built}:
+            names = ", ".join(v.name for v in all_kernels)
+            return f"this build of jax_fa4 lacks the kernel {names}; build it with all variants"
+    return None
+
+
+def supported_capabilities() -> tuple[int, ...]:
+    """Major compute capabilities that have a forward kernel."""
+    forward = (v for v in CATALOG if isinstance(v, ForwardVariant))
+    return tuple(sorted({v.arch.compute_capability_major for v in forward}))
+
+
+def _capability(device: jax.Device) -> str:
+    return str(getattr(device, "compute_capability", "unknown"))
+
+
+def _major(device: jax.Device) -> int | None:
+    major = _capability(device).split(".")[0]
+    return int(major) if major.isdigit() else None
+
+
+def _warn_if_left_the_kernel(problem: Problem) -> None:
+    """Say once that a bias or mask keeps calls off a kernel that would otherwise run them."""
+    plain = Problem(
+        dtype=problem.dtype, head_dim=problem.head_dim, softmax_scale=problem.softmax_scale
+    )
+    if problem != plain and unsupported(plain) is None:
+        _warn_once("bias" if problem.has_bias else "mask")
+
+
+@functools.cache
+def _warn_once(argument: str) -> None:
+    warnings.warn(
+        f"jax_fa4: {argument} is given, which the kernels do not take, so this call runs on the "
+        f"portable path: several times slower, with the (batch, heads, T, S) {argument} read from "
+        "memory. Say a causal mask or window with is_causal= and local_window_size= instead, or "
+        "pass implementation='xla' to choose this path without the warning.",
+        UserWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,43 @@
+"""Arguments that the interface has and no path implements yet: refused, never ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_fa4.ops import errors
+
+_LENGTHS = "pass the padding as a mask, mask=(jnp.arange(S) < lengths[:, None])[:, None, None, :]"
+_SEGMENTS = "pass a mask, mask=(query_ids[:, :, None] == key_ids[:, None, :])[:, None]"
+_SOFT_CAP = "leave it out"
+_SINKS = "leave it out"
+
+# Name -> (value that asks for nothing, way out).
+ARGUMENTS: dict[str, tuple[Any, str]] = {
+    "query_seq_lengths": (None, _LENGTHS + ", and ignore the padded rows of the result"),
+    "key_value_seq_lengths": (None, _LENGTHS),
+    "query_segment_ids": (None, _SEGMENTS),
+    "key_value_segment_ids": (None, _SEGMENTS),
+    "logits_soft_cap": (None, _SOFT_CAP),
+    "softcap": (0.0, _SOFT_CAP),
+    "sinks": (None, _SINKS),
+    "learnable_sink": (None, _SINKS),
+    "deterministic": (
+        False,
+        "leave it out: nothing in jax_fa4 adds in a varying order, and XLA's own products obey "
+        "XLA_FLAGS=--xla_gpu_deterministic_ops=true",
+    ),
+}
+
+
+def refuse(**values: Any) -> None:
+    """NotImplementedError for the first argument whose value asks for something."""
+    for name, value in values.items():
+        neutral, remedy = ARGUMENTS[name]
+        asks = value is not None and not (isinstance(value, (int, float)) and value == neutral)
+        if asks:
+            raise errors.not_built(name, _short(value), remedy)
+
+
+def _short(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"<array of shape {shape}>"

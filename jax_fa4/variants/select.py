@@ -1,0 +1,79 @@
+"""Problem -> kernels. One name for each architecture; the device decides at launch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from jax_fa4.variants.catalog import CATALOG, FORWARD_HEAD_DIMS
+from jax_fa4.variants.problem import Problem
+from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, ForwardVariant
+
+
+def refusal(problem: Problem) -> str | None:
+    """Why no kernel of any architecture serves `problem`, and the way out; None if one does."""
+    if problem.kernel_dtype is None:
+        return (
+            f"query, key and value are {problem.dtype}, and the kernels take bfloat16 and float16; "
+            "cast them (on a Flax layer: dtype=jnp.bfloat16) or use implementation='xla'"
+        )
+    if problem.head_dim > max(FORWARD_HEAD_DIMS):
+        return (
+            f"head dim {problem.head_dim} is above {max(FORWARD_HEAD_DIMS)}, the widest kernel; "
+            "use implementation='xla'"
+        )
+    if problem.has_bias:
+        return (
+            "bias is given, and the kernels take none; leave it out or use implementation='xla', "
+            "which is blockwise"
+        )
+    if problem.has_mask:
+        return (
+            "mask is given, and the kernels take no dense mask; say it with is_causal= or "
+            "local_window_size=, or use implementation='xla', which is blockwise"
+        )
+    if not problem.softmax_scale > 0:
+        return (
+            f"scale is {problem.softmax_scale:g}, and the kernels take scale > 0; "
+            "use implementation='xla'"
+        )
+    return None
+
+
+def forward_variants(
+    problem: Problem, built: Collection[str] | None = None
+) -> tuple[ForwardVariant, ...]:
+    """The narrowest kernel that holds the head dim, for each architecture that has one.
+
+    `built` restricts the choice to the names that a build contains. Padding a head dim up
+    to a wider tile costs in proportion to the width (the tile is multiplied in full), so
+    the narrowest is the fastest.
+    """
+    if refusal(problem) is not None:
+        return ()
+    chosen: dict[Arch, ForwardVariant] = {}
+    for variant in CATALOG:
+        if not isinstance(variant, ForwardVariant) or variant.dtype is not problem.kernel_dtype:
+            continue
+        if variant.head_dim < problem.head_dim or not _is_built(variant.name, built):
+            continue
+        rival = chosen.get(variant.arch)
+        if rival is None or variant.head_dim < rival.head_dim:
+            chosen[variant.arch] = variant
+    return tuple(chosen[arch] for arch in Arch if arch in chosen)
+
+
+def preprocess_variants(
+    dtype: DType, built: Collection[str] | None = None
+) -> tuple[BackwardPreprocessVariant, ...]:
+    """The backward's preprocess kernels for an element type, one for each architecture."""
+    return tuple(
+        variant
+        for variant in CATALOG
+        if isinstance(variant, BackwardPreprocessVariant)
+        and variant.dtype is dtype
+        and _is_built(variant.name, built)
+    )
+
+
+def _is_built(name: str, built: Collection[str] | None) -> bool:
+    return built is None or name in built
