@@ -5,6 +5,7 @@ from __future__ import annotations
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, max, min
+
 from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, ThreadCoordinates, rows_view
 from jax_fa4.kernels.toolkit.block_range import Band
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32
+
 from jax_fa4.kernels.toolkit.accumulators import (
     ROWS_PER_THREAD,
     max_over_row,

@@ -17,6 +17,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, pipeline
 from cutlass.cute.nvgpu import warpgroup
+
 from jax_fa4.kernels.sm90.forward import epilogue
 from jax_fa4.kernels.sm90.forward.barriers import NamedBarrier
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP

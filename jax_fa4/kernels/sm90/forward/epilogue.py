@@ -13,6 +13,7 @@ from cutlass import Float32
 from cutlass.cute.nvgpu import cpasync
 from cutlass.utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
+
 from jax_fa4.kernels.sm90.forward.barriers import NamedBarrier
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, ThreadCoordinates, convert

@@ -26,6 +26,7 @@ from cutlass import Float32, Int32, Int64, min, pipeline, utils
 from cutlass.cute.nvgpu import cpasync, warpgroup
 from cutlass.utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
+
 from jax_fa4.kernels.sm90.forward import consumer, load
 from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP, ForwardConfig
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing, visited_blocks

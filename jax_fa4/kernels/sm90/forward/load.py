@@ -11,6 +11,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, pipeline
 from cutlass.cute.nvgpu import cpasync
+
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
 
