@@ -1,0 +1,25 @@
+// mbarrier objects (PTX ISA, "Parallel Synchronization and Communication Instructions: mbarrier").
+#pragma once
+
+#include <cstdint>
+
+#include "emulator/machine/machine.h"
+
+namespace jax_fa4::emulator {
+
+// The object at shared::cluster address `address`; reports one that was never initialised.
+Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address);
+
+void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count);
+
+// Takes `count` from the pending arrivals.
+void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count);
+
+// Adds to the transaction count of the current phase, or takes what has come from it.
+void ExpectTransactions(Warp& warp, int lane, uint64_t address, uint32_t bytes);
+void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t bytes);
+
+// Whether the phase of parity `parity` has completed.
+bool PhaseDone(const Mbarrier& barrier, uint32_t parity);
+
+}  // namespace jax_fa4::emulator

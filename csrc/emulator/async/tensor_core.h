@@ -1,0 +1,38 @@
+// The arithmetic of matrix products, as tensor cores do it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace jax_fa4::emulator {
+
+enum class ElementType : uint8_t { kF16, kBF16 };
+
+// A matrix operand unpacked for the fused sum: value = significand * 2^(exponent - fraction bits).
+struct Unpacked {
+  std::vector<int32_t> significand;
+  std::vector<int32_t> exponent;
+  std::vector<float> value;
+};
+
+// Unpacks 16-bit elements. A zero has exponent -126, whatever its type, as in the hardware.
+void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out);
+
+// d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16. `a` is (rows, depth), `b` is
+// (depth, columns), `d` is (rows, columns), all row-major.
+//
+// Exact mode: the products, which are exact, and d are aligned to the largest exponent among them,
+// each is truncated to 25 fraction bits, the sum is exact and truncated to float32 (the model of
+// MMA-Sim, arXiv 2511.10909). Otherwise plain float32 sums in order of k.
+struct Product {
+  ElementType type = ElementType::kBF16;
+  int rows = 0;
+  int columns = 0;
+  int depth = 0;
+  bool accumulate = false;
+  bool exact = true;
+};
+void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, float* d);
+
+}  // namespace jax_fa4::emulator

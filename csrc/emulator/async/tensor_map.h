@@ -1,0 +1,26 @@
+// The 128-byte tensor map of TMA copies, and the boxes it cuts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace jax_fa4::emulator {
+
+struct TensorMap {
+  uint64_t address = 0;
+  int rank = 0;
+  int element_bytes = 0;
+  int swizzle = 0;           // 0 none, 1: 32 bytes, 2: 64, 3: 128
+  uint64_t dims[5] = {};     // elements
+  uint64_t strides[5] = {};  // bytes; strides[0] is the element's size
+  uint32_t box[5] = {};      // elements
+
+  uint32_t BoxBytes() const;
+  // Shared address of byte `offset` of a box that begins at `begin`.
+  uint32_t Swizzled(uint32_t begin, uint32_t offset) const;
+};
+
+// Reads the map; empty on success, otherwise what the emulator does not support in it.
+std::string ReadTensorMap(const uint8_t* bytes, TensorMap* map);
+
+}  // namespace jax_fa4::emulator

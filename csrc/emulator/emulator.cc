@@ -1,0 +1,80 @@
+#include "emulator/emulator.h"
+
+#include <exception>
+
+namespace jax_fa4::emulator {
+namespace {
+
+std::string Describe(const Finding& finding, const Program& program) {
+  std::string text = finding.kind + ": " + finding.what;
+  text += "\n  CTA " + std::to_string(finding.cta) + ", warp " + std::to_string(finding.warp);
+  if (finding.lane >= 0) text += ", lane " + std::to_string(finding.lane);
+  text += ": " + finding.instruction + ", PTX line " + std::to_string(finding.where.line);
+  const auto file = program.module.files.find(finding.where.file);
+  if (file != program.module.files.end()) {
+    text += ", " + file->second + ":" + std::to_string(finding.where.source_line);
+  }
+  return text;
+}
+
+std::string CheckLaunch(const Program& program, const Launch& launch) {
+  const Entry& entry = *program.entry;
+  const uint64_t threads = launch.block.Count();
+  if (threads == 0 || threads > 1024) {
+    return "a block of " + std::to_string(threads) + " threads; 1 to 1024 are allowed";
+  }
+  if (entry.threads[0] != 0 &&
+      (entry.threads[0] != launch.block.x || entry.threads[1] != launch.block.y ||
+       entry.threads[2] != launch.block.z)) {
+    return "the block is not the " + std::to_string(entry.threads[0]) +
+           " threads that .reqntid asks for";
+  }
+  if (launch.grid.Count() == 0) return "an empty grid";
+  if (launch.cluster.Count() == 0 || launch.cluster.Count() > 16 ||
+      launch.grid.x % launch.cluster.x != 0 || launch.grid.y % launch.cluster.y != 0 ||
+      launch.grid.z % launch.cluster.z != 0) {
+    return "clusters that do not divide the grid, or of more than 16 CTAs";
+  }
+  if (launch.parameters.size() < entry.parameter_bytes) {
+    return std::to_string(launch.parameters.size()) + " bytes of parameters; the entry has " +
+           std::to_string(entry.parameter_bytes);
+  }
+  if (kSharedBase + program.static_shared_bytes + uint64_t{launch.dynamic_shared_bytes} >
+      kSharedBytes) {
+    return "more shared memory than a CTA may have";
+  }
+  return std::string();
+}
+
+}  // namespace
+
+Kernel LoadKernel(std::string_view ptx) {
+  Kernel kernel;
+  try {
+    kernel.program = Decode(ptx);
+  } catch (const SyntaxError& error) {
+    kernel.error = error.what;
+  } catch (const std::exception& error) {
+    kernel.error = error.what();
+  }
+  return kernel;
+}
+
+Report RunKernel(const Program& program, const Launch& launch, const Options& options) {
+  Report report;
+  report.error = CheckLaunch(program, launch);
+  if (!report.error.empty()) return report;
+  try {
+    Machine machine(program, launch, options);
+    machine.Run();
+    report.instructions = machine.executed;
+    report.ok = true;
+  } catch (const Finding& finding) {
+    report.error = Describe(finding, program);
+  } catch (const std::exception& error) {
+    report.error = error.what();
+  }
+  return report;
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,278 @@
+// Bulk asynchronous copies (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor").
+#include <array>
+
+#include "emulator/async/mbarriers.h"
+#include "emulator/async/tensor_map.h"
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+uint64_t Value(Warp& warp, Slot slot, int bytes, int lane) {
+  return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
+}
+
+TensorMap MapAt(Warp& warp, int lane, uint64_t address) {
+  const std::vector<uint8_t>& parameters = warp.machine->launch.parameters;
+  const uint8_t* bytes = nullptr;
+  if ((address & kWindowMask) == kParameterWindow) {
+    const uint64_t offset = address & ~kWindowMask;
+    if (offset + 128 > parameters.size()) {
+      warp.Report("out-of-bounds", "a tensor map past the parameters", lane);
+    }
+    if (offset % 64 != 0) warp.Report("misaligned", "a tensor map not aligned to 64 bytes", lane);
+    bytes = parameters.data() + offset;
+  } else {
+    bytes = warp.machine->Global(warp, lane, address, 128, false);
+  }
+  TensorMap map;
+  const std::string wrong = ReadTensorMap(bytes, &map);
+  if (!wrong.empty()) warp.Report("tensor-map", "the tensor map has " + wrong, lane);
+  return map;
+}
+
+// Calls body(offset in the box, pointer to the element row in global memory or null if outside,
+// bytes) for every run of 16 bytes of the box.
+template <typename Body>
+void ForBox(const TensorMap& map, const std::array<int32_t, 5>& at, Body body) {
+  const uint32_t row_bytes = map.box[0] * static_cast<uint32_t>(map.element_bytes);
+  uint32_t offset = 0;
+  std::array<uint32_t, 5> index = {};
+  while (true) {
+    bool inside = true;
+    uint64_t address = map.address;
+    for (int axis = 1; axis < map.rank; ++axis) {
+      const int64_t coordinate = int64_t{at[axis]} + index[axis];
+      inside = inside && coordinate >= 0 && coordinate < static_cast<int64_t>(map.dims[axis]);
+      address += static_cast<uint64_t>(coordinate) * map.strides[axis];
+    }
+    for (uint32_t byte = 0; byte < row_bytes; byte += static_cast<uint32_t>(map.element_bytes)) {
+      const int64_t coordinate = int64_t{at[0]} + byte / static_cast<uint32_t>(map.element_bytes);
+      const bool element_inside =
+          inside && coordinate >= 0 && coordinate < static_cast<int64_t>(map.dims[0]);
+      body(offset + byte,
+           element_inside ? address + static_cast<uint64_t>(coordinate) * map.strides[0] : 0);
+    }
+    offset += row_bytes;
+    int axis = 1;
+    while (axis < map.rank && ++index[axis] == map.box[axis]) index[axis++] = 0;
+    if (axis >= map.rank) return;
+  }
+}
+
+std::array<int32_t, 5> Coordinates(Warp& warp, const Op& op, int lane) {
+  std::array<int32_t, 5> at = {};
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  for (uint32_t i = 0; i < op.count; ++i) at[i] = warp.Lanes<int32_t>(slots[i])[lane];
+  return at;
+}
+
+// The rank in the opcode is the map's.
+void CheckRank(Warp& warp, const Op& op, const TensorMap& map, int lane) {
+  if (map.rank != static_cast<int>(op.count)) {
+    warp.Report("tensor-map",
+                "a map of " + std::to_string(map.rank) + " dimensions in a copy of " +
+                    std::to_string(op.count),
+                lane);
+  }
+}
+
+void CheckShared(Warp& warp, const TensorMap& map, uint64_t shared, int lane) {
+  if (shared % 128 != 0) {
+    warp.Report("misaligned", "the box's shared address is not aligned to 128 bytes", lane);
+  }
+  const uint32_t span = map.swizzle == 0 ? 256u * 16 : 16u << map.swizzle;
+  if (map.swizzle != 0 && map.box[0] * static_cast<uint32_t>(map.element_bytes) > span) {
+    warp.Report("tensor-map", "a box wider than its swizzle", lane);
+  }
+}
+
+// op.d + op.target = shared address.
+uint64_t SharedAddress(Warp& warp, const Op& op, int lane) {
+  return Value(warp, op.d, op.small & 15, lane) + static_cast<uint64_t>(int64_t{op.target});
+}
+
+// op.a = map, op.b + op.immediate = mbarrier; op.small = bytes of d and of b, 4 bits each.
+Step TensorLoad(Warp& warp, const Op& op) {
+  Machine* machine = warp.machine;
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t shared = SharedAddress(warp, op, lane);
+    const uint64_t barrier =
+        Value(warp, op.b, op.small >> 4, lane) + static_cast<uint64_t>(op.immediate);
+    const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
+    CheckRank(warp, op, map, lane);
+    CheckShared(warp, map, shared, lane);
+    const uint32_t bytes = map.BoxBytes();
+    machine->Shared(warp, lane, shared, bytes, true);
+    MbarrierAt(warp, lane, barrier);
+    Cta* cta = &machine->CtaOf(warp, lane, shared);
+    Cta* barrier_cta = &machine->CtaOf(warp, lane, barrier);
+    const auto at = Coordinates(warp, op, lane);
+    // Until it completes the box holds nothing that may be read.
+    const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
+    std::memset(cta->shared_initialised.data() + begin, 0, bytes);
+    std::memset(cta->shared.data() + begin, 0xff, bytes);
+    ForBox(map, at, [&](uint32_t, uint64_t address) {
+      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, false);
+    });
+    machine->Start(machine->NewQueue(), [=] {
+      ForBox(map, at, [&](uint32_t offset, uint64_t address) {
+        uint8_t* to = cta->shared.data() + map.Swizzled(begin, offset);
+        if (address != 0) {
+          std::memcpy(to, reinterpret_cast<const uint8_t*>(address), map.element_bytes);
+        } else {
+          std::memset(to, 0, map.element_bytes);
+        }
+      });
+      std::memset(cta->shared_initialised.data() + begin, 1, bytes);
+      CompleteTransactions(machine, barrier_cta, static_cast<uint32_t>(barrier & 0xffffff), bytes);
+    });
+  });
+  return Step::kNext;
+}
+
+// op.a = map.
+Step TensorStore(Warp& warp, const Op& op) {
+  Machine* machine = warp.machine;
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t shared = SharedAddress(warp, op, lane);
+    const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
+    CheckRank(warp, op, map, lane);
+    CheckShared(warp, map, shared, lane);
+    machine->Shared(warp, lane, shared, map.BoxBytes(), false);
+    Cta* cta = &machine->CtaOf(warp, lane, shared);
+    const auto at = Coordinates(warp, op, lane);
+    const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
+    ForBox(map, at, [&](uint32_t, uint64_t address) {
+      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, true);
+    });
+    BulkGroups& groups = warp.bulk[lane];
+    const uint64_t group = groups.first_group + groups.committed.size();
+    ++groups.open;
+    Warp* owner = &warp;
+    machine->Start(machine->NewQueue(), [=] {
+      ForBox(map, at, [&](uint32_t offset, uint64_t address) {
+        if (address == 0) return;
+        std::memcpy(reinterpret_cast<uint8_t*>(address),
+                    cta->shared.data() + map.Swizzled(begin, offset), map.element_bytes);
+      });
+      BulkGroups& done = owner->bulk[lane];
+      if (group < done.first_group + done.committed.size()) {
+        auto& counts = done.committed[group - done.first_group];
+        --counts[0];
+        --counts[1];
+      } else {
+        --done.open;  // it finished before its group was committed
+      }
+    });
+  });
+  return Step::kNext;
+}
+
+Step CommitGroup(Warp& warp, const Op&) {
+  ForLanes(warp.exec, [&](int lane) {
+    BulkGroups& groups = warp.bulk[lane];
+    groups.committed.push_back({groups.open, groups.open});
+    groups.open = 0;
+  });
+  return Step::kNext;
+}
+
+// Waits until at most op.immediate groups are unfinished; op.small: only their reads count.
+Step WaitGroup(Warp& warp, const Op& op) {
+  bool done = true;
+  ForLanes(warp.exec, [&](int lane) {
+    const auto found = warp.bulk.find(lane);
+    if (found == warp.bulk.end()) return;
+    BulkGroups& groups = found->second;
+    const int64_t must = static_cast<int64_t>(groups.committed.size()) - op.immediate;
+    for (int64_t i = 0; i < must; ++i) {
+      done = done && groups.committed[static_cast<size_t>(i)][op.small != 0 ? 0 : 1] == 0;
+    }
+  });
+  if (!done) return warp.Wait("cp.async.bulk.wait_group: copies are under way");
+  ForLanes(warp.exec, [&](int lane) {
+    const auto found = warp.bulk.find(lane);
+    if (found == warp.bulk.end()) return;
+    BulkGroups& groups = found->second;
+    while (!groups.committed.empty() && groups.committed.front()[1] == 0) {
+      groups.committed.pop_front();
+      ++groups.first_group;
+    }
+  });
+  return Step::kNext;
+}
+
+// [map, {coordinates}]
+void MapOperand(Decoder& decoder, const Operand& operand, uint32_t rank, Op* op) {
+  if (operand.elements.size() != 1) decoder.Fail(operand, "[map, {coordinates}] is expected");
+  Operand base = operand;
+  base.elements.clear();
+  Op address;
+  decoder.Address(base, 8, &address);
+  if (address.immediate != 0) decoder.Fail(operand, "an offset from a tensor map");
+  op->a = address.a;
+  if (decoder.Elements(operand.elements[0], 4, false, op) != rank) {
+    decoder.Fail(operand, "as many coordinates as dimensions are expected");
+  }
+}
+
+// A shared address; returns the bytes of its register.
+uint8_t SharedOperand(Decoder& decoder, const Operand& operand, Slot* slot, int64_t* offset) {
+  Op address;
+  decoder.Address(operand, 0, &address);
+  *slot = address.a;
+  *offset = address.immediate;
+  return address.small;
+}
+
+void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                      Op* op) {
+  const std::string_view rank = modifiers->OneOf({"1d", "2d", "3d", "4d", "5d"});
+  const bool loads = modifiers->OneOf({"shared::cta", "shared::cluster", "global"}) != "global";
+  modifiers->OneOf({loads ? "global" : "shared::cta"});
+  modifiers->Take("tile");
+  modifiers->OneOf({loads ? "mbarrier::complete_tx::bytes" : "bulk_group"});
+  const bool hint = modifiers->Take("L2::cache_hint");
+  modifiers->Done();
+  decoder.ExpectOperands(instruction, (loads ? 3 : 2) + (hint ? 1 : 0));
+  const Operand& map = instruction.operands[loads ? 1 : 0];
+  const Operand& shared = instruction.operands[loads ? 0 : 1];
+  MapOperand(decoder, map, static_cast<uint32_t>(rank[0] - '0'), op);
+  int64_t offset = 0;
+  op->small = SharedOperand(decoder, shared, &op->d, &offset);
+  op->target = static_cast<int32_t>(offset);
+  op->run = loads ? TensorLoad : TensorStore;
+  if (loads) {
+    const uint8_t bytes = SharedOperand(decoder, instruction.operands[2], &op->b, &op->immediate);
+    op->small = static_cast<uint8_t>(op->small | bytes << 4);
+  }
+}
+
+void DecodeCp(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  modifiers.OneOf({"async"});
+  modifiers.OneOf({"bulk"});
+  const std::string_view what = modifiers.OneOf({"tensor", "commit_group", "wait_group"});
+  if (what == "tensor") {
+    DecodeTensorCopy(decoder, instruction, &modifiers, op);
+    return;
+  }
+  if (what == "commit_group") {
+    modifiers.Done();
+    decoder.ExpectOperands(instruction, 0);
+    op->run = CommitGroup;
+    return;
+  }
+  op->small = modifiers.Take("read") ? 1 : 0;
+  modifiers.Done();
+  decoder.ExpectOperands(instruction, 1);
+  op->immediate = static_cast<int64_t>(decoder.Immediate(instruction.operands[0]));
+  op->run = WaitGroup;
+}
+
+}  // namespace
+
+void RegisterBulk(InstructionTable* table) { (*table)["cp"] = DecodeCp; }
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,94 @@
+// Control flow, and instructions that give the machine hints (PTX ISA, "Control Flow
+// Instructions", "Miscellaneous Instructions").
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+Step Bra(Warp& warp, const Op& op) {
+  Branch(warp, warp.exec, op.target);
+  return Step::kJump;
+}
+
+Step Ret(Warp& warp, const Op&) {
+  if (warp.wgmma_open != 0 || !warp.wgmma_committed.empty()) {
+    warp.Report("unfinished", "exits with matrix products under way");
+  }
+  for (const auto& [lane, groups] : warp.bulk) {
+    if ((warp.exec >> lane & 1u) == 0) continue;
+    if (groups.open != 0) warp.Report("unfinished", "exits with an uncommitted bulk copy", lane);
+    for (const auto& group : groups.committed) {
+      if (group[0] != 0) {
+        warp.Report("unfinished", "exits while a bulk copy still reads its shared memory", lane);
+      }
+    }
+  }
+  return Step::kExit;
+}
+
+Step Nothing(Warp&, const Op&) { return Step::kNext; }
+
+void DecodeBra(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  modifiers.Take("uni");
+  modifiers.Done();
+  decoder.ExpectOperands(instruction, 1);
+  op->run = Bra;
+  op->target = decoder.Target(instruction.operands[0]);
+}
+
+void DecodeRet(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers(decoder, instruction).Done();
+  decoder.ExpectOperands(instruction, 0);
+  op->run = Ret;
+}
+
+// setmaxnreg moves registers between warpgroups; values are not touched.
+void DecodeSetmaxnreg(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  modifiers.OneOf({"inc", "dec"});
+  modifiers.OneOf({"sync"});
+  modifiers.OneOf({"aligned"});
+  modifiers.OneOf({"u32"});
+  modifiers.Done();
+  decoder.ExpectOperands(instruction, 1);
+  const uint64_t count = decoder.Immediate(instruction.operands[0]);
+  if (count < 24 || count > 256 || count % 8 != 0) {
+    decoder.Fail(instruction, "the count must be a multiple of 8 from 24 to 256");
+  }
+  op->run = Nothing;
+  op->converged = true;
+}
+
+void DecodeGriddepcontrol(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  modifiers.OneOf({"wait", "launch_dependents"});
+  modifiers.Done();
+  op->run = Nothing;  // grids run one after the other
+}
+
+// prefetch.tensormap, prefetch{.space}.L1 and L2: hints.
+void DecodePrefetch(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  if (!modifiers.Take("tensormap")) {
+    modifiers.Take("global");
+    modifiers.OneOf({"L1", "L2"});
+  }
+  modifiers.Done();
+  decoder.ExpectOperands(instruction, 1);
+  decoder.Address(instruction.operands[0], 8, op);
+  op->run = Nothing;
+}
+
+}  // namespace
+
+void RegisterControl(InstructionTable* table) {
+  (*table)["bra"] = DecodeBra;
+  (*table)["ret"] = DecodeRet;
+  (*table)["exit"] = DecodeRet;
+  (*table)["setmaxnreg"] = DecodeSetmaxnreg;
+  (*table)["griddepcontrol"] = DecodeGriddepcontrol;
+  (*table)["prefetch"] = DecodePrefetch;
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,169 @@
+// Floating point (PTX ISA, "Floating Point Instructions"). float32 arithmetic rounds to nearest
+// even and keeps subnormals unless .ftz; a NaN result is the canonical 0x7fffffff.
+#include <cmath>
+
+#include "emulator/isa/integer.h"
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+float Bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+float Canonical(float value) { return std::isnan(value) ? Bits(0x7fffffffu) : value; }
+
+float Flush(float value) {
+  return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
+}
+
+template <bool kFtz>
+float In(float value) {
+  return kFtz ? Flush(value) : value;
+}
+
+template <bool kFtz>
+float Out(float value) {
+  return Canonical(kFtz ? Flush(value) : value);
+}
+
+template <bool kFtz>
+float Add(float a, float b) {
+  return Out<kFtz>(In<kFtz>(a) + In<kFtz>(b));
+}
+template <bool kFtz>
+float Sub(float a, float b) {
+  return Out<kFtz>(In<kFtz>(a) - In<kFtz>(b));
+}
+template <bool kFtz>
+float Mul(float a, float b) {
+  return Out<kFtz>(In<kFtz>(a) * In<kFtz>(b));
+}
+template <bool kFtz>
+float Fma(float a, float b, float c) {
+  return Out<kFtz>(std::fma(In<kFtz>(a), In<kFtz>(b), In<kFtz>(c)));
+}
+template <bool kFtz>
+float Div(float a, float b) {
+  return Out<kFtz>(In<kFtz>(a) / In<kFtz>(b));
+}
+
+// -0 < +0; a NaN gives way to a number, two give the canonical one.
+template <bool kFtz>
+float Max(float a, float b) {
+  a = In<kFtz>(a);
+  b = In<kFtz>(b);
+  if (std::isnan(a)) return Canonical(b);
+  if (std::isnan(b)) return a;
+  if (a == b) return std::signbit(a) ? b : a;
+  return a > b ? a : b;
+}
+template <bool kFtz>
+float Min(float a, float b) {
+  a = In<kFtz>(a);
+  b = In<kFtz>(b);
+  if (std::isnan(a)) return Canonical(b);
+  if (std::isnan(b)) return a;
+  if (a == b) return std::signbit(a) ? a : b;
+  return a < b ? a : b;
+}
+template <bool kFtz>
+float Max3(float a, float b, float c) {
+  return Max<kFtz>(Max<kFtz>(a, b), c);
+}
+template <bool kFtz>
+float Neg(float a) {
+  return -In<kFtz>(a);
+}
+template <bool kFtz>
+float Abs(float a) {
+  return std::fabs(In<kFtz>(a));
+}
+
+// Approximate functions are computed correctly rounded; hardware may differ by what the manual
+// allows (ex2: 2 ulp, rcp: 1 ulp, lg2: 2^-22).
+float Ex2(float a) {
+  return Out<true>(static_cast<float>(std::exp2(static_cast<double>(Flush(a)))));
+}
+float Lg2(float a) {
+  return Out<true>(static_cast<float>(std::log2(static_cast<double>(Flush(a)))));
+}
+float Rcp(float a) { return Out<true>(1.0f / Flush(a)); }
+float RcpRn(float a) { return Canonical(1.0f / a); }
+float Rsqrt(float a) {
+  return Out<true>(static_cast<float>(1.0 / std::sqrt(static_cast<double>(Flush(a)))));
+}
+float Tanh(float a) { return Canonical(static_cast<float>(std::tanh(static_cast<double>(a)))); }
+
+void Operands(Decoder& decoder, const Instruction& instruction, size_t sources, Op* op) {
+  decoder.ExpectOperands(instruction, sources + 1);
+  op->d = decoder.Destination(instruction.operands[0], 4);
+  op->a = decoder.Source(instruction.operands[1], 4);
+  if (sources > 1) op->b = decoder.Source(instruction.operands[2], 4);
+  if (sources > 2) op->c = decoder.Source(instruction.operands[3], 4);
+}
+
+void DecodeArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) {
+  if (DecodeIntegerArithmetic(decoder, instruction, op)) return;
+  Modifiers modifiers(decoder, instruction);
+  const std::string& name = instruction.opcode[0];
+  const bool rounds =
+      name == "add" || name == "sub" || name == "mul" || name == "div" || name == "fma";
+  if (rounds) modifiers.Take("rn");
+  const bool ftz = modifiers.Take("ftz");
+  modifiers.OneOf({"f32"});
+  modifiers.Done();
+  const size_t given = instruction.operands.size();
+  const bool three = name == "max" && given == 4;
+  const size_t sources = name == "neg" || name == "abs" ? 1 : name == "fma" || three ? 3 : 2;
+  Operands(decoder, instruction, sources, op);
+#define PICK(shape, function) \
+  (ftz ? Handler(shape<float, function<true>>) : Handler(shape<float, function<false>>))
+  op->run = name == "add"   ? PICK(Binary, Add)
+            : name == "sub" ? PICK(Binary, Sub)
+            : name == "mul" ? PICK(Binary, Mul)
+            : name == "div" ? PICK(Binary, Div)
+            : name == "fma" ? PICK(Ternary, Fma)
+            : three         ? PICK(Ternary, Max3)
+            : name == "max" ? PICK(Binary, Max)
+            : name == "min" ? PICK(Binary, Min)
+            : name == "neg" ? PICK(Unary, Neg)
+                            : PICK(Unary, Abs);
+#undef PICK
+}
+
+void DecodeApproximate(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string& name = instruction.opcode[0];
+  if (name == "rcp" && modifiers.Take("rn")) {
+    modifiers.OneOf({"f32"});
+    op->run = Unary<float, RcpRn>;
+  } else {
+    modifiers.OneOf({"approx"});
+    if (name != "tanh") modifiers.OneOf({"ftz"});
+    modifiers.OneOf({"f32"});
+    op->run = name == "ex2"     ? Handler(Unary<float, Ex2>)
+              : name == "lg2"   ? Handler(Unary<float, Lg2>)
+              : name == "rcp"   ? Handler(Unary<float, Rcp>)
+              : name == "rsqrt" ? Handler(Unary<float, Rsqrt>)
+                                : Handler(Unary<float, Tanh>);
+  }
+  modifiers.Done();
+  Operands(decoder, instruction, 1, op);
+}
+
+}  // namespace
+
+void RegisterFloat(InstructionTable* table) {
+  for (const char* name : {"add", "sub", "mul", "div", "fma", "min", "max", "neg", "abs"}) {
+    (*table)[name] = DecodeArithmetic;
+  }
+  for (const char* name : {"ex2", "lg2", "rcp", "rsqrt", "tanh"}) {
+    (*table)[name] = DecodeApproximate;
+  }
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,377 @@
+// Integer arithmetic and logic (PTX ISA, "Integer Arithmetic Instructions", "Logic and Shift
+// Instructions").
+#include <algorithm>
+
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+// Arithmetic wraps: it is done on unsigned values, whose overflow C++ defines.
+template <typename T>
+using Unsigned = std::make_unsigned_t<T>;
+
+template <typename T>
+T Add(T a, T b) {
+  return static_cast<T>(static_cast<Unsigned<T>>(a) + static_cast<Unsigned<T>>(b));
+}
+template <typename T>
+T Sub(T a, T b) {
+  return static_cast<T>(static_cast<Unsigned<T>>(a) - static_cast<Unsigned<T>>(b));
+}
+template <typename T>
+T MulLo(T a, T b) {
+  return static_cast<T>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
+}
+template <typename T>
+T MulHi(T a, T b) {
+  if constexpr (sizeof(T) == 8) {
+    using Wide = std::conditional_t<std::is_signed_v<T>, __int128, unsigned __int128>;
+    return static_cast<T>((static_cast<Wide>(a) * static_cast<Wide>(b)) >> 64);
+  } else {
+    using Wide = std::conditional_t<std::is_signed_v<T>, int64_t, uint64_t>;
+    return static_cast<T>((static_cast<Wide>(a) * static_cast<Wide>(b)) >> (8 * sizeof(T)));
+  }
+}
+template <typename Wide, typename Narrow>
+Wide MulWide(Narrow a, Narrow b) {
+  return static_cast<Wide>(a) * static_cast<Wide>(b);
+}
+template <typename T>
+T MadLo(T a, T b, T c) {
+  return Add<T>(MulLo<T>(a, b), c);
+}
+// Division by zero gives an unspecified value; all ones is what hardware gives.
+template <typename T>
+T Div(T a, T b) {
+  if (b == 0) return static_cast<T>(~Unsigned<T>{0});
+  if constexpr (std::is_signed_v<T>) {
+    if (b == -1) return Sub<T>(0, a);
+  }
+  return static_cast<T>(a / b);
+}
+template <typename T>
+T Rem(T a, T b) {
+  if (b == 0) return a;
+  if constexpr (std::is_signed_v<T>) {
+    if (b == -1) return 0;
+  }
+  return static_cast<T>(a % b);
+}
+template <typename T>
+T Min(T a, T b) {
+  return std::min(a, b);
+}
+template <typename T>
+T Max(T a, T b) {
+  return std::max(a, b);
+}
+template <typename T>
+T MinRelu(T a, T b) {
+  return std::max<T>(std::min(a, b), 0);
+}
+template <typename T>
+T MaxRelu(T a, T b) {
+  return std::max<T>(std::max(a, b), 0);
+}
+template <typename T>
+T Neg(T a) {
+  return Sub<T>(0, a);
+}
+template <typename T>
+T Abs(T a) {
+  return a < 0 ? Neg<T>(a) : a;
+}
+template <typename T>
+T And(T a, T b) {
+  return static_cast<T>(a & b);
+}
+template <typename T>
+T Or(T a, T b) {
+  return static_cast<T>(a | b);
+}
+template <typename T>
+T Xor(T a, T b) {
+  return static_cast<T>(a ^ b);
+}
+template <typename T>
+T Not(T a) {
+  return static_cast<T>(~a);
+}
+uint32_t Popc(uint32_t a) { return static_cast<uint32_t>(__builtin_popcount(a)); }
+uint32_t Clz(uint32_t a) { return a == 0 ? 32u : static_cast<uint32_t>(__builtin_clz(a)); }
+uint32_t Brev(uint32_t a) {
+  uint32_t reversed = 0;
+  for (int bit = 0; bit < 32; ++bit) reversed |= (a >> bit & 1u) << (31 - bit);
+  return reversed;
+}
+
+// Shift amounts are 32-bit and clamped to the width.
+template <typename T, bool kLeft>
+Step Shift(Warp& warp, const Op& op) {
+  using Lane = typename LaneOf<T>::type;
+  constexpr uint32_t kBits = 8 * sizeof(T);
+  Lane* d = warp.Lanes<Lane>(op.d);
+  const Lane* a = warp.Lanes<Lane>(op.a);
+  const uint32_t* b = warp.Lanes<uint32_t>(op.b);
+  ForLanes(warp.exec, [&](int lane) {
+    const T value = static_cast<T>(a[lane]);
+    const uint32_t amount = b[lane];
+    if constexpr (kLeft) {
+      d[lane] = amount >= kBits
+                    ? 0
+                    : ToLane<T>(static_cast<T>(static_cast<Unsigned<T>>(value) << amount));
+    } else {
+      d[lane] = amount >= kBits ? ToLane<T>(static_cast<T>(value < T{0} ? -1 : 0))
+                                : ToLane<T>(static_cast<T>(value >> amount));
+    }
+  });
+  return Step::kNext;
+}
+
+template <auto Function>
+Step PredicateBinary(Warp& warp, const Op& op) {
+  uint32_t& d = warp.Predicate(op.d);
+  d = (d & ~warp.exec) | (Function(warp.Predicate(op.a), warp.Predicate(op.b)) & warp.exec);
+  return Step::kNext;
+}
+
+Step PredicateNot(Warp& warp, const Op& op) {
+  uint32_t& d = warp.Predicate(op.d);
+  d = (d & ~warp.exec) | (~warp.Predicate(op.a) & warp.exec);
+  return Step::kNext;
+}
+
+// The handler for a type word, out of those of a family.
+#define JAX_FA4_BY_TYPE(family, make)         \
+  Handler family(std::string_view type) {     \
+    if (type == "s16") return make(int16_t);  \
+    if (type == "u16") return make(uint16_t); \
+    if (type == "s32") return make(int32_t);  \
+    if (type == "u32") return make(uint32_t); \
+    if (type == "s64") return make(int64_t);  \
+    if (type == "u64") return make(uint64_t); \
+    return nullptr;                           \
+  }
+#define JAX_FA4_BY_BITS(family, make)         \
+  Handler family(std::string_view type) {     \
+    if (type == "b16") return make(uint16_t); \
+    if (type == "b32") return make(uint32_t); \
+    if (type == "b64") return make(uint64_t); \
+    return nullptr;                           \
+  }
+
+#define MAKE(T) (Binary<T, Add<T>>)
+JAX_FA4_BY_TYPE(AddOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Sub<T>>)
+JAX_FA4_BY_TYPE(SubOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, MulLo<T>>)
+JAX_FA4_BY_TYPE(MulLoOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, MulHi<T>>)
+JAX_FA4_BY_TYPE(MulHiOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Ternary<T, MadLo<T>>)
+JAX_FA4_BY_TYPE(MadLoOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Div<T>>)
+JAX_FA4_BY_TYPE(DivOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Rem<T>>)
+JAX_FA4_BY_TYPE(RemOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Min<T>>)
+JAX_FA4_BY_TYPE(MinOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Max<T>>)
+JAX_FA4_BY_TYPE(MaxOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Shift<T, false>)
+JAX_FA4_BY_TYPE(ShrOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Shift<T, true>)
+JAX_FA4_BY_BITS(ShlOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, And<T>>)
+JAX_FA4_BY_BITS(AndOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Or<T>>)
+JAX_FA4_BY_BITS(OrOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Binary<T, Xor<T>>)
+JAX_FA4_BY_BITS(XorOf, MAKE)
+#undef MAKE
+#define MAKE(T) (Unary<T, Not<T>>)
+JAX_FA4_BY_BITS(NotOf, MAKE)
+#undef MAKE
+
+Handler NegOf(std::string_view type) {
+  if (type == "s16") return Unary<int16_t, Neg<int16_t>>;
+  if (type == "s32") return Unary<int32_t, Neg<int32_t>>;
+  if (type == "s64") return Unary<int64_t, Neg<int64_t>>;
+  return nullptr;
+}
+
+Handler AbsOf(std::string_view type) {
+  if (type == "s16") return Unary<int16_t, Abs<int16_t>>;
+  if (type == "s32") return Unary<int32_t, Abs<int32_t>>;
+  if (type == "s64") return Unary<int64_t, Abs<int64_t>>;
+  return nullptr;
+}
+
+Handler MulWideOf(std::string_view type) {
+  if (type == "s16") return Widening<int32_t, int16_t, MulWide<int32_t, int16_t>>;
+  if (type == "u16") return Widening<uint32_t, uint16_t, MulWide<uint32_t, uint16_t>>;
+  if (type == "s32") return Widening<int64_t, int32_t, MulWide<int64_t, int32_t>>;
+  if (type == "u32") return Widening<uint64_t, uint32_t, MulWide<uint64_t, uint32_t>>;
+  return nullptr;
+}
+
+// d, a, b[, c] of one type.
+void SameType(Decoder& decoder, const Instruction& instruction, std::string_view type,
+              size_t sources, Handler handler, Op* op) {
+  if (handler == nullptr) {
+    decoder.Fail(instruction, "type '." + std::string(type) + "' is not supported here");
+  }
+  decoder.ExpectOperands(instruction, sources + 1);
+  const int bytes = LaneBytes(type);
+  op->run = handler;
+  op->d = decoder.Destination(instruction.operands[0], bytes);
+  op->a = decoder.Source(instruction.operands[1], bytes);
+  if (sources > 1) op->b = decoder.Source(instruction.operands[2], bytes);
+  if (sources > 2) op->c = decoder.Source(instruction.operands[3], bytes);
+}
+
+template <Handler (*kFamily)(std::string_view), size_t kSources>
+void Simple(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view type = modifiers.Next();
+  modifiers.Done();
+  SameType(decoder, instruction, type, kSources, kFamily(type), op);
+}
+
+void DecodeShift(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view type = modifiers.Next();
+  modifiers.Done();
+  const bool left = instruction.opcode[0] == "shl";
+  std::string unsigned_type(type);
+  if (!left && type[0] == 'b') unsigned_type[0] = 'u';
+  op->run = left ? ShlOf(type) : ShrOf(unsigned_type);
+  if (op->run == nullptr) decoder.Fail(instruction, "this type is not supported");
+  decoder.ExpectOperands(instruction, 3);
+  const int bytes = LaneBytes(type);
+  op->d = decoder.Destination(instruction.operands[0], bytes);
+  op->a = decoder.Source(instruction.operands[1], bytes);
+  op->b = decoder.Source(instruction.operands[2], 4);
+}
+
+void DecodeMad(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  modifiers.OneOf({"lo"});
+  const std::string_view type = modifiers.Next();
+  modifiers.Done();
+  SameType(decoder, instruction, type, 3, MadLoOf(type), op);
+}
+
+void DecodeBitCount(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view type = modifiers.OneOf({"b32"});
+  modifiers.Done();
+  const std::string& name = instruction.opcode[0];
+  SameType(decoder, instruction, type, 1,
+           name == "popc"  ? Handler(Unary<uint32_t, Popc>)
+           : name == "clz" ? Handler(Unary<uint32_t, Clz>)
+                           : Handler(Unary<uint32_t, Brev>),
+           op);
+}
+
+uint32_t AndMask(uint32_t a, uint32_t b) { return a & b; }
+uint32_t OrMask(uint32_t a, uint32_t b) { return a | b; }
+uint32_t XorMask(uint32_t a, uint32_t b) { return a ^ b; }
+
+void DecodeLogic(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view type = modifiers.Next();
+  modifiers.Done();
+  const std::string& name = instruction.opcode[0];
+  const size_t sources = name == "not" ? 1 : 2;
+  if (type != "pred") {
+    Handler handler = name == "and"   ? AndOf(type)
+                      : name == "or"  ? OrOf(type)
+                      : name == "xor" ? XorOf(type)
+                                      : NotOf(type);
+    SameType(decoder, instruction, type, sources, handler, op);
+    return;
+  }
+  decoder.ExpectOperands(instruction, sources + 1);
+  op->run = name == "and"   ? Handler(PredicateBinary<AndMask>)
+            : name == "or"  ? Handler(PredicateBinary<OrMask>)
+            : name == "xor" ? Handler(PredicateBinary<XorMask>)
+                            : Handler(PredicateNot);
+  op->d = decoder.PredicateDestination(instruction.operands[0]);
+  op->a = decoder.PredicateSource(instruction.operands[1]);
+  if (sources > 1) op->b = decoder.PredicateSource(instruction.operands[2]);
+}
+
+}  // namespace
+
+bool DecodeIntegerArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) {
+  const std::string& name = instruction.opcode[0];
+  Modifiers modifiers(decoder, instruction);
+  if (name == "mul" &&
+      (modifiers.Peek() == "lo" || modifiers.Peek() == "hi" || modifiers.Peek() == "wide")) {
+    const std::string_view part = modifiers.Next();
+    const std::string_view type = modifiers.Next();
+    modifiers.Done();
+    if (part != "wide") {
+      SameType(decoder, instruction, type, 2, part == "lo" ? MulLoOf(type) : MulHiOf(type), op);
+      return true;
+    }
+    op->run = MulWideOf(type);
+    if (op->run == nullptr) decoder.Fail(instruction, "this type is not supported");
+    decoder.ExpectOperands(instruction, 3);
+    op->d = decoder.Destination(instruction.operands[0], 2 * MemoryBytes(type));
+    op->a = decoder.Source(instruction.operands[1], LaneBytes(type));
+    op->b = decoder.Source(instruction.operands[2], LaneBytes(type));
+    return true;
+  }
+  const bool relu = modifiers.Take("relu");
+  const std::string_view type = modifiers.Peek();
+  if (type.empty() || (type[0] != 's' && type[0] != 'u')) return false;
+  modifiers.Next();
+  modifiers.Done();
+  Handler handler = nullptr;
+  if (relu) {
+    if (type == "s32" && name == "min") handler = Binary<int32_t, MinRelu<int32_t>>;
+    if (type == "s32" && name == "max") handler = Binary<int32_t, MaxRelu<int32_t>>;
+  } else if (name == "add") {
+    handler = AddOf(type);
+  } else if (name == "sub") {
+    handler = SubOf(type);
+  } else if (name == "div") {
+    handler = DivOf(type);
+  } else if (name == "min") {
+    handler = MinOf(type);
+  } else if (name == "max") {
+    handler = MaxOf(type);
+  } else if (name == "neg" || name == "abs") {
+    SameType(decoder, instruction, type, 1, name == "neg" ? NegOf(type) : AbsOf(type), op);
+    return true;
+  }
+  SameType(decoder, instruction, type, 2, handler, op);
+  return true;
+}
+
+void RegisterInteger(InstructionTable* table) {
+  (*table)["rem"] = Simple<RemOf, 2>;
+  (*table)["mad"] = DecodeMad;
+  (*table)["shl"] = DecodeShift;
+  (*table)["shr"] = DecodeShift;
+  for (const char* name : {"and", "or", "xor", "not"}) (*table)[name] = DecodeLogic;
+  for (const char* name : {"popc", "clz", "brev"}) (*table)[name] = DecodeBitCount;
+}
+
+}  // namespace jax_fa4::emulator

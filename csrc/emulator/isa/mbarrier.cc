@@ -1,0 +1,129 @@
+// mbarrier.* (PTX ISA, "mbarrier").
+#include "emulator/async/mbarriers.h"
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+uint64_t AddressOf(Warp& warp, const Op& op, int lane) {
+  const uint64_t base =
+      op.small == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
+  return base + static_cast<uint64_t>(op.immediate);
+}
+
+Step Init(Warp& warp, const Op& op) {
+  ForLanes(warp.exec, [&](int lane) {
+    InitMbarrier(warp, lane, AddressOf(warp, op, lane), warp.Lanes<uint32_t>(op.b)[lane]);
+  });
+  return Step::kNext;
+}
+
+// The state that an arrival returns: opaque, the phase that it belongs to.
+void ReturnState(Warp& warp, const Op& op, int lane, uint64_t address) {
+  if (op.d == kNoSlot) return;
+  warp.Lanes<uint64_t>(op.d)[lane] = MbarrierAt(warp, lane, address).phase;
+}
+
+// op.b = count, or kNoSlot for one; op.d = state, or kNoSlot.
+Step Arrive(Warp& warp, const Op& op) {
+  ForLanes(warp.exec, [&](int lane) {
+    ReturnState(warp, op, lane, AddressOf(warp, op, lane));
+    ArriveAt(warp, lane, AddressOf(warp, op, lane),
+             op.b == kNoSlot ? 1 : warp.Lanes<uint32_t>(op.b)[lane]);
+  });
+  return Step::kNext;
+}
+
+Step ArriveExpectTx(Warp& warp, const Op& op) {
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t address = AddressOf(warp, op, lane);
+    ReturnState(warp, op, lane, address);
+    ExpectTransactions(warp, lane, address, warp.Lanes<uint32_t>(op.b)[lane]);
+    ArriveAt(warp, lane, address, 1);
+  });
+  return Step::kNext;
+}
+
+// op.d = predicate, op.b = parity, op.target = 1 for try_wait, which may suspend the lanes.
+Step Wait(Warp& warp, const Op& op) {
+  uint32_t done = 0;
+  uint64_t waits_for = 0;
+  uint32_t waits_parity = 0;
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t address = AddressOf(warp, op, lane);
+    const uint32_t parity = warp.Lanes<uint32_t>(op.b)[lane] & 1u;
+    const Mbarrier& barrier = MbarrierAt(warp, lane, address);
+    if (PhaseDone(barrier, parity)) {
+      done |= 1u << lane;
+    } else {
+      waits_for = address;
+      waits_parity = parity;
+    }
+  });
+  if (done != warp.exec && op.target == 1 && !warp.timed_out) {
+    const Mbarrier& barrier = MbarrierAt(warp, 0, waits_for);
+    return warp.Wait("mbarrier.try_wait on shared address " + std::to_string(waits_for & 0xffffff) +
+                     " for parity " + std::to_string(waits_parity) + ": phase " +
+                     std::to_string(barrier.phase) + " lacks " + std::to_string(barrier.pending) +
+                     " of " + std::to_string(barrier.expected) + " arrivals and " +
+                     std::to_string(barrier.transactions) + " bytes");
+  }
+  uint32_t& d = warp.Predicate(op.d);
+  d = (d & ~warp.exec) | done;
+  return Step::kNext;
+}
+
+void DecodeWait(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers, Op* op) {
+  modifiers->OneOf({"parity"});
+  modifiers->Take("acquire");
+  modifiers->Take("cta");
+  modifiers->OneOf({"shared", "shared::cta"});
+  modifiers->OneOf({"b64"});
+  modifiers->Done();
+  const size_t count = instruction.operands.size();
+  if (count != 3 && count != 4) decoder.Fail(instruction, "three or four operands are expected");
+  op->run = Wait;
+  op->d = decoder.PredicateDestination(instruction.operands[0]);
+  decoder.Address(instruction.operands[1], 0, op);
+  op->b = decoder.Source(instruction.operands[2], 4);
+}
+
+void DecodeMbarrier(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view what = modifiers.OneOf({"init", "arrive", "try_wait", "test_wait"});
+  if (what == "try_wait" || what == "test_wait") {
+    DecodeWait(decoder, instruction, &modifiers, op);
+    op->target = what == "try_wait" ? 1 : 0;
+    return;
+  }
+  if (what == "init") {
+    modifiers.OneOf({"shared", "shared::cta"});
+    modifiers.OneOf({"b64"});
+    modifiers.Done();
+    decoder.ExpectOperands(instruction, 2);
+    op->run = Init;
+    decoder.Address(instruction.operands[0], 0, op);
+    op->b = decoder.Source(instruction.operands[1], 4);
+    return;
+  }
+  const bool expects = modifiers.Take("expect_tx");
+  if (modifiers.Take("release")) modifiers.OneOf({"cta", "cluster"});
+  modifiers.OneOf({"shared", "shared::cta", "shared::cluster"});
+  modifiers.OneOf({"b64"});
+  modifiers.Done();
+  const size_t count = instruction.operands.size();
+  if (count < 2 || count > 3) decoder.Fail(instruction, "two or three operands are expected");
+  if (instruction.operands[0].kind != OperandKind::kSink) {
+    op->d = decoder.Destination(instruction.operands[0], 8);
+  }
+  decoder.Address(instruction.operands[1], 0, op);
+  if (count > 2) op->b = decoder.Source(instruction.operands[2], 4);
+  if (expects && op->b == kNoSlot) decoder.Fail(instruction, "expect_tx needs a byte count");
+  op->run = expects ? ArriveExpectTx : Arrive;
+}
+
+}  // namespace
+
+void RegisterMbarrier(InstructionTable* table) { (*table)["mbarrier"] = DecodeMbarrier; }
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,107 @@
+// ld and st (PTX ISA, "ld", "st").
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+uint64_t LaneAddress(Warp& warp, const Op& op, int lane) {
+  const uint64_t base =
+      (op.small & 0x0f) == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
+  return base + static_cast<uint64_t>(op.immediate);
+}
+
+enum class Space { kGlobal, kShared, kParameter };
+
+uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool write, int lane) {
+  switch (space) {
+    case Space::kGlobal:
+      return warp.machine->Global(warp, lane, address, size, write);
+    case Space::kShared:
+      return warp.machine->Shared(warp, lane, address, size, write);
+    case Space::kParameter: {
+      const std::vector<uint8_t>& parameters = warp.machine->launch.parameters;
+      if (address + size > parameters.size()) {
+        warp.Report("out-of-bounds", "a read past the parameters", lane);
+      }
+      return const_cast<uint8_t*>(parameters.data()) + address;
+    }
+  }
+  return nullptr;
+}
+
+// op.target = bytes of an element in memory; negative: sign-extended.
+template <Space kSpace>
+Step Load(Warp& warp, const Op& op) {
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  const bool is_signed = op.target < 0;
+  const uint32_t bytes = static_cast<uint32_t>(is_signed ? -op.target : op.target);
+  const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  ForLanes(warp.exec, [&](int lane) {
+    const uint8_t* from =
+        Place(warp, kSpace, LaneAddress(warp, op, lane), bytes * op.count, false, lane);
+    for (uint32_t i = 0; i < op.count; ++i) {
+      uint8_t* d = warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes;
+      const bool negative = is_signed && bytes < 4 && (from[(i + 1) * bytes - 1] & 0x80) != 0;
+      std::memset(d, negative ? 0xff : 0, lane_bytes);
+      std::memcpy(d, from + i * bytes, bytes);
+    }
+  });
+  return Step::kNext;
+}
+
+template <Space kSpace>
+Step Store(Warp& warp, const Op& op) {
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  const uint32_t bytes = static_cast<uint32_t>(op.target);
+  const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  ForLanes(warp.exec, [&](int lane) {
+    uint8_t* to = Place(warp, kSpace, LaneAddress(warp, op, lane), bytes * op.count, true, lane);
+    for (uint32_t i = 0; i < op.count; ++i) {
+      std::memcpy(to + i * bytes, warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes, bytes);
+    }
+  });
+  return Step::kNext;
+}
+
+void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const bool loads = instruction.opcode[0] == "ld";
+  modifiers.Take("weak");
+  const std::string_view space = modifiers.OneOf({"global", "shared", "shared::cta", "param"});
+  modifiers.Take("nc");  // read-only data: an ordinary load
+  if (modifiers.Peek().rfind("L1::", 0) == 0) modifiers.Next();
+  if (modifiers.Peek().rfind("L2::", 0) == 0) modifiers.Next();
+  size_t elements = 1;
+  if (modifiers.Take("v2")) elements = 2;
+  if (modifiers.Take("v4")) elements = 4;
+  const std::string_view type = modifiers.Next();
+  modifiers.Done();
+  const int bytes = MemoryBytes(type);
+  if (bytes == 0) decoder.Fail(instruction, "unknown type '." + std::string(type) + "'");
+  decoder.ExpectOperands(instruction, 2);
+  const Operand& value = instruction.operands[loads ? 0 : 1];
+  const Operand& address = instruction.operands[loads ? 1 : 0];
+  if (decoder.Elements(value, LaneBytes(type), loads, op) != elements) {
+    decoder.Fail(value, "not as many registers as the vector has elements");
+  }
+  decoder.Address(address, space == "global" ? 8 : 0, op);
+  op->target = type[0] == 's' ? -bytes : bytes;
+  if (loads) {
+    op->run = space == "global"  ? Handler(Load<Space::kGlobal>)
+              : space == "param" ? Handler(Load<Space::kParameter>)
+                                 : Handler(Load<Space::kShared>);
+  } else {
+    if (space == "param") decoder.Fail(instruction, "parameters cannot be written");
+    op->target = bytes;
+    op->run = space == "global" ? Handler(Store<Space::kGlobal>) : Handler(Store<Space::kShared>);
+  }
+}
+
+}  // namespace
+
+void RegisterMemory(InstructionTable* table) {
+  (*table)["ld"] = DecodeAccess;
+  (*table)["st"] = DecodeAccess;
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,205 @@
+// The state of a running grid: clusters of CTAs, warps, and what flies between them.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "emulator/check/finding.h"
+#include "emulator/machine/decoder.h"
+#include "emulator/machine/program.h"
+
+namespace jax_fa4::emulator {
+
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+inline constexpr uint32_t kSharedBytes = 232448 + kSharedBase;  // 227 KiB, and the system's 1 KiB
+
+struct Machine;
+struct Cluster;
+struct Cta;
+
+struct Dim3 {
+  uint32_t x = 1, y = 1, z = 1;
+  uint64_t Count() const { return uint64_t{x} * y * z; }
+};
+
+// Host memory that the kernel may use as global memory.
+struct GlobalRange {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+  bool writable = true;
+  std::string name;
+};
+
+// When asynchronous operations take effect.
+enum class Completion : uint8_t { kEarliest, kLatest, kRandom };
+
+struct Options {
+  uint64_t seed = 0;
+  Completion completion = Completion::kRandom;
+  bool exact_tensor_cores = true;  // false: plain float32 sums
+  uint64_t max_instructions = 0;   // a warp; 0: no limit
+};
+
+struct Launch {
+  Dim3 grid, block, cluster;
+  uint32_t dynamic_shared_bytes = 0;
+  std::vector<uint8_t> parameters;
+  std::vector<GlobalRange> memory;
+};
+
+// Lanes of a warp that share a program counter.
+struct LaneGroup {
+  int32_t pc = 0;
+  uint32_t mask = 0;
+  bool waiting = false;
+  uint64_t seen_version = 0;  // of the machine, when it last failed to go on
+};
+
+// A thread's bulk copies: the open group, and committed groups by how far they are.
+struct BulkGroups {
+  uint32_t open = 0;                              // operations since the last commit
+  std::deque<std::array<uint32_t, 2>> committed;  // still to be read from, still to complete
+  uint64_t first_group = 0;                       // number of committed.front()
+};
+
+// A committed group of asynchronous matrix products of one warp.
+struct WgmmaGroup {
+  uint32_t pending = 0;
+};
+
+struct Warp {
+  Machine* machine = nullptr;
+  Cta* cta = nullptr;
+  int index = 0;
+  std::unique_ptr<uint8_t[]> frame;
+  uint32_t exec = 0;  // lanes for which the current instruction acts
+  uint32_t alive = 0;
+  std::vector<LaneGroup> groups;
+  size_t current = 0;  // the running group
+  std::string wait_reason;
+  std::map<int, BulkGroups> bulk;  // by lane
+  uint32_t wgmma_open = 0;
+  std::deque<uint32_t> wgmma_committed;  // unfinished operations of each committed group
+  uint64_t executed = 0;
+  bool timed_out = false;  // a try_wait may give up now
+
+  template <typename T>
+  T* Lanes(Slot slot) {
+    return reinterpret_cast<T*>(frame.get() + slot);
+  }
+  uint32_t& Predicate(Slot slot) { return *Lanes<uint32_t>(slot); }
+  LaneGroup& group() { return groups[current]; }
+  const Op& op() const;
+  // Stops the run with a finding about this warp's current instruction.
+  [[noreturn]] void Report(const std::string& kind, const std::string& what, int lane = -1) const;
+  // The handler returns this when it must be tried again; `reason` is for the deadlock's table.
+  Step Wait(std::string reason) {
+    wait_reason = std::move(reason);
+    return Step::kWait;
+  }
+};
+
+struct NamedBarrier {
+  uint32_t expected = 0;  // threads; 0 while nobody has arrived
+  uint32_t arrived = 0;
+  uint64_t generation = 0;
+  std::map<int, uint64_t> waiting;  // warp -> generation it waits for the end of
+};
+
+struct Mbarrier {
+  uint64_t phase = 0;
+  int64_t pending = 0;
+  int64_t expected = 0;
+  int64_t transactions = 0;
+};
+
+struct Cta {
+  Cluster* cluster = nullptr;
+  uint32_t rank = 0;  // in the cluster
+  uint64_t linear = 0;
+  Dim3 id;
+  std::vector<uint8_t> shared;              // from address 0
+  std::vector<uint8_t> shared_initialised;  // a byte each
+  uint32_t shared_end = 0;                  // one past the last byte that belongs to the kernel
+  std::array<NamedBarrier, 16> barriers;
+  std::map<uint32_t, Mbarrier> mbarriers;
+  std::vector<std::unique_ptr<Warp>> warps;
+};
+
+// An asynchronous operation under way. Those of one queue take effect in order.
+struct Event {
+  uint64_t queue = 0;
+  std::function<void()> complete;
+};
+
+struct Cluster {
+  Machine* machine = nullptr;
+  Dim3 id;
+  std::vector<std::unique_ptr<Cta>> ctas;
+  std::vector<Event> events;
+};
+
+struct Machine {
+  Machine(const Program& program, const Launch& launch, const Options& options);
+
+  // Runs the whole grid. Throws Finding.
+  void Run();
+
+  const Program& program;
+  const Launch& launch;
+  const Options options;
+  std::mt19937_64 random;
+  uint64_t version = 1;  // grows with every change that may let somebody go on
+  uint64_t next_queue = 1;
+  uint64_t executed = 0;
+  Cluster cluster;  // the running one
+
+  // Starts `complete` as an asynchronous operation in `queue`.
+  void Start(uint64_t queue, std::function<void()> complete);
+  // A queue of its own, for an operation that is ordered with nothing.
+  uint64_t NewQueue() { return (next_queue++ << 1) | 1; }
+
+  // ---- memory; all report out-of-bounds and misaligned accesses
+  // `size` bytes at a global address.
+  uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
+  // `size` bytes of shared memory at shared::cluster address `address`.
+  uint8_t* Shared(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
+  // The CTA that a shared::cluster address lies in.
+  Cta& CtaOf(const Warp& warp, int lane, uint64_t address);
+
+ private:
+  void MakeCluster(Dim3 id);
+  std::unique_ptr<Warp> MakeWarp(Cta* cta, int index);
+  uint32_t SpecialValue(Special special, const Cta& cta, int warp, int lane) const;
+  void RunCluster();
+  void RunSlice(Warp* warp, int budget);
+  bool CompleteOne(bool any);
+  bool Runnable(const Warp& warp) const;
+  bool LetTryWaitsTimeOut();
+  [[noreturn]] void ReportDeadlock();
+  void StepWarp(Warp* warp);
+  static void ChooseGroup(Warp* warp);
+  size_t last_range_ = 0;
+};
+
+// Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
+void Branch(Warp& warp, uint32_t taken, int32_t target);
+
+// Applies `body(lane)` to every lane that acts.
+template <typename Body>
+inline void ForLanes(uint32_t mask, Body body) {
+  if (mask == kAllLanes) {
+    for (int lane = 0; lane < 32; ++lane) body(lane);
+  } else {
+    for (uint32_t rest = mask; rest != 0; rest &= rest - 1) body(__builtin_ctz(rest));
+  }
+}
+
+}  // namespace jax_fa4::emulator
