@@ -66,12 +66,13 @@ _CAPTURE = """
 
 def test_the_custom_call_is_captured():
     """XLA's own log must say that it recorded a command buffer of our calls."""
-    modules = "command_buffer_thunk=3,command_buffer_conversion_pass=3,command_buffer_cmd=3"
+    modules = ("command_buffer_thunk", "command_buffer_conversion_pass", "command_buffer_cmd")
+    modules += ("cuda_command_buffer", "gpu_command_buffer", "trace_command_buffer_factory")
     environment = {
         **os.environ,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_gpu_graph_min_graph_size=1",
         "TF_CPP_MIN_LOG_LEVEL": "0",
-        "TF_CPP_VMODULE": modules,
+        "TF_CPP_VMODULE": ",".join(f"{module}=5" for module in modules),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
     ran = subprocess.run(
@@ -84,11 +85,9 @@ def test_the_custom_call_is_captured():
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert "equal" in ran.stdout
-    lines = [line for line in ran.stderr.splitlines() if "command_buffer" in line]
-    if not lines:
+    if "command buffer" not in ran.stderr.lower():
         pytest.skip("INCONCLUSIVE: this jaxlib logs nothing about command buffers")
-    said = "\n".join(lines)
-    assert "jax_fa4_fwd_v1" in said or "CustomCall" in said or "Trace" in said, said[-3000:]
+    assert "Traced into the GPU command buffer graph" in ran.stderr, ran.stderr[-3000:]
 
 
 def test_many_threads_get_their_own_answers(draw, attend, reference):
