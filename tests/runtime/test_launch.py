@@ -15,6 +15,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SM90 = "bwd_preprocess_sm90_bf16"
+FORWARD = "fwd_sm90_bf16_d64"
 SM100 = "bwd_preprocess_sm100_bf16"
 BOTH = f"{SM90} {SM100}"
 
@@ -35,7 +36,7 @@ def libraries(tmp_path_factory):
 
 @pytest.fixture
 def on_fake_gpu(libraries):
-    """Makes calls in a new process: a list of threads, each a list of (stage, device, variants)."""
+    """Makes calls in a new process: a list of threads, each a list of calls."""
 
     def call(threads, devices="90", fail=""):
         environment = {
@@ -58,18 +59,54 @@ def on_fake_gpu(libraries):
     return call
 
 
+def preprocess(stage="execute", device=0, variants=BOTH, data=0x10000):
+    """A call of jax_fa4_bwd_preprocess_v1 on the device's stream; `data` is the address of dout."""
+    elements, rows = ("bf16", (1, 4, 2, 64)), ("fp32", (1, 2, 4), 0x10000)
+    return {
+        "target": "jax_fa4_bwd_preprocess_v1",
+        "stage": stage,
+        "device": device,
+        "variants": variants,
+        "arguments": [(*elements, 0x10000), (*elements, data), rows],
+        "results": [rows],
+        "scalars": [],
+    }
+
+
+def forward(device=0, seqlen_k=300):
+    """A call of jax_fa4_fwd_v1 on the device's stream."""
+    query, key = ("bf16", (2, 200, 4, 64), 0x10000), ("bf16", (2, seqlen_k, 2, 64), 0x10000)
+    return {
+        "target": "jax_fa4_fwd_v1",
+        "stage": "execute",
+        "device": device,
+        "variants": FORWARD,
+        "arguments": [query, key, key],
+        "results": [query, ("fp32", (2, 4, 200), 0x10000)],
+        "scalars": [0.125, -(2**30), 2**30],
+    }
+
+
 def launches(result):
     return [line for line in result["journal"] if line.startswith("launch")]
 
 
 def test_initialize_loads_and_execute_only_launches(on_fake_gpu):
-    result = on_fake_gpu([[("initialize", 0, BOTH)]])
+    result = on_fake_gpu([[preprocess("initialize", 0, BOTH)]])
     assert result["errors"] == [[""]]
     loading = result["journal"]
     assert loading[0].split() == ["load"]
     assert "set 8 to 231424 device 0 " in loading  # all of shared memory: 232448 - 1024 static
     assert launches(result) == []
-    result = on_fake_gpu([[("initialize", 0, BOTH), ("execute", 0, BOTH), ("execute", 0, BOTH)]])
+    result = on_fake_gpu(
+        [
+            [
+                preprocess("initialize", 0, BOTH),
+                preprocess("execute", 0, BOTH),
+                preprocess("execute", 0, BOTH),
+            ]
+        ]
+    )
     assert result["errors"] == [["", "", ""]]
     assert result["journal"][: len(loading)] == loading
     assert len(result["journal"]) == len(loading) + 2
@@ -77,7 +114,7 @@ def test_initialize_loads_and_execute_only_launches(on_fake_gpu):
 
 
 def test_each_device_is_prepared_once_and_launched_on_in_its_own_context(on_fake_gpu):
-    calls = [("execute", device, BOTH) for device in (1, 0, 1, 2)]
+    calls = [preprocess("execute", device, BOTH) for device in (1, 0, 1, 2)]
     result = on_fake_gpu([calls], devices="90 90 90")
     assert result["errors"] == [[""] * 4]
     assert [line.split()[2:6] for line in launches(result)] == [
@@ -92,13 +129,17 @@ def test_each_device_is_prepared_once_and_launched_on_in_its_own_context(on_fake
 
 
 def test_the_variant_follows_the_device(on_fake_gpu):
-    result = on_fake_gpu([[("execute", 0, BOTH), ("execute", 1, BOTH)]], devices="90 103")
+    result = on_fake_gpu(
+        [[preprocess("execute", 0, BOTH), preprocess("execute", 1, BOTH)]], devices="90 103"
+    )
     assert result["errors"] == [["", ""]]
     assert Counter(result["journal"])["load "] == 2  # one library for each architecture
 
 
 def test_threads_load_once(on_fake_gpu):
-    calls = [("initialize", device, SM90) for device in (0, 1)] + [("execute", 1, SM90)]
+    calls = [preprocess("initialize", device, SM90) for device in (0, 1)] + [
+        preprocess("execute", 1, SM90)
+    ]
     result = on_fake_gpu([calls] * 8, devices="90 90")
     assert result["errors"] == [["", "", ""]] * 8
     lines = Counter(result["journal"])
@@ -109,7 +150,9 @@ def test_threads_load_once(on_fake_gpu):
 
 
 def test_a_device_without_a_kernel_is_named_with_the_variants(on_fake_gpu):
-    result = on_fake_gpu([[("initialize", 1, SM90), ("execute", 1, BOTH)]], devices="90 80")
+    result = on_fake_gpu(
+        [[preprocess("initialize", 1, SM90), preprocess("execute", 1, BOTH)]], devices="90 80"
+    )
     device = "runs on device 1 (Fake GPU, compute capability 8.0)"
     assert result["errors"] == [
         [
@@ -121,7 +164,10 @@ def test_a_device_without_a_kernel_is_named_with_the_variants(on_fake_gpu):
 
 @pytest.mark.parametrize("function", ["cuLibraryLoadData", "cuLibraryGetKernel"])
 def test_a_failed_load_says_what_failed_and_is_tried_again(on_fake_gpu, function):
-    result = on_fake_gpu([[("initialize", 0, SM90), ("execute", 0, SM90)]], fail=f"{function} 209")
+    result = on_fake_gpu(
+        [[preprocess("initialize", 0, SM90), preprocess("execute", 0, SM90)]],
+        fail=f"{function} 209",
+    )
     text = f"{SM90}: {function} failed: CUDA_ERROR_FAKE (209): a fake error"
     assert result["errors"] == [[f"13 jax_fa4_bwd_preprocess_v1: {text}"] * 2]
     assert launches(result) == []
@@ -132,12 +178,43 @@ def test_a_failed_load_says_what_failed_and_is_tried_again(on_fake_gpu, function
     [(1, ""), (700, " (an earlier kernel on this device may have caused it)")],
 )
 def test_a_failed_launch_says_what_failed(on_fake_gpu, error, hint):
-    result = on_fake_gpu([[("execute", 0, SM90)]], fail=f"cuLaunchKernelEx {error}")
+    result = on_fake_gpu([[preprocess("execute", 0, SM90)]], fail=f"cuLaunchKernelEx {error}")
     text = f"{SM90}: cuLaunchKernelEx failed: CUDA_ERROR_FAKE ({error}): a fake error{hint}"
     assert result["errors"] == [[f"13 jax_fa4_bwd_preprocess_v1: {text}"]]
 
 
 def test_a_driver_that_does_not_start(on_fake_gpu):
-    result = on_fake_gpu([[("initialize", 0, SM90)]], fail="cuInit 100")
+    result = on_fake_gpu([[preprocess("initialize", 0, SM90)]], fail="cuInit 100")
     text = "the CUDA driver does not start: cuInit failed: CUDA_ERROR_FAKE (100): a fake error"
     assert result["errors"] == [[f"9 jax_fa4_bwd_preprocess_v1: {text}"]]
+
+
+def test_the_forward_kernel_is_launched_with_its_shared_memory(on_fake_gpu):
+    result = on_fake_gpu([[forward(device=1)]], devices="80 90")
+    assert result["errors"] == [[""]]
+    (launch,) = launches(result)
+    words = launch.split()
+    assert words[2:6] == ["device", "1", "stream", "1"]
+    assert int(words[words.index("shared") + 1]) > 48 * 1024
+
+
+def test_an_unaligned_buffer_is_refused(on_fake_gpu):
+    result = on_fake_gpu([[preprocess(data=0x10008)]])
+    assert result["errors"] == [
+        [
+            "3 jax_fa4_bwd_preprocess_v1: dout bf16(1, 4, 2, 64): "
+            "address 0x10008 is not aligned to 16 bytes"
+        ]
+    ]
+
+
+def test_sequences_too_long_for_32_bits_are_refused(on_fake_gpu):
+    result = on_fake_gpu([[forward(seqlen_k=2**30), forward(seqlen_k=2**31)]])
+    assert result["errors"] == [
+        [
+            "3 jax_fa4_fwd_v1: q bf16(2, 200, 4, 64), k bf16(2, 1073741824, 2, 64): "
+            "sequence lengths must be less than 2**30",
+            "3 jax_fa4_fwd_v1: k bf16(2, 2147483648, 2, 64): "
+            "every dimension must be from 1 to 2147483647",
+        ]
+    ]
