@@ -131,7 +131,11 @@ FORWARD_REFUSALS = {
     ),
     "an infinite scale": (
         dict(softmax_scale=np.float32(np.inf)),
-        "softmax_scale inf is not finite",
+        "softmax_scale inf: must be finite and greater than 0",
+    ),
+    "a negative scale": (
+        dict(softmax_scale=np.float32(-0.5)),
+        "softmax_scale -0.5: must be finite and greater than 0",
     ),
     "an empty band": (
         dict(band_lower=np.int32(1), band_upper=np.int32(0)),
