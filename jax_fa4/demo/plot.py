@@ -39,6 +39,7 @@ def save(path: Path, curves: Mapping[str, Sequence[float]], *, base: str, title:
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path

@@ -167,7 +167,8 @@ def _measure(found: Array64, plain: Array64, exact: Array64, dtype: str) -> Meas
     if not np.array_equal(found[~finite], exact[~finite]):
         return Measurement(error=math.inf, allowed=0.0)
     exact = exact[finite]
-    ulp = float(jnp.finfo(dtype).eps) * float(np.max(np.abs(exact), initial=0.0))
+    largest = np.max(np.abs(exact), initial=0.0)
+    ulp = float(np.spacing(np.asarray(largest, jnp.dtype(dtype))))
     plain_error = float(np.max(np.abs(plain[finite] - exact), initial=0.0))
     error = float(np.max(np.abs(found[finite] - exact), initial=0.0))
     return Measurement(error, allowed=2 * plain_error + ulp)

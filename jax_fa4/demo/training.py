@@ -23,6 +23,7 @@ FORWARD_TARGET = "jax_fa4_fwd_v1"
 WARMUP_SHARE = 0.1
 HELD_OUT_BATCHES = 16
 MEASURED_STEPS = 5
+MIN_STEPS = 40
 
 Batch = npt.NDArray[np.int32]
 Parameters = nnx.State[Any, Any]
@@ -176,9 +177,9 @@ def held_out_batches(corpus: text.Corpus, recipe: Recipe) -> list[Batch]:
 
 
 def steps_within(seconds: float, trainers: Sequence[Trainer], batch: Batch, limit: int) -> int:
-    """How many steps all trainers can take together in `seconds`, by a measurement; at least 40."""
+    """How many steps all trainers can take together in `seconds`, by a measurement."""
     each = sum(trainer.measure(batch) for trainer in trainers)
-    return max(40, min(limit, int(seconds / each)))
+    return max(MIN_STEPS, min(limit, int(seconds / each)))
 
 
 def train_together(
