@@ -28,6 +28,7 @@ MIN_STEPS = 40
 Batch = npt.NDArray[np.int32]
 Parameters = nnx.State[Any, Any]
 State = tuple[Parameters, optax.OptState]
+Step = Callable[[State, jax.Array, jax.Array], tuple[State, jax.Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,36 @@ def recipe_for(platform: str) -> Recipe:
     return SMALL if platform == "cpu" else LARGE
 
 
+def make_step(model: GPT, recipe: Recipe) -> tuple[Step, tuple[State, Any, Any]]:
+    """(state, batch, learning rate) -> (new state, loss), with the initial state and the shapes.
+
+    AdamW with clipped gradients; its learning rate is an argument, so that one program
+    serves every schedule.
+    """
+    graph, parameters = nnx.split(model, nnx.Param)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(b1=0.9, b2=0.98),
+        optax.add_decayed_weights(0.1),
+    )
+
+    def loss(parameters: Parameters, batch: jax.Array) -> jax.Array:
+        logits = nnx.merge(graph, parameters)(batch[:, :-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:])
+        return jnp.mean(losses)
+
+    def step(state: State, batch: jax.Array, rate: jax.Array) -> tuple[State, jax.Array]:
+        parameters, moments = state
+        value, gradients = jax.value_and_grad(loss)(parameters, batch)
+        updates, moments = optimizer.update(gradients, moments, parameters)
+        scaled = jax.tree.map(lambda update: -rate * update, updates)
+        return (optax.apply_updates(parameters, scaled), moments), value
+
+    state = (parameters, optimizer.init(parameters))
+    batch = jax.ShapeDtypeStruct((recipe.batch_size, recipe.model.context + 1), jnp.int32)
+    return step, (state, batch, jax.ShapeDtypeStruct((), jnp.float32))
+
+
 @dataclass
 class Trainer:
     """One model in training: its compiled step, its state, and the loss of every step so far."""
@@ -80,30 +111,9 @@ class Trainer:
     def build(cls, name: str, attention_fn: AttentionFn, recipe: Recipe, seed: int) -> Trainer:
         """Initialise the model from the seed and compile its training step."""
         model = GPT(recipe.model, attention_fn, rngs=nnx.Rngs(seed))
-        graph, parameters = nnx.split(model, nnx.Param)
-        optimizer = optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.scale_by_adam(b1=0.9, b2=0.98),
-            optax.add_decayed_weights(0.1),
-        )
-
-        def loss(parameters: Parameters, batch: jax.Array) -> jax.Array:
-            logits = nnx.merge(graph, parameters)(batch[:, :-1])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:])
-            return jnp.mean(losses)
-
-        def step(state: State, batch: jax.Array, rate: jax.Array) -> tuple[State, jax.Array]:
-            parameters, moments = state
-            value, gradients = jax.value_and_grad(loss)(parameters, batch)
-            updates, moments = optimizer.update(gradients, moments, parameters)
-            scaled = jax.tree.map(lambda update: -rate * update, updates)
-            return (optax.apply_updates(parameters, scaled), moments), value
-
-        state = (parameters, optimizer.init(parameters))
-        batch = jax.ShapeDtypeStruct((recipe.batch_size, recipe.model.context + 1), jnp.int32)
-        rate = jax.ShapeDtypeStruct((), jnp.float32)
-        compiled = jax.jit(step).lower(state, batch, rate).compile()
-        return cls(name, model, compiled, state, recipe.tokens_per_step)
+        step, arguments = make_step(model, recipe)
+        compiled = jax.jit(step).lower(*arguments).compile()
+        return cls(name, model, compiled, arguments[0], recipe.tokens_per_step)
 
     def train(self, batch: Batch, rate: float) -> None:
         """Take one step and record its loss and its time."""

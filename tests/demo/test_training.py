@@ -124,6 +124,15 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
+def test_a_gpu_trains_through_one_kernel_call_a_layer():
+    config = dataclasses.replace(training.LARGE.model, layers=2)
+    recipe = dataclasses.replace(training.LARGE, model=config)
+    model = GPT(config, jax_fa4.flax.attention_fn, rngs=nnx.Rngs(0))
+    step, arguments = training.make_step(model, recipe)
+    lowered = jax.jit(step).trace(*arguments).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count(f"@{training.FORWARD_TARGET}(") == 2
+
+
 def test_kernel_calls_are_counted_in_the_compiled_text():
     line = '%a = (bf16[1], f32[1]) custom-call(%q), custom_call_target="jax_fa4_fwd_v1"\n'
     other = '%b = f32[1] custom-call(%q), custom_call_target="jax_fa4_bwd_preprocess_v1"\n'
