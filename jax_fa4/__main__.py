@@ -1,0 +1,80 @@
+"""`python -m jax_fa4`: this machine, a self-check, and a small GPT trained on real text."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+EXTRAS = ("flax", "optax", "rich", "matplotlib")
+DEFAULT_SECONDS = 60.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run; the exit code is 0 if nothing failed."""
+    options = parse(arguments)
+    missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+    if missing:
+        print(
+            f"python -m jax_fa4 needs {', '.join(missing)}, which the extra `demo` installs:\n"
+            "    pip install '.[demo]'        (in a checkout of jax_fa4)\n"
+            f"    pip install {' '.join(missing)}",
+            file=sys.stderr,
+        )
+        return 2
+    from jax_fa4.demo import program
+
+    return program.run(**vars(options))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as the arguments of `program.run`."""
+    parser = argparse.ArgumentParser(prog="python -m jax_fa4", description=__doc__)
+    parser.add_argument(
+        "--seconds",
+        type=_positive(float),
+        default=DEFAULT_SECONDS,
+        help="time for training, all runs together (default: %(default)g); the number of steps "
+        "follows from a measurement",
+    )
+    parser.add_argument("--steps", type=_positive(int), help="steps to train, instead of --seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), help="folder for the plot (default: this one)"
+    )
+    parser.add_argument(
+        "--no-train", dest="train", action="store_false", help="report and self-check only"
+    )
+    return parser.parse_args(arguments)
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A parser of positive numbers; argparse turns its ValueError into a message."""
+
+    def positive_number(word: str) -> float:
+        value = kind(word)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{word} is not above 0")
+        return value
+
+    return positive_number
+
+
+def _installed_elsewhere() -> bool:
+    """Whether this is a source tree that hides an installed jax_fa4, the one with the kernels."""
+    try:
+        installed = metadata.distribution("jax_fa4").locate_file("jax_fa4/__main__.py")
+    except metadata.PackageNotFoundError:
+        return False
+    return Path(str(installed)).is_file() and not Path(str(installed)).samefile(__file__)
+
+
+if __name__ == "__main__":
+    # In a checkout, `python -m` finds the sources before what pip installed; -P skips them.
+    if not sys.flags.safe_path and _installed_elsewhere():
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "jax_fa4", *sys.argv[1:]])
+    sys.exit(main())
