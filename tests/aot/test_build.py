@@ -11,6 +11,11 @@ from jax_fa4.variants import CATALOG
 
 VARIANTS = CATALOG[:4]
 
+KERNELS = {
+    "main": {"registers": 168, "stack_bytes": 0},
+    "tail": {"registers": 32, "stack_bytes": 8},
+}
+
 
 @pytest.fixture(autouse=True)
 def dsl(monkeypatch):
@@ -30,7 +35,7 @@ class FakeCompiler:
         if variant.name in self.broken:
             raise CompileError(f"error: {variant.name} does not fit")
         facts = {"name": variant.name, "init": "i", "load_to_device": "d", "launch": "l"}
-        (directory / f"{variant.name}.json").write_text(json.dumps({**facts, "kernels": {}}))
+        (directory / f"{variant.name}.json").write_text(json.dumps({**facts, "kernels": KERNELS}))
         (directory / f"{variant.name}.ptx").write_text(f"// {variant.name}")
         for suffix in (".o", ".h"):
             (directory / f"{variant.name}{suffix}").write_bytes(variant.name.encode())
@@ -75,7 +80,8 @@ def test_only_a_changed_variant_is_recompiled(tmp_path):
 def test_progress_counts_and_says_how(tmp_path):
     _, lines = run(tmp_path, FakeCompiler())
     assert [line.split()[0] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    assert all(" compiled in " in line for line in lines)
+    cost = "s, 168 registers; 32 registers and 8 bytes of stack"
+    assert all(" compiled in " in line and line.endswith(cost) for line in lines)
     _, lines = run(tmp_path, FakeCompiler())
     assert all(line.endswith("taken from the cache") for line in lines)
 

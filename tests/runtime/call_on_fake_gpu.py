@@ -84,8 +84,15 @@ def main() -> None:
         thread.start()
     for thread in running:
         thread.join()
+    traits = {
+        target: caller.handler_traits(handler(target, "execute")) for target in _ext.registrations()
+    }
     journal = driver.fake_cuda_journal().decode().splitlines()
-    print(json.dumps({"errors": errors, "journal": journal, "context_depths": depths}))
+    print(
+        json.dumps(
+            {"errors": errors, "journal": journal, "context_depths": depths, "traits": traits}
+        )
+    )
 
 
 if __name__ == "__main__":

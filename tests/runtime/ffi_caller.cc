@@ -45,6 +45,25 @@ struct CallerAttributes {
   int32_t band_upper;
 };
 
+// The handler's traits (XLA_FFI_HANDLER_TRAITS_*), as XLA asks for them when it registers.
+uint32_t handler_traits(XLA_FFI_Handler* handler) {
+  XLA_FFI_Metadata metadata{};
+  metadata.struct_size = XLA_FFI_Metadata_STRUCT_SIZE;
+  XLA_FFI_Metadata_Extension extension{};
+  extension.extension_base = {XLA_FFI_Metadata_Extension_STRUCT_SIZE, XLA_FFI_Extension_Metadata,
+                              nullptr};
+  extension.metadata = &metadata;
+  XLA_FFI_Api api{};
+  api.struct_size = XLA_FFI_Api_STRUCT_SIZE;
+  api.XLA_FFI_Error_Create = CreateError;
+  XLA_FFI_CallFrame frame{};
+  frame.struct_size = XLA_FFI_CallFrame_STRUCT_SIZE;
+  frame.extension_start = &extension.extension_base;
+  frame.api = &api;
+  delete handler(&frame);
+  return metadata.traits;
+}
+
 // Calls the handler of a stage with the first `arg_count` buffers as arguments, the others as
 // results, and the first `attribute_count` of band_lower, band_upper, softmax_scale, variants
 // counted from the last. Returns the error's number and text, or an empty text; it lives until

@@ -218,3 +218,11 @@ def test_sequences_too_long_for_32_bits_are_refused(on_fake_gpu):
             "every dimension must be from 1 to 2147483647",
         ]
     ]
+
+
+def test_handlers_may_be_captured_into_cuda_graphs(on_fake_gpu):
+    command_buffer_compatible = 1
+    assert on_fake_gpu([[]])["traits"] == {
+        "jax_fa4_fwd_v1": command_buffer_compatible,
+        "jax_fa4_bwd_preprocess_v1": command_buffer_compatible,
+    }
