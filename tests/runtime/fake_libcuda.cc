@@ -3,12 +3,14 @@
 //   FAKE_CUDA_DEVICES  compute capabilities of the devices, "90 90 100"
 //   FAKE_CUDA_FAIL     a function and the error that it returns, "cuLaunchKernelEx 700"
 // A stream is 0x1000 + its device; a context is 0x100 + its device.
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -102,6 +104,7 @@ int cuLibraryLoadData(uintptr_t* library, const uint32_t* image, void*, void*, u
                       void*, unsigned) {
   if (*image != 0xBA55ED50) return kInvalidImage;
   Write("load");
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // so that racing threads meet here
   return *library = 0x10, Failure("cuLibraryLoadData");
 }
 
