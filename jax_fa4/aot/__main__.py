@@ -19,13 +19,7 @@ from jax_fa4.variants import CATALOG, Arch, Variant, parse
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jax_fa4.aot", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the variants' names, and stop")
-    parser.add_argument(
-        "--only",
-        metavar="NAME",
-        nargs="+",
-        action="extend",
-        help="these variants, not all",
-    )
+    parser.add_argument("--only", metavar="NAME", nargs="*", help="these variants, not all")
     parser.add_argument("--arch", choices=[arch.value for arch in Arch], help="one GPU family")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/kernels"), metavar="DIR")
     parser.add_argument(

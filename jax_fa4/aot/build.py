@@ -75,6 +75,7 @@ class Builder:
                 except (CompileError, OSError) as error:
                     failures.append(Failure(variant, str(error)))
                     self.report(f"{progress} FAILED")
+        self.cache.forget_unused()
         if not failures:
             manifest.write(self._manifest(variants, fingerprints), self.output)
         return failures

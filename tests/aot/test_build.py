@@ -1,6 +1,8 @@
 """The build of all kernels: what is compiled, what is taken from the cache, what is reported."""
 
 import json
+import os
+import time
 
 import pytest
 
@@ -112,6 +114,26 @@ def test_an_interrupted_store_leaves_no_entry(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
     assert run(tmp_path, FakeCompiler())[0] == []
+
+
+def test_what_no_build_asks_for_is_forgotten(tmp_path):
+    run(tmp_path, FakeCompiler())
+    month = 31 * 24 * 3600
+    for entry in (tmp_path / "cache").iterdir():
+        os.utime(entry, (time.time() - month, time.time() - month))
+    used = VARIANTS[0]
+    assert Cache(tmp_path / "cache").fetch(used, f"key-{used.name}", tmp_path / "output")
+    Cache(tmp_path / "cache").forget_unused()
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [f"key-{used.name}"]
+
+
+def test_a_damaged_entry_is_compiled_anew(tmp_path):
+    run(tmp_path, FakeCompiler())
+    damaged = VARIANTS[0].name
+    (tmp_path / "cache" / f"key-{damaged}" / f"{damaged}.ptx.gz").write_bytes(b"not gzip")
+    first, second = FakeCompiler(), FakeCompiler()
+    assert run(tmp_path, first)[0] == run(tmp_path, second)[0] == []
+    assert (first.compiled, second.compiled) == ([damaged], [])
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

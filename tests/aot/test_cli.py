@@ -35,6 +35,11 @@ def test_list_some(capsys):
     assert capsys.readouterr().out.split() == ["fwd_sm90_bf16_d64", "fwd_sm90_fp16_d64"]
 
 
+def test_list_none(capsys):
+    assert main(["--list", "--only"]) == 0
+    assert capsys.readouterr().out.split() == []
+
+
 def test_an_unknown_variant_is_refused_by_name(capsys):
     with pytest.raises(SystemExit) as exit_status:
         main(["--list", "--only", "fwd_sm75_bf16_d64"])
