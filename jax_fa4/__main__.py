@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 EXTRAS = ("flax", "optax", "rich", "matplotlib")
@@ -64,17 +62,5 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     return positive_number
 
 
-def _installed_elsewhere() -> bool:
-    """Whether this is a source tree that hides an installed jax_fa4, the one with the kernels."""
-    try:
-        installed = metadata.distribution("jax_fa4").locate_file("jax_fa4/__main__.py")
-    except metadata.PackageNotFoundError:
-        return False
-    return Path(str(installed)).is_file() and not Path(str(installed)).samefile(__file__)
-
-
 if __name__ == "__main__":
-    # In a checkout, `python -m` finds the sources before what pip installed; -P skips them.
-    if not sys.flags.safe_path and _installed_elsewhere():
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "jax_fa4", *sys.argv[1:]])
     sys.exit(main())
