@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 EXTRAS = ("flax", "optax", "rich", "matplotlib")
-DEFAULT_SECONDS = 60.0
+DEFAULT_SECONDS = 60
+LEAST_STEPS = 10  # fewer show no trend
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,12 +35,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m jax_fa4", description=__doc__)
     parser.add_argument(
         "--seconds",
-        type=_positive(float),
+        type=_at_least(1),
         default=DEFAULT_SECONDS,
-        help="time for training, all runs together (default: %(default)g); the number of steps "
+        help="time for training, all runs together (default: %(default)s); the number of steps "
         "follows from a measurement",
     )
-    parser.add_argument("--steps", type=_positive(int), help="steps to train, instead of --seconds")
+    parser.add_argument(
+        "--steps", type=_at_least(LEAST_STEPS), help="steps to train, instead of --seconds"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default: 0)")
     parser.add_argument(
         "--output", type=Path, default=Path(), help="folder for the plot (default: this one)"
@@ -52,29 +53,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A parser of positive numbers; argparse turns its ValueError into a message."""
+def _at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` up; argparse makes a message of its error."""
 
-    def positive_number(word: str) -> float:
-        value = kind(word)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{word} is not above 0")
+    def whole_number(word: str) -> int:
+        value = int(word)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{word} is below {least}")
         return value
 
-    return positive_number
-
-
-def _installed_elsewhere() -> bool:
-    """Whether this is a source tree that hides an installed jax_fa4, the one with the kernels."""
-    try:
-        installed = metadata.distribution("jax_fa4").locate_file("jax_fa4/__main__.py")
-    except metadata.PackageNotFoundError:
-        return False
-    return Path(str(installed)).is_file() and not Path(str(installed)).samefile(__file__)
+    return whole_number
 
 
 if __name__ == "__main__":
-    # In a checkout, `python -m` finds the sources before what pip installed; -P skips them.
-    if not sys.flags.safe_path and _installed_elsewhere():
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "jax_fa4", *sys.argv[1:]])
     sys.exit(main())

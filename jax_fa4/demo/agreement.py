@@ -62,7 +62,7 @@ def reordered_attention(order: Order) -> AttentionFn:
             raise ValueError("reordered_attention is causal only; pass is_causal=True")
         own = order[order < key.shape[-3]]
         key, value = key[:, own], value[:, own]
-        keep = own[None, :] <= np.arange(query.shape[-3])[:, None]
+        keep = (own[None, :] <= np.arange(query.shape[-3])[:, None])[None, None]
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         scores = jnp.where(keep, scores * query.shape[-1] ** -0.5, -jnp.inf)
         weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))

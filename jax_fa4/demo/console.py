@@ -41,8 +41,8 @@ def progress(console: Console, label: str, total: int) -> Iterator[Advance]:
         yield _plain(console, label, total)
         return
     columns = (
-        TextColumn(f"{label:14s}"),
-        BarColumn(),
+        TextColumn(f"  {label:9s}"),
+        BarColumn(bar_width=14),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[word]}"),
@@ -60,6 +60,6 @@ def _plain(console: Console, label: str, total: int) -> Advance:
         nonlocal done
         done += 1
         if done * PLAIN_REPORTS // total > (done - 1) * PLAIN_REPORTS // total:
-            console.print(f"{label} {done}/{total}  {word}", markup=False)
+            console.print(f"  {label:9s} {done}/{total}  {word}", markup=False)
 
     return advance

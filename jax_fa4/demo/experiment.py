@@ -28,7 +28,7 @@ SAMPLE_LENGTH = 320
 class Plan:
     """What the user asked for; `steps`, if given, overrides `seconds`."""
 
-    seconds: float
+    seconds: int
     steps: int | None
     seed: int
     output: Path
@@ -50,7 +50,7 @@ def run(console: Console, plan: Plan) -> list[str]:
     curves = {trainer.name: trainer.losses for trainer in full}
     title = f"Byte-level GPT on {jax.default_backend()}, seed {plan.seed}"
     path = plot.save(plan.output / PLOT_NAME, curves, base=FLAX, title=title)
-    console.print(f"  plot             {path}", markup=False)
+    console.print(f"\n  The curves are drawn in {path}", markup=False)
     show_sample(console, ours, plan.seed)
     return reasons
 
@@ -118,8 +118,11 @@ def train(
     with progress(console, "training", steps) as advance:
 
         def on_step(step: int) -> None:
-            losses = ", ".join(f"{trainer.name} {trainer.losses[step]:.3f}" for trainer in full)
-            advance(f"loss: {losses}; {full[0].tokens_per_second:,.0f} tokens/s")
+            ours, flax = full[0], full[1]
+            advance(
+                f"loss {ours.losses[step]:.3f} (Flax {flax.losses[step]:.3f}), "
+                f"{ours.tokens_per_second:,.0f} tokens/s"
+            )
 
         training.train_together(amounts, batches, rates, on_step)
 
@@ -129,6 +132,7 @@ def show_curves(
 ) -> list[str]:
     """A row for each run: losses and speed. Returns the runs that did not learn."""
     row = "  {:16s} {:>10s} {:>10s} {:>10s} {:>10s}"
+    console.print()
     labels = ("loss", "first", "last", "held out", "tokens/s")
     console.print(Text(row.format(*labels), style="bold"))
     reasons = []
@@ -149,6 +153,7 @@ def show_agreement(
     console: Console, ours: Trainer, flax: Trainer, reordered: Sequence[Trainer]
 ) -> list[str]:
     """A row for each rule of `agreement`. Returns the rules that were broken."""
+    console.print()
     row = "  {:22s} {:>12s} {:>16s} {:>12s}  "
     console.print(
         Text(row.format("mean |loss - Flax's|", OURS, "Flax reordered", "allowed"), style="bold")

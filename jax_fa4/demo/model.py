@@ -90,7 +90,7 @@ def _rotate(x: jax.Array) -> jax.Array:
     """Turn each pair of features (i, i + D/2) of x (B, S, H, D) by position * 10000^(-2i/D)."""
     length, head_dim = x.shape[-3], x.shape[-1]
     frequency = 10_000.0 ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None, None] * frequency
+    angle = jnp.outer(jnp.arange(length, dtype=jnp.float32), frequency)[None, :, None, :]
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = (first * cos - second * sin, second * cos + first * sin)

@@ -13,7 +13,7 @@ from jax_fa4.demo import device_report, experiment, self_check
 from jax_fa4.demo.console import heading, make_console, verdict
 
 
-def run(*, seconds: float, steps: int | None, seed: int, output: Path, train: bool) -> int:
+def run(*, seconds: int, steps: int | None, seed: int, output: Path, train: bool) -> int:
     """Do it all; the exit code, 0 if nothing failed. `steps`, if given, overrides `seconds`."""
     start = time.perf_counter()
     console = make_console()

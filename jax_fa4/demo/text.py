@@ -30,12 +30,13 @@ def load() -> Corpus:
     Topics quote one another at length, so without the second rule the held-out text
     would be full of paragraphs from the training text.
     """
-    paragraphs: dict[str, None] = {}
+    paragraphs: dict[str, str] = {}
     for name in sorted(topics):
         for paragraph in topics[name].split("\n\n"):
-            if paragraph.strip():
-                paragraphs.setdefault(paragraph.strip("\n"))
-    tokens = encode("\n\n".join(paragraphs))
+            words = " ".join(paragraph.split())
+            if words:
+                paragraphs.setdefault(words, paragraph.strip("\n"))
+    tokens = encode("\n\n".join(paragraphs.values()))
     boundary = int(len(tokens) * (1 - HELD_OUT_SHARE))
     return Corpus(train=tokens[:boundary], held_out=tokens[boundary:])
 
