@@ -84,35 +84,24 @@ def draw() -> Callable[..., list[jax.Array]]:
     return make
 
 
-def _poison(*like: Any, copies: int = 3) -> list[range]:
-    """Fill freed memory with NaN; the address ranges that now hold it.
+def _run_on_poison(call: Callable[..., Any], *arguments: jax.Array) -> list[Any]:
+    """call's results, every one of them written into memory that held NaN.
 
-    Arrays of the outputs' sizes are filled and freed, so that the allocator hands the same
-    memory out next. `unsafe_buffer_pointer` says whether it did.
+    Arrays of the outputs' shapes, full of NaN, are donated: XLA writes the outputs where they
+    lie, and `unsafe_buffer_pointer` shows it. The caller compares the results with a
+    reference: NaN left over anywhere is an unwritten element.
     """
-    filled = [jnp.full(x.shape, jnp.nan, x.dtype) for x in like for _ in range(copies)]
-    jax.block_until_ready(filled)
-    ranges = [
-        range(x.unsafe_buffer_pointer(), x.unsafe_buffer_pointer() + x.nbytes) for x in filled
+    program = jax.jit(
+        lambda poison, *args: jax.tree.leaves(call(*args)), donate_argnums=0, keep_unused=True
+    )
+    poison = [
+        jnp.full(x.shape, jnp.nan, x.dtype)
+        for x in jax.tree.leaves(jax.eval_shape(call, *arguments))
     ]
-    for array in filled:
-        array.delete()
-    return ranges
-
-
-def _run_on_poison(call: Callable[..., Any], *arguments: jax.Array, attempts: int = 5) -> list[Any]:
-    """call's results, once every one of them was written into memory that held NaN.
-
-    The caller compares them with a reference: NaN left over anywhere is an unwritten element.
-    """
-    shapes = jax.tree.leaves(jax.eval_shape(call, *arguments))
-    jax.block_until_ready(call(*arguments))
-    for _ in range(attempts):
-        ranges = _poison(*shapes)
-        results = jax.block_until_ready(jax.tree.leaves(call(*arguments)))
-        if all(any(r.unsafe_buffer_pointer() in span for span in ranges) for r in results):
-            return results
-    return pytest.skip("INCONCLUSIVE: the allocator never gave the poisoned memory to the outputs")
+    addresses = [x.unsafe_buffer_pointer() for x in jax.block_until_ready(poison)]
+    results = jax.block_until_ready(program(poison, *arguments))
+    assert [x.unsafe_buffer_pointer() for x in results] == addresses
+    return results
 
 
 @pytest.fixture(scope="session")
