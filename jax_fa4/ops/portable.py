@@ -187,7 +187,8 @@ class _Dense:
     def _start(self, row: Index, column: Index) -> tuple[Index, ...]:
         rows, columns = self._block
         step = (row * rows if rows > 1 else 0, column * columns if columns > 1 else 0)
-        return (0, 0, 0, *step)
+        # One integer type, with 64-bit types enabled too.
+        return tuple(map(jnp.int32, (0, 0, 0, *step)))
 
     def block(self, row: Index, column: Index) -> jax.Array:
         sizes = (*self.array.shape[:3], *self._block)
