@@ -43,9 +43,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--steps", type=_at_least(LEAST_STEPS), help="steps to train, instead of --seconds"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of parameters and data (default: 0)")
     parser.add_argument(
-        "--output", type=Path, default=Path(), help="folder for the plot (default: this one)"
+        "--seed", type=_at_least(0), default=0, help="of parameters and data (default: 0)"
+    )
+    parser.add_argument(
+        "--output", type=_folder, default=Path(), help="folder for the plot (default: this one)"
     )
     parser.add_argument(
         "--no-train", dest="train", action="store_false", help="report and self-check only"
@@ -63,6 +65,14 @@ def _at_least(least: int) -> Callable[[str], int]:
         return value
 
     return whole_number
+
+
+def _folder(word: str) -> Path:
+    """A folder that exists or may be made."""
+    path = Path(word)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{word} is not a folder")
+    return path
 
 
 if __name__ == "__main__":

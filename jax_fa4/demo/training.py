@@ -33,7 +33,7 @@ Step = Callable[[State, jax.Array, jax.Array], tuple[State, jax.Array]]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A model with what it takes to train it; `max_steps` is where the text has no more to give."""
+    """A model with what it takes to train it, for `max_steps` at most."""
 
     model: ModelConfig
     batch_size: int
@@ -52,6 +52,7 @@ SMALL = Recipe(
     learning_rate=4e-3,
     max_steps=1000,
 )
+# Four hundred steps read the text 18 times; a small text is soon known by heart.
 LARGE = Recipe(
     model=ModelConfig(width=512, layers=6, heads=4, context=2048, dtype="bfloat16"),
     batch_size=8,

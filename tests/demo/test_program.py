@@ -85,8 +85,18 @@ def test_missing_extras_are_named_with_the_way_to_install_them(capsys, monkeypat
     assert "pip install '.[demo]'" in message
 
 
-@pytest.mark.parametrize("arguments", [["--steps", "9"], ["--seconds", "0"], ["--steps", "many"]])
-def test_numbers_must_be_large_enough(arguments, capsys):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "9"],
+        ["--steps", "many"],
+        ["--seconds", "0"],
+        ["--seed", "-1"],
+        ["--output", __file__],
+    ],
+    ids=lambda words: words[0] + "=" + words[1].split("/")[-1],
+)
+def test_bad_options_are_refused_before_any_work(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         command.main(arguments)
     assert stop.value.code == 2
