@@ -1,8 +1,5 @@
 """`python -m jax_fa4` as users run it, and its verdict."""
 
-import subprocess
-import sys
-
 import jax
 import pytest
 
@@ -101,11 +98,3 @@ def test_bad_options_are_refused_before_any_work(arguments, capsys):
         command.main(arguments)
     assert stop.value.code == 2
     assert arguments[0] in capsys.readouterr().err
-
-
-def test_importing_jax_fa4_imports_none_of_the_extras():
-    code = f"import sys, jax_fa4; print([n for n in {command.EXTRAS} if n in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
