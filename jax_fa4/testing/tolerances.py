@@ -32,9 +32,7 @@ def check(actual: Arrays, exact: Arrays, *plain: Arrays) -> None:
     assert not messages, "\n".join(messages)
 
 
-def difference(
-    name: str, actual: np.ndarray, exact: np.ndarray, allowed: float
-) -> str | None:
+def difference(name: str, actual: np.ndarray, exact: np.ndarray, allowed: float) -> str | None:
     """Why `actual` is not close enough, with the place of the largest error; None if it is."""
     if actual.shape != exact.shape:
         return f"{name}: shape {actual.shape}, expected {exact.shape}"
