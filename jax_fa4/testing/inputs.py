@@ -107,6 +107,7 @@ CASES: tuple[Case, ...] = (
     _case("head-dim-256", (140, 140), "gradient", head_dim=256, **_CAUSAL),
     _case("scale", (80, 80), softmax_scale=0.7),
     _case("blocks", (1023, 1023), "gradient long", batch=1, **_CAUSAL),
+    _case("blocks-full", (530, 1100), "gradient long", batch=1, heads=2, heads_kv=1),
     _case("blocks-ragged", (600, 1100), "gradient half long", batch=1, heads=4, **_CAUSAL),
     _case("blocks-window", (1300, 1300), "long", batch=1, window=(100, 30)),
 )
