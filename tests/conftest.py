@@ -29,6 +29,8 @@ if str(CHECKOUT / "jax_fa4") not in jax_fa4.__path__:
     jax_fa4.__path__.append(str(CHECKOUT / "jax_fa4"))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# On a GPU float32 products would be TF32: right, but not to compare closely.
+jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def pytest_configure(config):
@@ -38,7 +40,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    if selection.cuda_devices():
+    # JAX_FA4_REQUIRE_GPU=1 is for machines that must have one: there nothing is skipped.
+    if selection.cuda_devices() or os.environ.get("JAX_FA4_REQUIRE_GPU"):
         return
     skip = pytest.mark.skip(reason="NOT TESTED HERE, needs a GPU: JAX sees no CUDA device")
     for item in items:
