@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
-from jax_fa4.ops.attention import Implementation, dot_product_attention
+from jax_fa4.ops.attention import dot_product_attention
+from jax_fa4.ops.selection import Implementation
 
 
 def attention_fn(
@@ -76,7 +77,7 @@ def attention_fn(
         query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     if mask is not None and jnp.asarray(mask).dtype != jnp.bool:
         mask = jnp.asarray(mask) != 0
-    out: jax.Array = dot_product_attention(
+    return dot_product_attention(
         query,
         key,
         value,
@@ -87,7 +88,6 @@ def attention_fn(
         implementation=implementation,
         checkpoint_name=checkpoint_name,
     )
-    return out
 
 
 _EINSUM = "leave the layer's einsum class unset"

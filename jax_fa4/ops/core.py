@@ -45,6 +45,11 @@ class Plan:
     names: tuple[str, str] = CHECKPOINT_NAMES
 
 
+def checkpoint_names(name: str | None) -> tuple[str, str]:
+    """Names of the residuals out and lse: the caller's for both, or CHECKPOINT_NAMES."""
+    return CHECKPOINT_NAMES if name is None else (name, name)
+
+
 def attention(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense = None, mask: Dense = None
 ) -> tuple[jax.Array, jax.Array]:
