@@ -51,7 +51,8 @@ def exact(
 
     def shared(x: np.ndarray) -> np.ndarray:
         """Summed over the query heads that share a key head."""
-        return x.reshape(*k.shape[:3], groups, -1).sum(axis=3)
+        summed: np.ndarray = x.reshape(*k.shape[:3], groups, -1).sum(axis=3)
+        return summed
 
     def gradients(ds: np.ndarray, q: np.ndarray, keys: np.ndarray, dout: np.ndarray) -> Arrays:
         found = {
