@@ -26,11 +26,25 @@ def one_head(array: jax.Array) -> jax.Array:
     return array[-1, :, -1, :]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _round_gradient(scores: jax.Array, dtype: str) -> jax.Array:
+    """scores; their gradient is rounded to `dtype`, as it is before it meets Q and K."""
+    return scores
+
+
+def _round_gradient_bwd(dtype: str, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (gradient.astype(dtype).astype(gradient.dtype),)
+
+
+_round_gradient.defvjp(lambda scores, dtype: (scores, None), _round_gradient_bwd)
+
+
 def _attention(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
     """softmax(q k^T / sqrt(D)) v of one head, products in the inputs' precision."""
     scores = jnp.matmul(
         q, k.T, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
     ) / math.sqrt(q.shape[-1])
+    scores = _round_gradient(scores, q.dtype.name)
     if causal:
         rows = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
         columns = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)

@@ -143,11 +143,10 @@ def memory_seconds(cell: Cell, chip: Chip = H100) -> float:
     return rows * (4 * head_dim * BYTES + 4) / chip.memory_bytes_per_second
 
 
-def preprocess_seconds(cell: Cell, chip: Chip = H100) -> float:
+def preprocess_bytes(cell: Cell) -> int:
     """The backward's preprocess: O and dO read, dlse read and delta written."""
     batch, seqlen, heads, head_dim = cell.shape
-    rows = batch * seqlen * heads
-    return rows * (2 * head_dim * BYTES + 8) / chip.memory_bytes_per_second
+    return batch * seqlen * heads * (2 * head_dim * BYTES + 8)
 
 
 def main() -> None:
@@ -171,7 +170,7 @@ def main() -> None:
         print(
             f"D = {head_dim}: memory floor {memory_seconds(cell) * 1e6:.0f} us, "
             f"tensor floor {cell.flops / chip.matmul_tflops / 1e6:.0f} us at S = 512; "
-            f"preprocess {preprocess_seconds(cell) * 1e6:.0f} us"
+            f"preprocess {preprocess_bytes(cell) / chip.memory_bytes_per_second * 1e6:.0f} us"
         )
 
 

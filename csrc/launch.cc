@@ -160,16 +160,6 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
   return ffi::Error::Success();
 }
 
-ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
-                const ffi::Context& context) {
-  return WithDriver(operation, context, [&](Backend* backend, CudaStream) {
-    Device device;
-    JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device));
-    const Variant* chosen = nullptr;
-    return ChooseLoaded(operation, variants, backend, device, &chosen);
-  });
-}
-
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
                   const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields) {
   return WithDriver(operation, context, [&](Backend* backend, CudaStream stream) {
@@ -196,7 +186,12 @@ ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::C
   const Operation loading{operation, kind, *variants};
   std::vector<const Variant*> found;
   JAX_FA4_RETURN_IF_ERROR(FindVariants(loading, &found));
-  return Load(loading, found, context);
+  return WithDriver(loading, context, [&](Backend* backend, CudaStream) {
+    Device device;
+    JAX_FA4_RETURN_IF_ERROR(FindDevice(loading, backend, &device));
+    const Variant* chosen = nullptr;
+    return ChooseLoaded(loading, found, backend, device, &chosen);
+  });
 }
 
 }  // namespace jax_fa4

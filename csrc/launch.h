@@ -70,22 +70,19 @@ struct Operation {
 // The variants named by `operation`, or which of the names is wrong. Touches no CUDA.
 ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>* found);
 
-// Loads the right one of `variants` for the stream's device, if it is not loaded yet.
-ffi::Error Load(const Operation& operation, const std::vector<const Variant*>& variants,
-                const ffi::Context& context);
-
 // Arguments of an entry point whose values only the launch knows; null if the kernel takes none.
 struct LaunchFields {
   CudaStream* stream;
   int32_t* sm_count = nullptr;
 };
 
-// Launches it. `arguments` are the addresses of the entry point's arguments, in order; those that
+// Launches the one of `variants` for the stream's device, loading it if Initialize did not.
+// `arguments` are the addresses of the entry point's arguments, in order; those that
 // `fields` points to are filled in here.
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
                   const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields);
 
-// The initialize stage of every operation: loads the kernel outside the launch.
+// The initialize stage of every operation: loads the kernel for the device outside the launch.
 ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,
                       const ffi::Dictionary& attributes);
 

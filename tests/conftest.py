@@ -1,10 +1,61 @@
-"""Tests run on the installed package; the checkout adds what wheels leave out.
+"""Strict by default: warnings are errors, ranks never promote, four CPU devices.
 
-The checkout comes last on the path: `jax_fa4` is the installed one, while its build-time and test
+Tests run on the installed package; the checkout adds what wheels leave out. It comes last
+on the path: `jax_fa4` is the installed one where there is one, while its build-time and test
 rooms (jax_fa4.aot, jax_fa4.kernels, jax_fa4.testing) and `benchmarks` are found here.
 """
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+CHECKOUT = Path(__file__).resolve().parents[1]
+sys.path.append(str(CHECKOUT))
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
+    # Most of a test's time is compiling for the CPU; light optimisation halves it.
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+import jax_fa4  # noqa: E402
+from jax_fa4.ops import selection  # noqa: E402
+
+if str(CHECKOUT / "jax_fa4") not in jax_fa4.__path__:
+    jax_fa4.__path__.append(str(CHECKOUT / "jax_fa4"))
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# On a GPU float32 products would be TF32: right, but not to compare closely.
+jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+    # Flax's own use of JAX, and of its older names.
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:flax")
+
+
+def pytest_collection_modifyitems(items):
+    # JAX_FA4_REQUIRE_GPU=1 is for machines that must have one: there nothing is skipped.
+    if selection.cuda_devices() or os.environ.get("JAX_FA4_REQUIRE_GPU"):
+        return
+    skip = pytest.mark.skip(reason="NOT TESTED HERE, needs a GPU: JAX sees no CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """JAX sees no CUDA device, whatever the machine has."""
+    monkeypatch.setattr(selection, "cuda_devices", lambda: ())
+
+
+@pytest.fixture(params=["xla", pytest.param("fa4", marks=pytest.mark.gpu)])
+def implementation(request):
+    """Each path in turn: the kernel only where there is a GPU."""
+    return request.param

@@ -5,25 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from jax_fa4.aot import manifest
 from jax_fa4.aot.build import Builder
 from jax_fa4.aot.cache import Cache, default_directory
 from jax_fa4.aot.compile import compile_variant
+from jax_fa4.aot.fingerprint import dsl_version
 from jax_fa4.variants import CATALOG, Arch, Variant, parse
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jax_fa4.aot", description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the variants' names, and stop")
-    parser.add_argument(
-        "--only",
-        metavar="NAME",
-        nargs="+",
-        action="extend",
-        help="these variants, not all",
-    )
+    parser.add_argument("--only", metavar="NAME", nargs="*", help="these variants, not all")
     parser.add_argument("--arch", choices=[arch.value for arch in Arch], help="one GPU family")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/kernels"), metavar="DIR")
     parser.add_argument(
@@ -69,6 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(variant.name for variant in variants))
         return 0
+    try:
+        dsl_version()
+    except PackageNotFoundError as error:
+        print(f"{error}; pyproject.toml names the version that kernels need", file=sys.stderr)
+        return 1
+    return _build(variants, options)
+
+
+def _build(variants: Sequence[Variant], options: argparse.Namespace) -> int:
+    """Builds, and reports what failed; the exit status."""
     jobs = {} if options.jobs is None else {"jobs": options.jobs}
     failures = Builder(output=options.output, cache=Cache(options.cache), **jobs).build(variants)
     for failure in failures:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jax_fa4.aot import manifest
 from jax_fa4.aot.cache import Cache
@@ -74,6 +75,7 @@ class Builder:
                 except (CompileError, OSError) as error:
                     failures.append(Failure(variant, str(error)))
                     self.report(f"{progress} FAILED")
+        self.cache.forget_unused()
         if not failures:
             manifest.write(self._manifest(variants, fingerprints), self.output)
         return failures
@@ -91,15 +93,29 @@ class Builder:
             for suffix in (".o", ".h", ".json", ".ptx"):
                 name = f"{variant.name}{suffix}"
                 (self.output / name).write_bytes((Path(directory) / name).read_bytes())
-        return key, f"compiled in {seconds:.1f} s"
+        return key, f"compiled in {seconds:.1f} s, {self._cost(variant)}"
+
+    def _facts(self, variant: Variant) -> dict[str, Any]:
+        """What the compiler left in the variant's .json file: the fields of manifest.Entry."""
+        facts: dict[str, Any] = json.loads((self.output / f"{variant.name}.json").read_text())
+        return facts
+
+    def _cost(self, variant: Variant) -> str:
+        """Registers and stack of the variant's kernels, as progress shows them."""
+        costs = [
+            f"{kernel['registers']} registers"
+            + (f" and {kernel['stack_bytes']} bytes of stack" if kernel["stack_bytes"] else "")
+            for kernel in self._facts(variant)["kernels"].values()
+        ]
+        return "; ".join(costs)
 
     def _manifest(
         self, variants: Sequence[Variant], fingerprints: dict[Variant, str]
     ) -> manifest.Manifest:
-        entries = []
-        for variant in variants:
-            facts = json.loads((self.output / f"{variant.name}.json").read_text())
-            entries.append(manifest.Entry(fingerprint=fingerprints[variant], **facts))
+        entries = [
+            manifest.Entry(fingerprint=fingerprints[variant], **self._facts(variant))
+            for variant in variants
+        ]
         return manifest.Manifest(
             cutlass_dsl_version=dsl_version(),
             fingerprint=combined(fingerprints.values()),

@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from jax_fa4.variants.variant import Variant
@@ -15,6 +16,8 @@ ENVIRONMENT_VARIABLE = "JAX_FA4_CACHE_DIR"
 # What a compiled variant consists of; PTX is large, and compresses well.
 _PLAIN = (".o", ".h", ".json")
 _COMPRESSED = ".ptx"
+
+_KEPT_SECONDS = 30 * 24 * 3600
 
 
 def default_directory() -> Path:
@@ -34,12 +37,16 @@ class Cache:
     def fetch(self, variant: Variant, fingerprint: str, output: Path) -> bool:
         """Copies the variant's files into `output`; False if they are not in the cache."""
         entry = self.directory / fingerprint
-        if not entry.is_dir():
+        try:
+            for suffix in _PLAIN:
+                name = f"{variant.name}{suffix}"
+                shutil.copyfile(entry / name, output / name)
+            with gzip.open(entry / f"{variant.name}{_COMPRESSED}.gz") as packed:
+                (output / f"{variant.name}{_COMPRESSED}").write_bytes(packed.read())
+            os.utime(entry)  # in use, so not to be forgotten
+        except OSError:
+            shutil.rmtree(entry, ignore_errors=True)  # absent, or damaged
             return False
-        for suffix in _PLAIN:
-            shutil.copyfile(entry / f"{variant.name}{suffix}", output / f"{variant.name}{suffix}")
-        with gzip.open(entry / f"{variant.name}{_COMPRESSED}.gz") as packed:
-            (output / f"{variant.name}{_COMPRESSED}").write_bytes(packed.read())
         return True
 
     def store(self, variant: Variant, fingerprint: str, compiled: Path) -> None:
@@ -62,3 +69,12 @@ class Cache:
             os.rename(entry, self.directory / fingerprint)
         except OSError:  # a full disk, or another build was faster
             shutil.rmtree(entry, ignore_errors=True)
+
+    def forget_unused(self) -> None:
+        """Removes what no build has asked for in a month."""
+        try:
+            for entry in self.directory.iterdir():
+                if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                    shutil.rmtree(entry, ignore_errors=True)
+        except OSError:
+            return

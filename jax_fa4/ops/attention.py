@@ -1,9 +1,9 @@
-"""The two public calls: jax.nn's conventions and FlashAttention's."""
+"""The call with jax.nn's conventions."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,61 @@ from jax.typing import ArrayLike
 
 from jax_fa4.ops import checks, errors, unbuilt
 from jax_fa4.ops.band import Alignment, Band, Window
-from jax_fa4.ops.core import CHECKPOINT_NAMES, Plan, attention
-from jax_fa4.ops.selection import select
+from jax_fa4.ops.core import Plan, attention, checkpoint_names
+from jax_fa4.ops.selection import Implementation, select
 from jax_fa4.variants.problem import Problem
 
-Implementation = Literal["fa4", "xla"] | None
 _ALIGNMENTS = ("top_left", "bottom_right")
+
+
+@overload
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = ...,
+    mask: ArrayLike | None = ...,
+    *,
+    scale: float | None = ...,
+    is_causal: bool = ...,
+    query_seq_lengths: ArrayLike | None = ...,
+    key_value_seq_lengths: ArrayLike | None = ...,
+    local_window_size: int | Window | None = ...,
+    implementation: Implementation = ...,
+    return_residual: Literal[False] = ...,
+    logits_soft_cap: float | None = ...,
+    sinks: ArrayLike | None = ...,
+    query_segment_ids: ArrayLike | None = ...,
+    key_value_segment_ids: ArrayLike | None = ...,
+    causal_alignment: Alignment = ...,
+    deterministic: bool = ...,
+    checkpoint_name: str | None = ...,
+) -> jax.Array: ...
+
+
+@overload
+def dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    bias: ArrayLike | None = ...,
+    mask: ArrayLike | None = ...,
+    *,
+    scale: float | None = ...,
+    is_causal: bool = ...,
+    query_seq_lengths: ArrayLike | None = ...,
+    key_value_seq_lengths: ArrayLike | None = ...,
+    local_window_size: int | Window | None = ...,
+    implementation: Implementation = ...,
+    return_residual: Literal[True],
+    logits_soft_cap: float | None = ...,
+    sinks: ArrayLike | None = ...,
+    query_segment_ids: ArrayLike | None = ...,
+    key_value_segment_ids: ArrayLike | None = ...,
+    causal_alignment: Alignment = ...,
+    deterministic: bool = ...,
+    checkpoint_name: str | None = ...,
+) -> tuple[jax.Array, jax.Array]: ...
 
 
 def dot_product_attention(
@@ -40,7 +89,7 @@ def dot_product_attention(
     causal_alignment: Alignment = "top_left",
     deterministic: bool = False,
     checkpoint_name: str | None = None,
-) -> Any:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """softmax(scale * Q K^T + bias, over attended keys) V, with jax.nn's names and meaning.
 
     B is the batch, T and S the query and key lengths, N and K the query and key heads (query
@@ -116,79 +165,12 @@ def dot_product_attention(
         has_bias=bias is not None,
         has_mask=mask is not None,
     )
-    plan = Plan(number, band, select(problem, implementation), _names(checkpoint_name))
+    plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
     out, lse = attention(plan, q, k, v, bias, mask)
     out = out.reshape(arrays[0].shape)
     if not return_residual:
         return out
     return out, lse.transpose(0, 2, 1).reshape(out.shape[:-1])
-
-
-def flash_attention(
-    q: ArrayLike,
-    k: ArrayLike,
-    v: ArrayLike,
-    *,
-    softmax_scale: float | None = None,
-    causal: bool = False,
-    window_size: Window = (None, None),
-    softcap: float = 0.0,
-    learnable_sink: ArrayLike | None = None,
-    deterministic: bool = False,
-    return_lse: bool = False,
-    implementation: Implementation = None,
-    checkpoint_name: str | None = None,
-) -> Any:
-    """softmax(softmax_scale * Q K^T, over attended keys) V, with FlashAttention's conventions.
-
-    Args:
-      q: (B, Sq, Hq, D); bfloat16 or float16 for the kernels, float32 too for the portable path.
-      k, v: (B, Sk, Hkv, D), Hq a multiple of Hkv, dtype of q.
-      softmax_scale: number known at trace time; 1/sqrt(D) by default.
-      causal: attend keys j <= i + Sk - Sq only (the last query sees the last key).
-      window_size: (left, right), attend keys i + Sk - Sq - left <= j <= i + Sk - Sq + right;
-        None leaves a side open (-1 elsewhere: refused here).
-      return_lse: return (out, lse) instead.
-      implementation: "fa4" is the kernel, and raises where it cannot run; "xla" the portable
-        path; None the kernel where it can.
-      checkpoint_name: name of out and lse for `jax.checkpoint` policies, in place of
-        `jax_fa4.CHECKPOINT_NAMES`.
-      softcap, learnable_sink, deterministic: not built yet.
-
-    Returns:
-      out (B, Sq, Hq, D) in q's dtype; with return_lse also lse (B, Hq, Sq) float32, the natural
-      log-sum-exp of each row's scores, differentiable. A row that attends no key has out 0 and
-      lse -inf, and gradients of zero.
-
-    Raises:
-      ValueError: arguments that are wrong; NotImplementedError: right, but not supported.
-      Both at trace time, with the argument, its value and the way out.
-
-    Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
-    """
-    unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink, deterministic=deterministic)
-    q, k, v = map(jnp.asarray, (q, k, v))
-    checks.qkv(("q", "k", "v"), q, k, v)
-    number = checks.scale("softmax_scale", softmax_scale, q.shape[3])
-    band = Band.make(
-        q.shape[1],
-        k.shape[1],
-        causal=bool(causal),
-        window=checks.window("window_size", window_size),
-        alignment="bottom_right",
-    )
-    problem = Problem(dtype=str(q.dtype), head_dim=q.shape[3], softmax_scale=number)
-    plan = Plan(number, band, select(problem, implementation), _names(checkpoint_name))
-    out, lse = attention(plan, q, k, v)
-    return (out, lse) if return_lse else out
-
-
-def flash_attention_varlen(*args: Any, **kwargs: Any) -> Any:
-    """Attention over packed sequences (cu_seqlens); not built yet."""
-    raise NotImplementedError(
-        "flash_attention_varlen is not supported yet; pad the sequences to one length and call "
-        "dot_product_attention with mask=, True where query and key belong to the same sequence"
-    )
 
 
 def _flatten_batch(name: str, x: jax.Array, batch: tuple[int, ...]) -> jax.Array:
@@ -199,7 +181,3 @@ def _flatten_batch(name: str, x: jax.Array, batch: tuple[int, ...]) -> jax.Array
     if x.shape[:-3] != batch:
         raise errors.wrong_shape(name, x.shape, f"the batch axes of query {batch}")
     return x.reshape(math.prod(batch), *x.shape[-3:])
-
-
-def _names(checkpoint_name: str | None) -> tuple[str, str]:
-    return CHECKPOINT_NAMES if checkpoint_name is None else (checkpoint_name, checkpoint_name)

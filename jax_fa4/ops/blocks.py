@@ -20,7 +20,7 @@ State = TypeVar("State")
 _WIDEST = 512
 _NARROWEST = 128
 # Scores held at once, over batch and heads; narrower blocks are taken above it.
-_MOST_SCORES = 2**26
+_MOST_SCORES = 2**25
 # Several blocks on a side are multiples of this, which bounds the padding of the tail.
 _GRAIN = 64
 

@@ -45,6 +45,11 @@ class Plan:
     names: tuple[str, str] = CHECKPOINT_NAMES
 
 
+def checkpoint_names(name: str | None) -> tuple[str, str]:
+    """Names of the residuals out and lse: the caller's for both, or CHECKPOINT_NAMES."""
+    return CHECKPOINT_NAMES if name is None else (name, name)
+
+
 def attention(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense = None, mask: Dense = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -122,7 +127,8 @@ def _backward(
     def compute(
         q: jax.Array, k: jax.Array, v: jax.Array, out: jax.Array, lse: jax.Array, *douts: jax.Array
     ) -> Any:
-        delta = _delta(plan, out, *douts)
+        empty = 0 in q.shape or 0 in k.shape
+        delta = (portable.row_delta if empty else functools.partial(_delta, plan))(out, *douts)
         dq, dk, dv, dbias = portable.backward(
             q,
             k,
@@ -144,7 +150,7 @@ def _backward(
 
 
 def _delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
-    if not plan.path.preprocess or 0 in out.shape:
+    if not plan.path.preprocess:
         return portable.row_delta(out, dout, dlse)
     kernel = functools.partial(_kernel_delta, plan)
     delta = lax.platform_dependent(out, dout, dlse, cuda=kernel, default=portable.row_delta)

@@ -39,7 +39,7 @@ def unsupported_dtype(name: str, dtype: Any) -> NotImplementedError:
 
 def heads_do_not_divide(query_heads: int, key_heads: int) -> ValueError:
     return ValueError(
-        f"query has {query_heads} heads and key has {key_heads}; the query heads must be a "
+        f"query has {query_heads} heads and key has {key_heads} heads; the query heads must be a "
         "multiple of the key heads (repeat or regroup the heads)"
     )
 

@@ -33,32 +33,82 @@ def attention(
     computation in the precision of the inputs: products accumulate and softmax runs in
     float32, while probabilities and results round to the inputs' dtype; lse is float32.
     """
-    product = dtype if dtype is not None else jnp.promote_types(q.dtype, jnp.float32)
     if dtype is not None:
         q, k, v = (x.astype(dtype) for x in (q, k, v))
-    groups = q.shape[2] // k.shape[2]
-    k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
-    scores = jnp.einsum("bihd,bjhd->bhij", q, k, preferred_element_type=product) * softmax_scale
-    if bias is not None:
-        scores = scores + bias.astype(product)
-    keep = kept(band, q.shape[1], k.shape[1])[None, None]
-    if mask is not None:
-        keep = keep & mask
-    scores = jnp.where(keep, scores, -jnp.inf)
+    scores = _scores(q, k, softmax_scale, band, bias, mask)
+    v = jnp.repeat(v, q.shape[2] // v.shape[2], axis=2)
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isneginf(peak), 0.0, peak))
     weights = jnp.where(jnp.isneginf(scores), 0.0, jnp.exp(scores - peak))
     total = weights.sum(axis=-1, keepdims=True)
     empty = total == 0
     probabilities = weights / jnp.where(empty, 1.0, total)
-    out = jnp.einsum(
-        "bhij,bjhd->bihd", probabilities.astype(v.dtype), v, preferred_element_type=product
-    ).astype(v.dtype)
+    out = _product("bhij,bjhd->bihd", probabilities.astype(v.dtype), v).astype(v.dtype)
     lse = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + peak)
     return out, lse[..., 0]
+
+
+def gradients(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    out: jax.Array,
+    lse: jax.Array,
+    dout: jax.Array,
+    dlse: jax.Array,
+    *,
+    softmax_scale: float,
+    band: Band = FULL,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> tuple[jax.Array, ...]:
+    """dq, dk, dv, and dbias if there is a bias, by FlashAttention's formulas on all scores.
+
+    P = exp(S - lse), dP = dO V^T, dS = P * (dP - rowsum(dO * O) + dlse), dV = P^T dO,
+    dQ = softmax_scale dS K, dK = softmax_scale dS^T Q. P and dS round to the inputs' dtype
+    before a product, as they do in kernels; sums are float32.
+    """
+    groups = q.shape[2] // k.shape[2]
+    scores = _scores(q, k, softmax_scale, band, bias, mask)
+    keys, values = (jnp.repeat(x, groups, axis=2) for x in (k, v))
+    weights = jnp.exp(scores - jnp.where(jnp.isneginf(lse), jnp.inf, lse)[..., None])
+    delta = _product("bihd,bihd->bhi", out, dout) - dlse
+    dscores = weights * (_product("bihd,bjhd->bhij", dout, values) - delta[..., None])
+    weights, rounded = weights.astype(q.dtype), dscores.astype(q.dtype)
+    dq = _product("bhij,bjhd->bihd", rounded, keys) * softmax_scale
+    dk = _product("bhij,bihd->bjhd", rounded, q) * softmax_scale
+    dv = _product("bhij,bihd->bjhd", weights, dout)
+    dk, dv = (x.reshape(*k.shape[:3], groups, -1).sum(axis=3) for x in (dk, dv))
+    found = (dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype))
+    if bias is None:
+        return found
+    axes = tuple(a for a in range(4) if bias.shape[a] == 1)
+    return (*found, dscores.sum(axis=axes, keepdims=True).astype(bias.dtype))
 
 
 def kept(band: Band, query_length: int, key_length: int) -> jax.Array:
     """The band as a boolean matrix (query_length, key_length), True where row i sees key j."""
     offset = jnp.arange(key_length)[None, :] - jnp.arange(query_length)[:, None]
     return (offset >= band.lower) & (offset <= band.upper)
+
+
+def _scores(
+    q: jax.Array,
+    k: jax.Array,
+    softmax_scale: float,
+    band: Band,
+    bias: jax.Array | None,
+    mask: jax.Array | None,
+) -> jax.Array:
+    """(B, Hq, Sq, Sk), -inf where a row does not see a key."""
+    k = jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
+    scores = _product("bihd,bjhd->bhij", q, k) * softmax_scale
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
+    keep = kept(band, q.shape[1], k.shape[1])[None, None]
+    return jnp.where(keep if mask is None else keep & mask, scores, -jnp.inf)
+
+
+def _product(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    dtype = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.einsum(subscripts, a, b, preferred_element_type=dtype)

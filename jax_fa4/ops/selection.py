@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 
@@ -14,6 +15,7 @@ from jax_fa4.variants import CATALOG, ForwardVariant
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
 
+Implementation = Literal["fa4", "xla"] | None
 IMPLEMENTATIONS = (None, "fa4", "xla")
 
 

@@ -19,6 +19,8 @@ import jax
 MAX_EXECUTIONS = 64
 MIN_EXECUTIONS = 3
 
+_wait: Callable[[Any], Any] = jax.block_until_ready
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -40,12 +42,12 @@ class Timing:
 
 def sample(call: Callable[[], Any], executions: int) -> float:
     """Seconds of one of `executions` asynchronous calls followed by one wait."""
-    jax.block_until_ready(call())
+    _wait(call())
     result = None
     start = time.perf_counter()
     for _ in range(executions):
         result = call()
-    jax.block_until_ready(result)
+    _wait(result)
     return (time.perf_counter() - start) / executions
 
 

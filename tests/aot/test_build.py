@@ -1,6 +1,8 @@
 """The build of all kernels: what is compiled, what is taken from the cache, what is reported."""
 
 import json
+import os
+import time
 
 import pytest
 
@@ -10,6 +12,11 @@ from jax_fa4.aot.cache import Cache, default_directory
 from jax_fa4.variants import CATALOG
 
 VARIANTS = CATALOG[:4]
+
+KERNELS = {
+    "main": {"registers": 168, "stack_bytes": 0},
+    "tail": {"registers": 32, "stack_bytes": 8},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +37,7 @@ class FakeCompiler:
         if variant.name in self.broken:
             raise CompileError(f"error: {variant.name} does not fit")
         facts = {"name": variant.name, "init": "i", "load_to_device": "d", "launch": "l"}
-        (directory / f"{variant.name}.json").write_text(json.dumps({**facts, "kernels": {}}))
+        (directory / f"{variant.name}.json").write_text(json.dumps({**facts, "kernels": KERNELS}))
         (directory / f"{variant.name}.ptx").write_text(f"// {variant.name}")
         for suffix in (".o", ".h"):
             (directory / f"{variant.name}{suffix}").write_bytes(variant.name.encode())
@@ -75,7 +82,8 @@ def test_only_a_changed_variant_is_recompiled(tmp_path):
 def test_progress_counts_and_says_how(tmp_path):
     _, lines = run(tmp_path, FakeCompiler())
     assert [line.split()[0] for line in lines] == ["[1/4]", "[2/4]", "[3/4]", "[4/4]"]
-    assert all(" compiled in " in line for line in lines)
+    cost = "s, 168 registers; 32 registers and 8 bytes of stack"
+    assert all(" compiled in " in line and line.endswith(cost) for line in lines)
     _, lines = run(tmp_path, FakeCompiler())
     assert all(line.endswith("taken from the cache") for line in lines)
 
@@ -106,6 +114,26 @@ def test_an_interrupted_store_leaves_no_entry(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
     assert run(tmp_path, FakeCompiler())[0] == []
+
+
+def test_what_no_build_asks_for_is_forgotten(tmp_path):
+    run(tmp_path, FakeCompiler())
+    month = 31 * 24 * 3600
+    for entry in (tmp_path / "cache").iterdir():
+        os.utime(entry, (time.time() - month, time.time() - month))
+    used = VARIANTS[0]
+    assert Cache(tmp_path / "cache").fetch(used, f"key-{used.name}", tmp_path / "output")
+    Cache(tmp_path / "cache").forget_unused()
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [f"key-{used.name}"]
+
+
+def test_a_damaged_entry_is_compiled_anew(tmp_path):
+    run(tmp_path, FakeCompiler())
+    damaged = VARIANTS[0].name
+    (tmp_path / "cache" / f"key-{damaged}" / f"{damaged}.ptx.gz").write_bytes(b"not gzip")
+    first, second = FakeCompiler(), FakeCompiler()
+    assert run(tmp_path, first)[0] == run(tmp_path, second)[0] == []
+    assert (first.compiled, second.compiled) == ([damaged], [])
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

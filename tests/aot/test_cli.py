@@ -1,12 +1,17 @@
 """`python -m jax_fa4.aot`, and the same where jax is not installed."""
 
+import functools
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from jax_fa4.aot import __main__ as cli
+from jax_fa4.aot import build
 from jax_fa4.aot.__main__ import main
+from jax_fa4.aot.build import CompileError
 from jax_fa4.aot.compile import entry_point
 from jax_fa4.variants import CATALOG
 
@@ -30,11 +35,41 @@ def test_list_some(capsys):
     assert capsys.readouterr().out.split() == ["fwd_sm90_bf16_d64", "fwd_sm90_fp16_d64"]
 
 
+def test_list_none(capsys):
+    assert main(["--list", "--only"]) == 0
+    assert capsys.readouterr().out.split() == []
+
+
 def test_an_unknown_variant_is_refused_by_name(capsys):
     with pytest.raises(SystemExit) as exit_status:
         main(["--list", "--only", "fwd_sm75_bf16_d64"])
     assert exit_status.value.code == 2
     assert "no such variant: fwd_sm75_bf16_d64" in capsys.readouterr().err
+
+
+def test_without_the_compiler_it_says_so(capsys, monkeypatch, tmp_path):
+    def missing():
+        raise PackageNotFoundError("nvidia-cutlass-dsl")
+
+    monkeypatch.setattr(cli, "dsl_version", missing)
+    assert main(["-o", str(tmp_path), "--cache", str(tmp_path)]) == 1
+    assert "No package metadata was found for nvidia-cutlass-dsl" in capsys.readouterr().err
+
+
+def test_a_failing_variant_is_named_last_and_fails_the_build(capsys, monkeypatch, tmp_path):
+    def compiler(variant, directory):
+        raise CompileError("error: the tile does not fit")
+
+    broken = functools.partial(build.Builder, compiler=compiler, fingerprint=lambda v: v.name)
+    monkeypatch.setattr(cli, "Builder", broken)
+    monkeypatch.setattr(cli, "dsl_version", lambda: "4.8.1")
+    names = ["fwd_sm90_bf16_d64", "fwd_sm90_fp16_d64"]
+    assert main(["--only", *names, "-o", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("error: the tile does not fit") == 2
+    last = errors.splitlines()[-1]
+    assert last.startswith("2 of 2 variants failed: ")
+    assert all(name in last for name in names)
 
 
 def test_bootstrap_needs_no_jax():

@@ -64,7 +64,7 @@ class BackwardPreprocess:
         heads: Int32,
         head_dim: Int32,
         stream: cuda.CUstream,
-    ):
+    ) -> None:
         """Launch: CTA x is (tile of rows, head), heads fastest; y and z are the batch."""
         tiles = cute.ceil_div(seqlen, TILE_ROWS)
         grid_y = cutlass.min(batch, MAX_GRID_Y)
@@ -85,7 +85,7 @@ class BackwardPreprocess:
         seqlen: Int32,
         heads: Int32,
         head_dim: Int32,
-    ):
+    ) -> None:
         tidx, _, _ = cute.arch.thread_idx()
         block_x, block_y, block_z = cute.arch.block_idx()
         _, grid_y, _ = cute.arch.grid_dim()

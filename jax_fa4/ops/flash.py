@@ -1,0 +1,118 @@
+"""The calls with FlashAttention's conventions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NoReturn, overload
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jax_fa4.ops import checks, unbuilt
+from jax_fa4.ops.band import Band, Window
+from jax_fa4.ops.core import Plan, attention, checkpoint_names
+from jax_fa4.ops.selection import Implementation, select
+from jax_fa4.variants.problem import Problem
+
+
+@overload
+def flash_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    softmax_scale: float | None = ...,
+    causal: bool = ...,
+    window_size: Window = (None, None),
+    softcap: float = ...,
+    learnable_sink: ArrayLike | None = ...,
+    deterministic: bool = ...,
+    return_lse: Literal[False] = ...,
+    implementation: Implementation = ...,
+    checkpoint_name: str | None = ...,
+) -> jax.Array: ...
+
+
+@overload
+def flash_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    softmax_scale: float | None = ...,
+    causal: bool = ...,
+    window_size: Window = (None, None),
+    softcap: float = ...,
+    learnable_sink: ArrayLike | None = ...,
+    deterministic: bool = ...,
+    return_lse: Literal[True],
+    implementation: Implementation = ...,
+    checkpoint_name: str | None = ...,
+) -> tuple[jax.Array, jax.Array]: ...
+
+
+def flash_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Window = (None, None),
+    softcap: float = 0.0,
+    learnable_sink: ArrayLike | None = None,
+    deterministic: bool = False,
+    return_lse: bool = False,
+    implementation: Implementation = None,
+    checkpoint_name: str | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """softmax(softmax_scale * Q K^T, over attended keys) V, with FlashAttention's conventions.
+
+    Args:
+      q: (B, Sq, Hq, D); bfloat16 or float16 for the kernels, float32 too for the portable path.
+      k, v: (B, Sk, Hkv, D), Hq a multiple of Hkv, dtype of q.
+      softmax_scale: number known at trace time; 1/sqrt(D) by default.
+      causal: attend keys j <= i + Sk - Sq only (the last query sees the last key).
+      window_size: (left, right), attend keys i + Sk - Sq - left <= j <= i + Sk - Sq + right;
+        None leaves a side open (-1 elsewhere: refused here).
+      return_lse: return (out, lse) instead.
+      implementation: "fa4" is the kernel, and raises where it cannot run; "xla" the portable
+        path; None the kernel where it can.
+      checkpoint_name: name of out and lse for `jax.checkpoint` policies, in place of
+        `jax_fa4.CHECKPOINT_NAMES`.
+      softcap, learnable_sink, deterministic: not built yet.
+
+    Returns:
+      out (B, Sq, Hq, D) in q's dtype; with return_lse also lse (B, Hq, Sq) float32, the natural
+      log-sum-exp of each row's scores, differentiable. A row that attends no key has out 0 and
+      lse -inf, and gradients of zero.
+
+    Raises:
+      ValueError: arguments that are wrong; NotImplementedError: right, but not supported.
+      Both at trace time, with the argument, its value and the way out.
+
+    Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
+    """
+    unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink, deterministic=deterministic)
+    q, k, v = map(jnp.asarray, (q, k, v))
+    checks.qkv(("q", "k", "v"), q, k, v)
+    number = checks.scale("softmax_scale", softmax_scale, q.shape[3])
+    band = Band.make(
+        q.shape[1],
+        k.shape[1],
+        causal=bool(causal),
+        window=checks.window("window_size", window_size),
+        alignment="bottom_right",
+    )
+    problem = Problem(dtype=str(q.dtype), head_dim=q.shape[3], softmax_scale=number)
+    plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
+    out, lse = attention(plan, q, k, v)
+    return (out, lse) if return_lse else out
+
+
+def flash_attention_varlen(*args: Any, **kwargs: Any) -> NoReturn:
+    """Attention over packed sequences (cu_seqlens); not built yet."""
+    raise NotImplementedError(
+        "flash_attention_varlen is not supported yet; pad the sequences to one length and call "
+        "dot_product_attention with mask=, True where query and key belong to the same sequence"
+    )

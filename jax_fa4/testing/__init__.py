@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: inputs, expected results, tolerances, timing."""

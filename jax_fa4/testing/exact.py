@@ -1,0 +1,74 @@
+"""The definition in numpy float64, with its gradients, written out once more.
+
+It shares no code with the package, so a test against it is a test of the definition in
+`ops/reference.py` too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jax_fa4.ops.band import Band
+
+Arrays = dict[str, np.ndarray]
+
+
+def exact(
+    inputs: tuple[Any, ...],
+    *,
+    softmax_scale: float,
+    band: Band,
+    bias: Any = None,
+    mask: Any = None,
+) -> Arrays:
+    """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse).
+
+    Beside each gradient stands `<name>_terms`, the largest sum of absolute values of its
+    terms, which says how much of it may be rounding.
+    """
+    q, k, v, dout, dlse = (np.asarray(x).astype(np.float64) for x in inputs)
+    groups = q.shape[2] // k.shape[2]
+    keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
+    scores = np.einsum("bihd,bjhd->bhij", q, keys, optimize=True) * softmax_scale
+    if bias is not None:
+        scores = scores + np.asarray(bias).astype(np.float64)
+    i, j = np.ogrid[: q.shape[1], : k.shape[1]]
+    keep = (j - i >= band.lower) & (j - i <= band.upper)
+    scores = np.where(keep if mask is None else keep & np.asarray(mask), scores, -np.inf)
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    peak = np.where(np.isneginf(peak), 0.0, peak)
+    weights = np.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = (np.log(total) + peak)[..., 0]
+    p = weights / np.where(total == 0, 1.0, total)
+    dp = np.einsum("bihd,bjhd->bhij", dout, values, optimize=True)
+    mean = (p * dp).sum(axis=-1, keepdims=True)
+    ds = p * (dp - mean + dlse[..., None])
+    ds_terms = p * (np.abs(dp) + np.abs(mean) + np.abs(dlse)[..., None])
+
+    def shared(x: np.ndarray) -> np.ndarray:
+        """Summed over the query heads that share a key head."""
+        summed: np.ndarray = x.reshape(*k.shape[:3], groups, -1).sum(axis=3)
+        return summed
+
+    def gradients(ds: np.ndarray, q: np.ndarray, keys: np.ndarray, dout: np.ndarray) -> Arrays:
+        found = {
+            "dq": softmax_scale * np.einsum("bhij,bjhd->bihd", ds, keys, optimize=True),
+            "dk": softmax_scale * shared(np.einsum("bhij,bihd->bjhd", ds, q, optimize=True)),
+            "dv": shared(np.einsum("bhij,bihd->bjhd", p, dout, optimize=True)),
+        }
+        if bias is not None:
+            axes = tuple(a for a in range(4) if bias.shape[a] == 1)
+            found["dbias"] = ds.sum(axis=axes, keepdims=True)
+        return found
+
+    terms = gradients(ds_terms, *map(np.abs, (q, keys, dout)))
+    return {
+        "out": np.einsum("bhij,bjhd->bihd", p, values, optimize=True),
+        "lse": lse,
+        **gradients(ds, q, keys, dout),
+        **{f"{name}_terms": np.abs(x).max(initial=0.0) for name, x in terms.items()},
+    }

@@ -1,0 +1,272 @@
+"""Every refusal of the FFI handlers, by its words, on a machine without a GPU.
+
+The handlers are registered for the CPU under names of their own. Whatever is wrong with a call is
+found before anything of CUDA is touched; a right call gets as far as the missing driver.
+"""
+
+import ctypes
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_fa4 import _ext
+
+PREFIX = "on_cpu_"
+FORWARD = "jax_fa4_fwd_v1"
+PREPROCESS = "jax_fa4_bwd_preprocess_v1"
+
+BF16, FP16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+@pytest.fixture(scope="module", autouse=True)
+def handlers():
+    for name, stages in _ext.registrations().items():
+        jax.ffi.register_ffi_target(PREFIX + name, stages, platform="cpu")
+
+
+def forward(q=((2, 8, 4, 64), BF16), k=None, v=None, out=None, lse=None, **attributes):
+    """Calls the forward target; arguments are (shape, dtype), by default those that fit q."""
+    (batch, seqlen, heads, *_), _ = q
+    k = k or q
+    attributes = {
+        "variants": "fwd_sm90_bf16_d64",
+        "softmax_scale": np.float32(1.0),
+        "band_lower": np.int32(-(2**30)),
+        "band_upper": np.int32(2**30),
+        **attributes,
+    }
+    results = [out or q, lse or ((batch, heads, seqlen), F32)]
+    return call(FORWARD, [q, k, v or k], results, attributes)
+
+
+def preprocess(out=((2, 8, 4, 64), BF16), dout=None, dlse=None, delta=None, **attributes):
+    (batch, seqlen, heads, _), _ = out
+    rows = ((batch, heads, seqlen), F32)
+    attributes = {"variants": "bwd_preprocess_sm90_bf16", **attributes}
+    return call(PREPROCESS, [out, dout or out, dlse or rows], [delta or rows], attributes)
+
+
+def call(target, arguments, results, attributes):
+    results = [jax.ShapeDtypeStruct(*result) for result in results]
+    arrays = [jnp.zeros(*argument) for argument in arguments]
+    device = jax.devices("cpu")[0]
+    with jax.default_device(device):
+        function = jax.jit(lambda *a: jax.ffi.ffi_call(PREFIX + target, results)(*a, **attributes))
+        return jax.block_until_ready(function(*arrays))
+
+
+def refused(words, function, **arguments):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=words) as caught:
+        function(**arguments)
+    return str(caught.value)
+
+
+FORWARD_REFUSALS = {
+    "q of float32": (
+        dict(q=((2, 8, 4, 64), F32)),
+        "q fp32(2, 8, 4, 64): dtype must be bf16 or fp16",
+    ),
+    "k of another dtype": (
+        dict(k=((2, 8, 4, 64), FP16)),
+        "k fp16(2, 8, 4, 64): dtype must be bf16",
+    ),
+    "v of another dtype": (
+        dict(v=((2, 8, 4, 64), FP16)),
+        "v fp16(2, 8, 4, 64): dtype must be bf16",
+    ),
+    "out of another dtype": (
+        dict(out=((2, 8, 4, 64), F32)),
+        "out fp32(2, 8, 4, 64): dtype must be bf16",
+    ),
+    "lse of half precision": (
+        dict(lse=((2, 4, 8), BF16)),
+        "lse bf16(2, 4, 8): dtype must be fp32",
+    ),
+    "an integer q": (
+        dict(q=((2, 8, 4, 64), jnp.int32)),
+        "q another type(2, 8, 4, 64): dtype must be bf16 or fp16",
+    ),
+    "q of rank 3": (
+        dict(q=((2, 8, 64), BF16), lse=((2, 8), F32)),
+        "q bf16(2, 8, 64): rank must be 4, (batch, seqlen, heads, head_dim)",
+    ),
+    "k of rank 5": (
+        dict(k=((2, 8, 4, 64, 1), BF16)),
+        "k bf16(2, 8, 4, 64, 1): rank must be 4, (batch, seqlen, heads, head_dim)",
+    ),
+    "no keys": (
+        dict(k=((2, 0, 4, 64), BF16)),
+        "k bf16(2, 0, 4, 64): every dimension must be from 1 to 2147483647",
+    ),
+    "a head_dim that is no multiple of 8": (
+        dict(q=((2, 8, 4, 60), BF16)),
+        "head_dim 60 is not a multiple of 8; pad it with zeros",
+    ),
+    "k of another batch": (
+        dict(k=((3, 8, 4, 64), BF16)),
+        "k bf16(3, 8, 4, 64): shape must be (2, 8, 4, 64), batch and head_dim as in q",
+    ),
+    "k of another head_dim": (
+        dict(k=((2, 8, 4, 32), BF16)),
+        "k bf16(2, 8, 4, 32): shape must be (2, 8, 4, 64), batch and head_dim as in q",
+    ),
+    "v unlike k": (
+        dict(v=((2, 9, 4, 64), BF16)),
+        "v bf16(2, 9, 4, 64): shape must be (2, 8, 4, 64), the same as k",
+    ),
+    "out unlike q": (
+        dict(out=((2, 8, 2, 64), BF16)),
+        "out bf16(2, 8, 2, 64): shape must be (2, 8, 4, 64), the same as q",
+    ),
+    "lse in the order of q": (
+        dict(lse=((2, 8, 4), F32)),
+        "lse fp32(2, 8, 4): shape must be (2, 4, 8), (batch, heads_q, seqlen_q)",
+    ),
+    "heads that do not divide": (
+        dict(k=((2, 8, 3, 64), BF16)),
+        "q bf16(2, 8, 4, 64), k bf16(2, 8, 3, 64): the 3 heads of k must divide the 4 heads of q",
+    ),
+    "an infinite scale": (
+        dict(softmax_scale=np.float32(np.inf)),
+        "softmax_scale inf: must be finite and greater than 0",
+    ),
+    "a negative scale": (
+        dict(softmax_scale=np.float32(-0.5)),
+        "softmax_scale -0.5: must be finite and greater than 0",
+    ),
+    "an empty band": (
+        dict(band_lower=np.int32(1), band_upper=np.int32(0)),
+        "band_lower 1, band_upper 0: must satisfy -2**30 <= band_lower <= band_upper <= 2**30",
+    ),
+    "a band beyond the unbounded": (
+        dict(band_upper=np.int32(2**30 + 1)),
+        "band_lower -1073741824, band_upper 1073741825: must satisfy",
+    ),
+    "no variant": (
+        dict(variants=" "),
+        'variants=" " names no kernel; this build has: ' + " ".join(_ext.variant_names()),
+    ),
+    "an unknown variant": (
+        dict(variants="fwd_sm90_bf16_d64 fwd_sm75_bf16_d64"),
+        "variant fwd_sm75_bf16_d64 is not in this build, which has: "
+        + " ".join(_ext.variant_names()),
+    ),
+    "a variant of another operation": (
+        dict(variants="bwd_preprocess_sm90_bf16"),
+        "variant bwd_preprocess_sm90_bf16 is a backward preprocess kernel; "
+        "a forward kernel is needed",
+    ),
+    "a variant of another dtype": (
+        dict(variants="fwd_sm90_fp16_d64"),
+        "variant fwd_sm90_fp16_d64 does not take q bf16(2, 8, 4, 64)",
+    ),
+    "a variant that is too narrow": (
+        dict(q=((2, 8, 4, 72), BF16)),
+        "variant fwd_sm90_bf16_d64 takes head_dim up to 64, not q bf16(2, 8, 4, 72)",
+    ),
+}
+
+PREPROCESS_REFUSALS = {
+    "out of float32": (
+        dict(out=((2, 8, 4, 64), F32)),
+        "out fp32(2, 8, 4, 64): dtype must be bf16 or fp16",
+    ),
+    "dout of another dtype": (
+        dict(dout=((2, 8, 4, 64), FP16)),
+        "dout fp16(2, 8, 4, 64): dtype must be bf16",
+    ),
+    "nothing to sum": (
+        dict(out=((2, 8, 4, 0), BF16)),
+        "out bf16(2, 8, 4, 0): every dimension must be from 1 to 2147483647",
+    ),
+    "a head_dim that is no multiple of 8": (
+        dict(out=((2, 8, 4, 12), BF16)),
+        "head_dim 12 is not a multiple of 8; pad it with zeros",
+    ),
+    "dout unlike out": (
+        dict(dout=((2, 8, 4, 32), BF16)),
+        "dout bf16(2, 8, 4, 32): shape must be (2, 8, 4, 64), the same as out",
+    ),
+    "dlse of half precision": (
+        dict(dlse=((2, 4, 8), BF16)),
+        "dlse bf16(2, 4, 8): dtype must be fp32",
+    ),
+    "dlse in the order of out": (
+        dict(dlse=((2, 8, 4), F32)),
+        "dlse fp32(2, 8, 4): shape must be (2, 4, 8), (batch, heads, seqlen)",
+    ),
+    "delta of another shape": (
+        dict(delta=((2, 4, 9), F32)),
+        "delta fp32(2, 4, 9): shape must be (2, 4, 8), (batch, heads, seqlen)",
+    ),
+    "an unknown variant": (
+        dict(variants="bwd_preprocess_sm75_bf16"),
+        "variant bwd_preprocess_sm75_bf16 is not in this build",
+    ),
+    "a variant of another operation": (
+        dict(variants="fwd_sm90_bf16_d64"),
+        "variant fwd_sm90_bf16_d64 is a forward kernel; a backward preprocess kernel is needed",
+    ),
+    "a variant of another dtype": (
+        dict(variants="bwd_preprocess_sm90_fp16"),
+        "variant bwd_preprocess_sm90_fp16 does not take out bf16(2, 8, 4, 64)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FORWARD_REFUSALS)
+def test_forward_refuses(case):
+    arguments, words = FORWARD_REFUSALS[case]
+    message = refused(re.escape(words), forward, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {FORWARD}: ")
+
+
+@pytest.mark.parametrize("case", PREPROCESS_REFUSALS)
+def test_preprocess_refuses(case):
+    arguments, words = PREPROCESS_REFUSALS[case]
+    message = refused(re.escape(words), preprocess, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {PREPROCESS}: ")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        (dict(softmax_scale=1.0), "expected F32 but got F64"),
+        (dict(band_lower=0), "expected S32 but got S64"),
+        (dict(extra=np.int32(1)), "Wrong number of attributes: expected 4 but got 5"),
+    ],
+)
+def test_attributes_are_typed(attributes, words):
+    refused(words, forward, **attributes)
+
+
+def has_driver():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_driver(), reason="speaks of a machine without a CUDA driver")
+@pytest.mark.parametrize(("function", "target"), [(forward, FORWARD), (preprocess, PREPROCESS)])
+def test_a_right_call_gets_as_far_as_the_driver(function, target):
+    message = refused("no CUDA driver: libcuda.so.1", function)
+    assert message.startswith(f"FAILED_PRECONDITION: {target}: ")
+
+
+@pytest.mark.skipif(has_driver(), reason="speaks of a machine without a CUDA driver")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(q=((1, 1, 1, 8), BF16)),
+        dict(q=((2, 8, 4, 64), BF16), k=((2, 5, 2, 64), BF16)),
+        dict(q=((2, 8, 4, 256), FP16), variants="fwd_sm90_fp16_d256"),
+        dict(band_lower=np.int32(-5), band_upper=np.int32(-5)),
+    ],
+)
+def test_what_the_kernels_take_is_not_refused(arguments):
+    refused("no CUDA driver", forward, **arguments)

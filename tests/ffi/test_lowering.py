@@ -1,0 +1,153 @@
+"""What the program for a GPU contains, lowered and exported on a machine without one."""
+
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_fa4
+from jax_fa4 import ffi
+
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
+
+def shapes(sq=100, sk=100, heads=4, heads_kv=4, width=64, dtype=jnp.bfloat16):
+    q = jax.ShapeDtypeStruct((2, sq, heads, width), dtype)
+    k = jax.ShapeDtypeStruct((2, sk, heads_kv, width), dtype)
+    return q, k, k
+
+
+def lowered(function, *args, platform="cuda"):
+    return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+def call_of(text, target):
+    (line,) = [line for line in text.splitlines() if f"@{target}(" in line]
+    return line
+
+
+def attributes(line):
+    (found,) = re.findall(r"mhlo.backend_config = {(.*?)}", line)
+    return dict(pair.split(" = ") for pair in found.split(", "))
+
+
+def test_forward_call():
+    def call(q, k, v):
+        return jax_fa4.flash_attention(q, k, v, causal=True, softmax_scale=0.5, return_lse=True)
+
+    line = call_of(lowered(call, *shapes(sq=30, sk=50, heads_kv=2)), "jax_fa4_fwd_v1")
+    assert attributes(line) == {
+        "variants": '"fwd_sm90_bf16_d64"',
+        "softmax_scale": "5.000000e-01 : f32",
+        "band_lower": f"{-(2**30)} : i32",
+        "band_upper": "20 : i32",
+    }
+    assert "(tensor<2x30x4x64xbf16>, tensor<2x50x2x64xbf16>, tensor<2x50x2x64xbf16>)" in line
+    assert "-> (tensor<2x30x4x64xbf16>, tensor<2x4x30xf32>)" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "lower", "upper"),
+    [
+        ({}, -(2**30), 2**30),
+        ({"is_causal": True}, -(2**30), 0),
+        ({"local_window_size": 7}, -7, 7),
+        ({"local_window_size": (9, None), "is_causal": True}, -9, 0),
+        ({"local_window_size": (9, 3), "causal_alignment": "bottom_right"}, 11, 23),
+    ],
+)
+def test_bands_are_attributes_of_one_kernel(options, lower, upper):
+    def call(q, k, v):
+        return jax_fa4.dot_product_attention(q, k, v, **options)
+
+    line = call_of(lowered(call, *shapes(sq=30, sk=50)), "jax_fa4_fwd_v1")
+    found = attributes(line)
+    assert found["band_lower"] == f"{lower} : i32"
+    assert found["band_upper"] == f"{upper} : i32"
+    assert found["variants"] == '"fwd_sm90_bf16_d64"'
+
+
+@pytest.mark.parametrize(("width", "padded", "tile"), [(1, 8, 64), (63, 64, 64), (72, 72, 128)])
+def test_head_dims_are_padded_to_eight(width, padded, tile):
+    args = shapes(width=width, dtype=jnp.float16)
+    text = lowered(jax.grad(lambda *a: jax_fa4.flash_attention(*a).sum()), *args)
+    line = call_of(text, "jax_fa4_fwd_v1")
+    assert f"(tensor<2x100x4x{padded}xf16>, " in line
+    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{tile}"'
+    assert f"(tensor<2x100x4x{padded}xf16>, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
+
+
+def test_preprocess_call():
+    def loss(q, k, v):
+        out, lse = jax_fa4.flash_attention(q, k, v, return_lse=True)
+        return out.astype(jnp.float32).sum() + lse.sum()
+
+    line = call_of(lowered(jax.grad(loss), *shapes()), "jax_fa4_bwd_preprocess_v1")
+    names = '"bwd_preprocess_sm90_bf16 bwd_preprocess_sm100_bf16"'
+    assert attributes(line) == {"variants": names}
+    operands = "(tensor<2x100x4x64xbf16>, tensor<2x100x4x64xbf16>, tensor<2x4x100xf32>)"
+    assert f"{operands} -> tensor<2x4x100xf32>" in line
+
+
+def test_other_platforms_get_the_portable_path():
+    for platform in ("cpu", "tpu", "rocm"):
+        text = lowered(jax_fa4.flash_attention, *shapes(), platform=platform)
+        assert "custom_call" not in text or "jax_fa4" not in text
+
+
+@pytest.mark.parametrize(("sq", "sk"), [(0, 5), (5, 0)])
+def test_empty_arrays_never_reach_the_target(sq, sk):
+    args = shapes(sq=sq, sk=sk)
+    assert "jax_fa4" not in lowered(jax.grad(lambda *a: jax_fa4.flash_attention(*a).sum()), *args)
+
+
+class TestExport:
+    args = shapes(sq=20, sk=30)
+
+    @staticmethod
+    def call(q, k, v):
+        return jax_fa4.flash_attention(q, k, v, causal=True, return_lse=True)
+
+    def test_round_trip_on_cpu(self):
+        pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+        exported = jax.export.export(jax.jit(self.call), platforms=["cpu"])(*self.args)
+        again = jax.export.deserialize(exported.serialize())
+        keys = jax.random.split(jax.random.key(0), 3)
+        arrays = [
+            jax.device_put(jax.random.normal(key, s.shape, s.dtype), jax.devices("cpu")[0])
+            for key, s in zip(keys, self.args, strict=True)
+        ]
+        for ours, wanted in zip(again.call(*arrays), self.call(*arrays), strict=True):
+            ours, wanted = (np.asarray(x, np.float32) for x in (ours, wanted))
+            np.testing.assert_allclose(ours, wanted, rtol=1e-2, atol=1e-5)
+
+    def test_for_cuda(self):
+        pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+        exported = jax.export.export(
+            jax.jit(self.call),
+            platforms=["cuda"],
+            disabled_checks=jax_fa4.EXPORT_DISABLED_CHECKS,
+        )(*self.args)
+        again = jax.export.deserialize(exported.serialize())
+        assert again.platforms == ("cuda",)
+        assert "jax_fa4_fwd_v1" in again.mlir_module()
+
+    def test_for_both_at_once(self):
+        exported = jax.export.export(
+            jax.jit(self.call),
+            platforms=["cpu", "cuda"],
+            disabled_checks=jax_fa4.EXPORT_DISABLED_CHECKS,
+        )(*self.args)
+        assert exported.platforms == ("cpu", "cuda")
+
+    def test_the_checks_are_needed(self):
+        with pytest.raises(ValueError, match="jax_fa4_fwd_v1"):
+            jax.export.export(jax.jit(self.call), platforms=["cuda"])(*self.args)
+
+    def test_every_target_has_its_check(self):
+        assert [str(check).rsplit(":", 1)[-1] for check in jax_fa4.EXPORT_DISABLED_CHECKS] == list(
+            ffi.TARGETS
+        )

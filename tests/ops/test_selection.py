@@ -1,0 +1,166 @@
+"""Which path a call takes, on machines that this one only pretends to be."""
+
+import warnings
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jax_fa4
+from jax_fa4 import ffi
+from jax_fa4.ops import selection
+from jax_fa4.variants import CATALOG
+from jax_fa4.variants.problem import Problem
+
+PLAIN = Problem(dtype="bfloat16", head_dim=128, softmax_scale=0.1)
+MASKED = Problem(dtype="bfloat16", head_dim=128, softmax_scale=0.1, has_mask=True)
+
+
+def gpu(capability, name="NVIDIA Test"):
+    return SimpleNamespace(id=0, device_kind=name, compute_capability=capability)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(capability, ..., built=names): such GPUs, and a build with such kernels."""
+    selection._warn_once.cache_clear()
+
+    def make(*capabilities, built=None):
+        names = {v.name for v in CATALOG} if built is None else built
+        devices = tuple(gpu(c) for c in capabilities)
+        registered = []
+        monkeypatch.setattr(selection, "cuda_devices", lambda: devices)
+        monkeypatch.setattr(ffi, "built_variants", lambda: frozenset(names))
+        monkeypatch.setattr(ffi, "register", lambda: registered.append(True))
+        return registered
+
+    yield make
+    selection._warn_once.cache_clear()
+
+
+def test_hopper_takes_the_kernel(machine):
+    registered = machine("9.0")
+    for implementation in (None, "fa4"):
+        path = selection.select(PLAIN, implementation)
+        assert path.forward == ("fwd_sm90_bf16_d128",)
+        assert "bwd_preprocess_sm90_bf16" in path.preprocess
+    assert registered
+
+
+def test_xla_never_takes_the_kernel(machine):
+    registered = machine("9.0")
+    assert not selection.select(PLAIN, "xla").is_kernel
+    assert not registered
+
+
+@pytest.mark.parametrize("capability", ["8.0", "10.0", "12.0", "gfx942"])
+def test_other_gpus_take_the_portable_path(machine, capability):
+    registered = machine(capability)
+    path = selection.select(PLAIN, None)
+    assert not path.is_kernel
+    assert f"compute capability {capability}" in path.reason
+    assert "9.x" in path.reason
+    with pytest.raises(NotImplementedError, match="compute capability"):
+        selection.select(PLAIN, "fa4")
+    assert not registered
+
+
+def test_every_gpu_must_have_a_kernel(machine):
+    machine("9.0", "8.0")
+    assert "8.0" in selection.select(PLAIN, None).reason
+
+
+def test_without_a_gpu_the_platform_decides(machine):
+    registered = machine()
+    assert selection.select(PLAIN, None).is_kernel
+    assert not registered
+
+
+def test_a_build_without_the_kernel_says_so(machine):
+    machine("9.0", built={"bwd_preprocess_sm90_bf16"})
+    path = selection.select(PLAIN, None)
+    assert "fwd_sm90_bf16_d128" in path.reason
+    with pytest.raises(NotImplementedError, match="lacks the kernel"):
+        selection.select(PLAIN, "fa4")
+
+
+def test_a_missing_extension_is_an_error_at_first_use(monkeypatch):
+    def missing():
+        raise ImportError("jax_fa4 was imported without its compiled extension")
+
+    monkeypatch.setattr(selection, "cuda_devices", lambda: (gpu("9.0"),))
+    monkeypatch.setattr(ffi, "built_variants", missing)
+    with pytest.raises(ImportError, match="extension"):
+        selection.select(PLAIN, None)
+    x = jax.ShapeDtypeStruct((1, 8, 2, 64), jnp.bfloat16)
+    assert "extension" in jax_fa4.is_supported(x, x, x)
+
+
+def test_the_message_for_a_missing_extension(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(ffi.importlib, "import_module", missing)
+    ffi.extension.cache_clear()
+    try:
+        with pytest.raises(ImportError, match=r"pip install \.") as info:
+            ffi.extension()
+        assert "implementation='xla'" in str(info.value)
+        assert "missing" in jax_fa4.build_info()["extension"]
+    finally:
+        ffi.extension.cache_clear()
+
+
+def test_a_mask_that_costs_the_kernel_warns_once(machine):
+    machine("9.0")
+    with pytest.warns(UserWarning, match=r"mask is given.*is_causal="):
+        selection.select(MASKED, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not selection.select(MASKED, None).is_kernel
+
+
+@pytest.mark.parametrize("capabilities", [(), ("8.0",)])
+def test_a_mask_that_costs_nothing_does_not_warn(machine, capabilities):
+    machine(*capabilities)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not selection.select(MASKED, None).is_kernel
+
+
+def test_asking_for_xla_does_not_warn(machine):
+    machine("9.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        selection.select(MASKED, "xla")
+
+
+class TestInquiry:
+    X = jax.ShapeDtypeStruct((1, 8, 2, 64), jnp.bfloat16)
+
+    def test_supported(self, machine):
+        machine("9.0")
+        assert jax_fa4.is_supported(self.X, self.X, self.X, is_causal=True) is None
+        text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
+        assert text == "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0)"
+
+    def test_unsupported(self, machine):
+        machine()
+        assert "no CUDA device" in jax_fa4.is_supported(self.X, self.X, self.X)
+        assert jax_fa4.explain(self.X, self.X, self.X).startswith("portable path (XLA): JAX sees")
+
+    def test_asked_for_xla(self, machine):
+        machine("9.0")
+        text = jax_fa4.explain(self.X, self.X, self.X, implementation="xla")
+        assert text == "portable path (XLA): implementation='xla' was asked for"
+
+    def test_bad_input_raises(self):
+        with pytest.raises(ValueError, match="rank"):
+            jax_fa4.is_supported(self.X, jax.ShapeDtypeStruct((2, 4), jnp.bfloat16), self.X)
+
+    def test_build_info(self):
+        info = jax_fa4.build_info()
+        assert info["jax"] == jax.__version__
+        assert info["jax_fa4"] == jax_fa4.__version__
+        assert all(isinstance(value, str) for value in info.values())

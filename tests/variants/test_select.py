@@ -1,0 +1,76 @@
+"""Every legal problem gets the narrowest kernel that holds it; every other a reason."""
+
+import dataclasses
+
+import pytest
+
+from jax_fa4.variants import CATALOG, FORWARD_HEAD_DIMS, Arch, DType, ForwardVariant, parse
+from jax_fa4.variants.problem import Problem
+from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
+
+PLAIN = Problem(dtype="bfloat16", head_dim=64, softmax_scale=0.125)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("head_dim", range(1, 257, 15))
+def test_narrowest(dtype, head_dim):
+    problem = dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim)
+    assert refusal(problem) is None
+    (variant,) = forward_variants(problem)
+    assert variant.head_dim == min(d for d in FORWARD_HEAD_DIMS if d >= head_dim)
+    assert variant.arch is Arch.SM90
+    assert variant.dtype is problem.kernel_dtype
+
+
+def test_no_forward_kernel_is_unreachable():
+    reached = {
+        variant
+        for dtype in ("bfloat16", "float16")
+        for head_dim in range(1, 257)
+        for variant in forward_variants(dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim))
+    }
+    assert reached == {v for v in CATALOG if isinstance(v, ForwardVariant)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dtype": "float32"}, "dtype=jnp.bfloat16"),
+        ({"head_dim": 257}, "head dim 257 is above 256"),
+        ({"has_bias": True}, "bias is given"),
+        ({"has_mask": True}, "is_causal="),
+        ({"softmax_scale": 0.0}, "scale is 0"),
+    ],
+)
+def test_refusals_name_the_value_and_the_way_out(change, words):
+    problem = dataclasses.replace(PLAIN, **change)
+    assert words in refusal(problem)
+    assert "implementation='xla'" in refusal(problem)
+    assert forward_variants(problem) == ()
+
+
+def test_a_smaller_build():
+    wider = {"fwd_sm90_bf16_d128"}
+    assert [v.name for v in forward_variants(PLAIN, wider)] == ["fwd_sm90_bf16_d128"]
+    assert forward_variants(PLAIN, set()) == ()
+    assert preprocess_variants(DType.BF16, set()) == ()
+
+
+def test_preprocess_serves_both_architectures():
+    names = [v.name for v in preprocess_variants(DType.FP16)]
+    assert names == ["bwd_preprocess_sm90_fp16", "bwd_preprocess_sm100_fp16"]
+
+
+@pytest.mark.parametrize("variant", CATALOG, ids=lambda v: v.name)
+def test_names_round_trip(variant):
+    assert parse(variant.name) == variant
+
+
+@pytest.mark.parametrize("name", ["", "fwd_sm90_bf16", "fwd_sm90_bf16_d064", "fwd_sm80_bf16_d64"])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="not the name of a kernel variant"):
+        parse(name)
+
+
+def test_at_most_one_name_an_architecture():
+    assert len({v.name for v in CATALOG}) == len(CATALOG)
