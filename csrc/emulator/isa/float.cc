@@ -83,21 +83,6 @@ float Abs(float a) {
   return std::fabs(In<kFtz>(a));
 }
 
-// Approximate functions are computed correctly rounded; hardware may differ by what the manual
-// allows (ex2: 2 ulp, rcp: 1 ulp, lg2: 2^-22).
-float Ex2(float a) {
-  return Out<true>(static_cast<float>(std::exp2(static_cast<double>(Flush(a)))));
-}
-float Lg2(float a) {
-  return Out<true>(static_cast<float>(std::log2(static_cast<double>(Flush(a)))));
-}
-float Rcp(float a) { return Out<true>(1.0f / Flush(a)); }
-float RcpRn(float a) { return Canonical(1.0f / a); }
-float Rsqrt(float a) {
-  return Out<true>(static_cast<float>(1.0 / std::sqrt(static_cast<double>(Flush(a)))));
-}
-float Tanh(float a) { return Canonical(static_cast<float>(std::tanh(static_cast<double>(a)))); }
-
 void Operands(Decoder& decoder, const Instruction& instruction, size_t sources, Op* op) {
   decoder.ExpectOperands(instruction, sources + 1);
   op->d = decoder.Destination(instruction.operands[0], 4);
@@ -135,34 +120,11 @@ void DecodeArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) 
 #undef PICK
 }
 
-void DecodeApproximate(Decoder& decoder, const Instruction& instruction, Op* op) {
-  Modifiers modifiers(decoder, instruction);
-  const std::string& name = instruction.opcode[0];
-  if (name == "rcp" && modifiers.Take("rn")) {
-    modifiers.OneOf({"f32"});
-    op->run = Unary<float, RcpRn>;
-  } else {
-    modifiers.OneOf({"approx"});
-    if (name != "tanh") modifiers.OneOf({"ftz"});
-    modifiers.OneOf({"f32"});
-    op->run = name == "ex2"     ? Handler(Unary<float, Ex2>)
-              : name == "lg2"   ? Handler(Unary<float, Lg2>)
-              : name == "rcp"   ? Handler(Unary<float, Rcp>)
-              : name == "rsqrt" ? Handler(Unary<float, Rsqrt>)
-                                : Handler(Unary<float, Tanh>);
-  }
-  modifiers.Done();
-  Operands(decoder, instruction, 1, op);
-}
-
 }  // namespace
 
 void RegisterFloat(InstructionTable* table) {
   for (const char* name : {"add", "sub", "mul", "div", "fma", "min", "max", "neg", "abs"}) {
     (*table)[name] = DecodeArithmetic;
-  }
-  for (const char* name : {"ex2", "lg2", "rcp", "rsqrt", "tanh"}) {
-    (*table)[name] = DecodeApproximate;
   }
 }
 

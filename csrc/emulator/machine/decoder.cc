@@ -12,9 +12,9 @@ const InstructionTable& Instructions() {
   static const InstructionTable* const table = [] {
     auto* made = new InstructionTable;  // lives as long as the process
     for (auto* chapter :
-         {RegisterInteger, RegisterFloat, RegisterConvert, RegisterMove, RegisterCompare,
-          RegisterControl, RegisterMemory, RegisterShuffle, RegisterBarrier, RegisterMbarrier,
-          RegisterBulk, RegisterWgmma, RegisterStmatrix}) {
+         {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert, RegisterMove,
+          RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle, RegisterBarrier,
+          RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix}) {
       chapter(made);
     }
     return made;

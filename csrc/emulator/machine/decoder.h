@@ -109,6 +109,7 @@ int MemoryBytes(std::string_view type);
 // One function a chapter of the manual; isa/ holds them.
 void RegisterInteger(InstructionTable* table);
 void RegisterFloat(InstructionTable* table);
+void RegisterSpecial(InstructionTable* table);
 void RegisterConvert(InstructionTable* table);
 void RegisterMove(InstructionTable* table);
 void RegisterCompare(InstructionTable* table);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "emulator/check/finding.h"
+#include "emulator/isa/special.h"
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/program.h"
 
@@ -44,7 +45,9 @@ struct Options {
   uint64_t seed = 0;
   Completion completion = Completion::kRandom;
   bool exact_tensor_cores = true;  // false: plain float32 sums
-  uint64_t max_instructions = 0;   // a warp; 0: no limit
+  // Null: ex2 and rcp are correctly rounded. Otherwise complete, and outliving the run.
+  const SpecialTables* special_tables = nullptr;
+  uint64_t max_instructions = 0;  // a warp; 0: no limit
 };
 
 struct Launch {
