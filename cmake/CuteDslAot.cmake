@@ -1,9 +1,10 @@
-# jax_fa4_compile_kernels(<objects> <table>)
+# jax_fa4_compile_kernels(<objects> <table> <ptx>)
 #
 # Compiles the kernels that JAX_FA4_VARIANTS asks for with `jax_fa4.aot` and sets <objects> to their
-# object files and <table> to the generated C++ table of variants. Runs whenever a source of the
-# kernels changed; what the cache holds is copied, not compiled.
-function(jax_fa4_compile_kernels objects_variable table_variable)
+# object files, <table> to the generated C++ table of variants and <ptx> to the compressed PTX that
+# the emulator reads. Runs whenever a source of the kernels changed; what the cache holds is copied,
+# not compiled.
+function(jax_fa4_compile_kernels objects_variable table_variable ptx_variable)
   set(source_dir "${CMAKE_CURRENT_SOURCE_DIR}")
   set(output_dir "${CMAKE_CURRENT_BINARY_DIR}/kernels")
   set(aot "${Python_EXECUTABLE}" -P "${source_dir}/jax_fa4/aot/bootstrap.py")
@@ -25,6 +26,7 @@ function(jax_fa4_compile_kernels objects_variable table_variable)
   list(LENGTH names count)
   message(STATUS "Kernel variants to build: ${count}")
   list(TRANSFORM names PREPEND "${output_dir}/" OUTPUT_VARIABLE objects)
+  list(TRANSFORM objects REPLACE "$" ".ptx.xz" OUTPUT_VARIABLE packed)
   list(TRANSFORM objects APPEND ".o")
 
   set(template "${source_dir}/cmake/variant_table.cc.in")
@@ -34,7 +36,7 @@ function(jax_fa4_compile_kernels objects_variable table_variable)
     "${source_dir}/jax_fa4/kernels/*.py"
     "${source_dir}/jax_fa4/variants/*.py")
   add_custom_command(
-    OUTPUT ${objects} "${table}"
+    OUTPUT ${objects} ${packed} "${table}"
     COMMAND ${aot} ${selection} ${cache} --output "${output_dir}" --table "${template}"
     DEPENDS ${sources} "${template}"
     COMMENT "Compiling ${count} kernel variants"
@@ -43,4 +45,5 @@ function(jax_fa4_compile_kernels objects_variable table_variable)
 
   set(${objects_variable} ${objects} PARENT_SCOPE)
   set(${table_variable} "${table}" PARENT_SCOPE)
+  set(${ptx_variable} ${packed} PARENT_SCOPE)
 endfunction()

@@ -1,6 +1,7 @@
 #include "backward.h"
 
 #include "checks.h"
+#include "emulated_launch.h"
 #include "launch.h"
 
 namespace jax_fa4 {
@@ -42,27 +43,57 @@ ffi::Error CheckVariants(const std::vector<const Variant*>& variants, const Name
   return ffi::Error::Success();
 }
 
+// A checked call, whatever is to run it.
+struct PreprocessCall {
+  Operation operation;
+  std::vector<const Variant*> candidates;
+  BackwardPreprocessArguments arguments;
+};
+
+ffi::Error Prepare(const PreprocessBuffers& buffers, std::string_view variants,
+                   PreprocessCall* call) {
+  JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
+  call->operation = {kName, VariantKind::kBackwardPreprocess, variants};
+  JAX_FA4_RETURN_IF_ERROR(FindVariants(call->operation, &call->candidates));
+  JAX_FA4_RETURN_IF_ERROR(CheckVariants(call->candidates, buffers.out));
+  const auto shape = buffers.out.buffer.dimensions();
+  BackwardPreprocessArguments& arguments = call->arguments;
+  arguments.out = buffers.out.buffer.untyped_data();
+  arguments.dout = buffers.dout.buffer.untyped_data();
+  arguments.dlse = buffers.dlse.buffer.untyped_data();
+  arguments.delta = buffers.delta.buffer.untyped_data();
+  arguments.batch = static_cast<int32_t>(shape[0]);
+  arguments.seqlen = static_cast<int32_t>(shape[1]);
+  arguments.heads = static_cast<int32_t>(shape[2]);
+  arguments.head_dim = static_cast<int32_t>(shape[3]);
+  return ffi::Error::Success();
+}
+
 // The order of parameters is that of the binding below.
 ffi::Error ExecutePreprocess(ffi::Context context, ffi::AnyBuffer out, ffi::AnyBuffer dout,
                              ffi::AnyBuffer dlse, ffi::Result<ffi::AnyBuffer> delta,
                              std::string_view variants) {
   const PreprocessBuffers buffers{{"out", out}, {"dout", dout}, {"dlse", dlse}, {"delta", *delta}};
-  JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
-  const Operation operation{kName, VariantKind::kBackwardPreprocess, variants};
-  std::vector<const Variant*> candidates;
-  JAX_FA4_RETURN_IF_ERROR(FindVariants(operation, &candidates));
-  JAX_FA4_RETURN_IF_ERROR(CheckVariants(candidates, buffers.out));
-  const auto shape = out.dimensions();
-  BackwardPreprocessArguments arguments{};
-  arguments.out = out.untyped_data();
-  arguments.dout = dout.untyped_data();
-  arguments.dlse = dlse.untyped_data();
-  arguments.delta = delta->untyped_data();
-  arguments.batch = static_cast<int32_t>(shape[0]);
-  arguments.seqlen = static_cast<int32_t>(shape[1]);
-  arguments.heads = static_cast<int32_t>(shape[2]);
-  arguments.head_dim = static_cast<int32_t>(shape[3]);
-  return Launch(operation, candidates, context, arguments.Addresses(), {&arguments.stream});
+  PreprocessCall call;
+  JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, variants, &call));
+  return Launch(call.operation, call.candidates, context, call.arguments.Addresses(),
+                {&call.arguments.stream});
+}
+
+// The same on the emulator; the attributes are the variants and the emulator's settings.
+ffi::Error ExecutePreprocessEmulated(ffi::AnyBuffer out, ffi::AnyBuffer dout, ffi::AnyBuffer dlse,
+                                     ffi::Result<ffi::AnyBuffer> delta,
+                                     ffi::Dictionary attributes) {
+  const PreprocessBuffers buffers{{"out", out}, {"dout", dout}, {"dlse", dlse}, {"delta", *delta}};
+  std::string_view variants;
+  EmulatorSettings settings;
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(kName, attributes, "variants", &variants));
+  JAX_FA4_RETURN_IF_ERROR(ReadEmulatorSettings(kName, attributes, &settings));
+  PreprocessCall call;
+  JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, variants, &call));
+  return LaunchEmulated(call.operation, call.candidates, settings,
+                        {{buffers.out, buffers.dout, buffers.dlse}, {buffers.delta}},
+                        call.arguments.Addresses(), {&call.arguments.stream});
 }
 
 ffi::Error InitializePreprocess(ffi::Context context, ffi::Dictionary attributes) {
@@ -73,6 +104,7 @@ ffi::Error InitializePreprocess(ffi::Context context, ffi::Dictionary attributes
 }  // namespace jax_fa4
 
 using jax_fa4::ExecutePreprocess;
+using jax_fa4::ExecutePreprocessEmulated;
 using jax_fa4::InitializePreprocess;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_bwd_preprocess_v1, ExecutePreprocess,
@@ -87,3 +119,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_bwd_preprocess_v1, ExecutePreprocess,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_bwd_preprocess_v1_initialize, InitializePreprocess,
                               ::xla::ffi::Ffi::BindInitialize().Ctx<::xla::ffi::Context>().Attrs());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_emulated_bwd_preprocess_v1, ExecutePreprocessEmulated,
+                              ::xla::ffi::Ffi::Bind()
+                                  .Arg<::xla::ffi::AnyBuffer>()  // out
+                                  .Arg<::xla::ffi::AnyBuffer>()  // dout
+                                  .Arg<::xla::ffi::AnyBuffer>()  // dlse
+                                  .Ret<::xla::ffi::AnyBuffer>()  // delta
+                                  .Attrs());

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "checks.h"
+#include "emulated_launch.h"
 #include "launch.h"
 
 namespace jax_fa4 {
@@ -94,24 +95,67 @@ ForwardArguments MakeArguments(const ForwardBuffers& buffers) {
   return arguments;
 }
 
+struct ForwardScalars {
+  float softmax_scale;
+  int32_t band_lower;
+  int32_t band_upper;
+};
+
+// A checked call, whatever is to run it.
+struct ForwardCall {
+  Operation operation;
+  std::vector<const Variant*> candidates;
+  ForwardArguments arguments;
+  LaunchFields Fields() { return {&arguments.stream, &arguments.sm_count}; }
+};
+
+ffi::Error Prepare(const ForwardBuffers& buffers, std::string_view variants,
+                   const ForwardScalars& scalars, ForwardCall* call) {
+  JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
+  JAX_FA4_RETURN_IF_ERROR(
+      CheckScalars(scalars.softmax_scale, scalars.band_lower, scalars.band_upper));
+  call->operation = {kName, VariantKind::kForward, variants};
+  JAX_FA4_RETURN_IF_ERROR(FindVariants(call->operation, &call->candidates));
+  JAX_FA4_RETURN_IF_ERROR(CheckVariants(call->candidates, buffers.q));
+  call->arguments = MakeArguments(buffers);
+  call->arguments.softmax_scale = scalars.softmax_scale;
+  call->arguments.band_lower = scalars.band_lower;
+  call->arguments.band_upper = scalars.band_upper;
+  return ffi::Error::Success();
+}
+
 // The order of parameters is that of the binding below.
 ffi::Error Execute(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
                    ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> lse,
                    std::string_view variants, float softmax_scale, int32_t band_lower,
                    int32_t band_upper) {
   const ForwardBuffers buffers{{"q", q}, {"k", k}, {"v", v}, {"out", *out}, {"lse", *lse}};
-  JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
-  JAX_FA4_RETURN_IF_ERROR(CheckScalars(softmax_scale, band_lower, band_upper));
-  const Operation operation{kName, VariantKind::kForward, variants};
-  std::vector<const Variant*> candidates;
-  JAX_FA4_RETURN_IF_ERROR(FindVariants(operation, &candidates));
-  JAX_FA4_RETURN_IF_ERROR(CheckVariants(candidates, buffers.q));
-  ForwardArguments arguments = MakeArguments(buffers);
-  arguments.softmax_scale = softmax_scale;
-  arguments.band_lower = band_lower;
-  arguments.band_upper = band_upper;
-  return Launch(operation, candidates, context, arguments.Addresses(),
-                {&arguments.stream, &arguments.sm_count});
+  ForwardCall call;
+  JAX_FA4_RETURN_IF_ERROR(
+      Prepare(buffers, variants, {softmax_scale, band_lower, band_upper}, &call));
+  return Launch(call.operation, call.candidates, context, call.arguments.Addresses(),
+                call.Fields());
+}
+
+// The same on the emulator; the attributes are those of Execute and the emulator's settings.
+ffi::Error ExecuteEmulated(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
+                           ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> lse,
+                           ffi::Dictionary attributes) {
+  const ForwardBuffers buffers{{"q", q}, {"k", k}, {"v", v}, {"out", *out}, {"lse", *lse}};
+  std::string_view variants;
+  ForwardScalars scalars{};
+  EmulatorSettings settings;
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(kName, attributes, "variants", &variants));
+  JAX_FA4_RETURN_IF_ERROR(
+      ReadAttribute(kName, attributes, "softmax_scale", &scalars.softmax_scale));
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(kName, attributes, "band_lower", &scalars.band_lower));
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(kName, attributes, "band_upper", &scalars.band_upper));
+  JAX_FA4_RETURN_IF_ERROR(ReadEmulatorSettings(kName, attributes, &settings));
+  ForwardCall call;
+  JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, variants, scalars, &call));
+  return LaunchEmulated(call.operation, call.candidates, settings,
+                        {{buffers.q, buffers.k, buffers.v}, {buffers.out, buffers.lse}},
+                        call.arguments.Addresses(), call.Fields());
 }
 
 ffi::Error InitializeForward(ffi::Context context, ffi::Dictionary attributes) {
@@ -122,6 +166,7 @@ ffi::Error InitializeForward(ffi::Context context, ffi::Dictionary attributes) {
 }  // namespace jax_fa4
 
 using jax_fa4::Execute;
+using jax_fa4::ExecuteEmulated;
 using jax_fa4::InitializeForward;
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_fwd_v1, Execute,
@@ -140,3 +185,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_fwd_v1, Execute,
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_fwd_v1_initialize, InitializeForward,
                               ::xla::ffi::Ffi::BindInitialize().Ctx<::xla::ffi::Context>().Attrs());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jax_fa4_emulated_fwd_v1, ExecuteEmulated,
+                              ::xla::ffi::Ffi::Bind()
+                                  .Arg<::xla::ffi::AnyBuffer>()  // q
+                                  .Arg<::xla::ffi::AnyBuffer>()  // k
+                                  .Arg<::xla::ffi::AnyBuffer>()  // v
+                                  .Ret<::xla::ffi::AnyBuffer>()  // out
+                                  .Ret<::xla::ffi::AnyBuffer>()  // lse
+                                  .Attrs());

@@ -5,12 +5,14 @@
 #include <nanobind/stl/vector.h>
 
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
 #include "backward.h"
 #include "forward.h"
+#include "runtime/emulator.h"
 #include "variants.h"
 
 namespace nb = nanobind;
@@ -36,6 +38,19 @@ std::map<std::string, Stages> Registrations() {
   };
 }
 
+std::map<std::string, Stages> EmulatorRegistrations() {
+  return {
+      {"jax_fa4_emulated_fwd_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_v1)}}},
+      {"jax_fa4_emulated_bwd_preprocess_v1",
+       {{"execute", Capsule(jax_fa4_emulated_bwd_preprocess_v1)}}},
+  };
+}
+
+void EmulatorLoad(const std::string& variant, const std::string& ptx) {
+  const std::string error = jax_fa4::LoadEmulated(variant, ptx);
+  if (!error.empty()) throw std::invalid_argument(error);  // ValueError
+}
+
 std::vector<std::string> VariantNames() {
   std::vector<std::string> names;
   for (const jax_fa4::Variant& variant : jax_fa4::kVariants) names.emplace_back(variant.name);
@@ -58,6 +73,10 @@ NB_MODULE(_ext, module) {
   module.doc() = "FFI handlers of jax_fa4 and the compiled kernels behind them.";
   module.def("registrations", &Registrations,
              "FFI target -> stage -> handler, as jax.ffi.register_ffi_target takes them.");
+  module.def("emulator_registrations", &EmulatorRegistrations,
+             "The same for the emulator, which is for the platform cpu.");
+  module.def("emulator_load", &EmulatorLoad, nb::arg("variant"), nb::arg("ptx"),
+             "Give the emulator the PTX of a variant; ValueError if it cannot read it.");
   module.def("variant_names", &VariantNames, "The kernels in this build, by name.");
   module.def("build_info", &BuildInfo, "What this extension was built with.");
 }

@@ -9,6 +9,7 @@ from pkgutil import extend_path as _extend_path
 
 from jax.export import DisabledSafetyCheck as _DisabledSafetyCheck
 
+from jax_fa4 import emulator as emulator
 from jax_fa4.ffi import TARGETS as _TARGETS
 from jax_fa4.ops.attention import dot_product_attention as dot_product_attention
 from jax_fa4.ops.core import CHECKPOINT_NAMES as CHECKPOINT_NAMES

@@ -23,9 +23,13 @@ inline constexpr CudaResult kCudaErrorInvalidContext = 201;
 inline constexpr CudaResult kCudaErrorFirstSticky = 700;
 inline constexpr CudaResult kCudaErrorLastSticky = 719;
 
+inline constexpr CudaResult kCudaErrorNotSupported = 801;
+inline constexpr CudaResult kCudaErrorUnknown = 999;
+
 inline constexpr int kDeviceAttributeMultiprocessorCount = 16;
 inline constexpr int kDeviceAttributeComputeCapabilityMajor = 75;
 inline constexpr int kDeviceAttributeComputeCapabilityMinor = 76;
+inline constexpr int kDeviceAttributeMaxSharedMemoryPerBlockOptin = 97;
 
 // cudaLaunchConfig_t, which compiled kernels fill.
 struct RuntimeLaunchConfig {

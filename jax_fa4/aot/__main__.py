@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from jax_fa4.aot import manifest
-from jax_fa4.aot.build import Builder
+from jax_fa4.aot.build import Builder, pack_ptx
 from jax_fa4.aot.cache import Cache, default_directory
 from jax_fa4.aot.compile import compile_variant
 from jax_fa4.aot.fingerprint import dsl_version
@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
         "--table",
         type=Path,
         metavar="TEMPLATE",
-        help="also write variant_table.cc from this",
+        help="also write what the extension's build needs: variant_table.cc from this template, "
+        "and the PTX compressed",
     )
     parser.add_argument("--compile-one", metavar="NAME", help=argparse.SUPPRESS)
     return parser
@@ -89,6 +90,8 @@ def _build(variants: Sequence[Variant], options: argparse.Namespace) -> int:
     if options.table is not None:
         text = manifest.table(manifest.read(options.output), options.table.read_text())
         (options.output / "variant_table.cc").write_text(text)
+        for variant in variants:
+            pack_ptx(variant, options.output)
     return 0
 
 

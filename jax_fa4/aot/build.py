@@ -5,6 +5,7 @@ parallel, each in a process of its own.
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def compile_in_process(variant: Variant, directory: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
     if finished.returncode != 0:
         raise CompileError(finished.stdout + finished.stderr)
+
+
+def pack_ptx(variant: Variant, directory: Path) -> None:
+    """Writes `<name>.ptx.xz`, which the wheel carries for the emulator, from `<name>.ptx`."""
+    text = (directory / f"{variant.name}.ptx").read_bytes()
+    (directory / f"{variant.name}.ptx.xz").write_bytes(lzma.compress(text))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,14 @@ import jax
 # Custom call targets are a serialized interface (jax.export): their names carry a version.
 FORWARD_TARGET = "jax_fa4_fwd_v1"
 BACKWARD_PREPROCESS_TARGET = "jax_fa4_bwd_preprocess_v1"
-TARGETS = (FORWARD_TARGET, BACKWARD_PREPROCESS_TARGET)
+EMULATED_FORWARD_TARGET = "jax_fa4_emulated_fwd_v1"
+EMULATED_BACKWARD_PREPROCESS_TARGET = "jax_fa4_emulated_bwd_preprocess_v1"
+TARGETS = (
+    FORWARD_TARGET,
+    BACKWARD_PREPROCESS_TARGET,
+    EMULATED_FORWARD_TARGET,
+    EMULATED_BACKWARD_PREPROCESS_TARGET,
+)
 
 
 @functools.cache
@@ -42,9 +49,16 @@ def extension_problem() -> str | None:
 
 @functools.cache
 def register() -> None:
-    """Tell XLA about the targets, once per process."""
+    """Tell XLA about the kernels' targets, once per process."""
     for target, stages in extension().registrations().items():
         jax.ffi.register_ffi_target(target, stages, platform="CUDA")
+
+
+@functools.cache
+def register_emulator() -> None:
+    """Tell XLA about the emulator's targets, once per process."""
+    for target, stages in extension().emulator_registrations().items():
+        jax.ffi.register_ffi_target(target, stages, platform="cpu")
 
 
 @functools.cache

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_fa4.ffi import FORWARD_TARGET
+from jax_fa4.emulator.settings import Settings
+from jax_fa4.ffi import EMULATED_FORWARD_TARGET, FORWARD_TARGET
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import result_type
 
@@ -19,15 +20,17 @@ def forward(
     softmax_scale: float,
     band: Band,
     variants: tuple[str, ...],
+    emulator: Settings | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out (B, Sq, Hq, D) in q's dtype and lse (B, Hq, Sq) float32, by `jax_fa4_fwd_v1`.
 
     q is (B, Sq, Hq, D), k and v (B, Sk, Hkv, D); no dimension is 0 and D is a multiple of
-    8. The handler launches the one of `variants` that was built for the device.
+    8. The handler launches the one of `variants` that was built for the device; with `emulator`
+    settings it is `jax_fa4_emulated_fwd_v1`, which runs on the CPU.
     """
     batch, length, heads, _ = q.shape
     call = jax.ffi.ffi_call(
-        FORWARD_TARGET,
+        FORWARD_TARGET if emulator is None else EMULATED_FORWARD_TARGET,
         (result_type(q.shape, q.dtype, q), result_type((batch, heads, length), jnp.float32, q)),
     )
     out, lse = call(
@@ -38,5 +41,6 @@ def forward(
         softmax_scale=np.float32(softmax_scale),
         band_lower=np.int32(band.lower),
         band_upper=np.int32(band.upper),
+        **({} if emulator is None else emulator.attributes()),
     )
     return out, lse

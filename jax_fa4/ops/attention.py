@@ -107,7 +107,8 @@ def dot_product_attention(
       local_window_size: (left, right), attend keys i - left <= j <= i + right; None in a slot
         leaves that side open, an int w is (w, w).
       implementation: "fa4" is the kernel, and raises where it cannot run; "xla" the portable
-        path; None the kernel where it can.
+        path; None the kernel where it can; "emulator" runs the kernel without a GPU, on the CPU
+        (`jax_fa4.emulator`).
       return_residual: return (out, lse) instead.
       causal_alignment: where the diagonals of is_causal and local_window_size start when
         T != S: at the first query and key ("top_left") or at the last ("bottom_right").

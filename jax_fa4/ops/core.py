@@ -106,6 +106,8 @@ def _forward(
         if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
             return portable_forward(q, k, v)
         kernel = functools.partial(_kernel_forward, plan)
+        if plan.path.emulator is not None:
+            return kernel(q, k, v)
         return lax.platform_dependent(q, k, v, cuda=kernel, default=portable_forward)
 
     # A bias or mask may be shared by the batch, so those calls leave vmap to lax.
@@ -152,6 +154,8 @@ def _backward(
 def _delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
     if not plan.path.preprocess:
         return portable.row_delta(out, dout, dlse)
+    if plan.path.emulator is not None:
+        return _kernel_delta(plan, out, dout, dlse)
     kernel = functools.partial(_kernel_delta, plan)
     delta = lax.platform_dependent(out, dout, dlse, cuda=kernel, default=portable.row_delta)
     assert isinstance(delta, jax.Array)
@@ -168,13 +172,18 @@ def _kernel_forward(
         softmax_scale=plan.softmax_scale,
         band=plan.band,
         variants=plan.path.forward,
+        emulator=plan.path.emulator,
     )
     return out[..., :width], lse
 
 
 def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
     return backward_preprocess(
-        _pad_head_dim(out), _pad_head_dim(dout), dlse, variants=plan.path.preprocess
+        _pad_head_dim(out),
+        _pad_head_dim(dout),
+        dlse,
+        variants=plan.path.preprocess,
+        emulator=plan.path.emulator,
     )
 
 

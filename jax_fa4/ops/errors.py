@@ -99,5 +99,5 @@ def not_built(name: str, value: Any, remedy: str) -> NotImplementedError:
     return NotImplementedError(f"{name}={value} is not supported yet; {remedy}")
 
 
-def no_kernel(reason: str) -> NotImplementedError:
-    return NotImplementedError(f"implementation='fa4' cannot run this call: {reason}")
+def no_kernel(implementation: str, reason: str) -> NotImplementedError:
+    return NotImplementedError(f"implementation={implementation!r} cannot run this call: {reason}")

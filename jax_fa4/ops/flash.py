@@ -77,7 +77,8 @@ def flash_attention(
         None leaves a side open (-1 elsewhere: refused here).
       return_lse: return (out, lse) instead.
       implementation: "fa4" is the kernel, and raises where it cannot run; "xla" the portable
-        path; None the kernel where it can.
+        path; None the kernel where it can; "emulator" runs the kernel without a GPU, on the CPU
+        (`jax_fa4.emulator`).
       checkpoint_name: name of out and lse for `jax.checkpoint` policies, in place of
         `jax_fa4.CHECKPOINT_NAMES`.
       softcap, learnable_sink, deterministic: not built yet.

@@ -42,11 +42,16 @@ def is_supported(
 ) -> str | None:
     """Whether the kernels run this call on this machine: None if they do, else the reason.
 
+    With implementation="emulator": whether the emulator does.
+
     Takes the arguments of `dot_product_attention` or `flash_attention`; arrays may be
-    `jax.ShapeDtypeStruct`. implementation="fa4" raises the same reason.
+    `jax.ShapeDtypeStruct`. implementation="fa4" (or "emulator") raises the same reason.
     """
     try:
-        return selection.unsupported(_problem(query, key, value, bias, mask, options))
+        problem = _problem(query, key, value, bias, mask, options)
+        if options.get("implementation") == "emulator":
+            return selection.unsupported_by_emulator(problem)
+        return selection.unsupported(problem)
     except (NotImplementedError, ImportError) as error:
         return str(error)
 
@@ -57,11 +62,19 @@ def explain(
     """Which path this call takes on this machine, and why. Arguments as `is_supported`."""
     if options.get("implementation") == "xla":
         return "portable path (XLA): implementation='xla' was asked for"
+    emulated = options.get("implementation") == "emulator"
     reason = is_supported(query, key, value, bias, mask, **options)
     if reason is not None:
-        return f"portable path (XLA): {reason}"
+        return (
+            f"the emulator cannot run it: {reason}"
+            if emulated
+            else (f"portable path (XLA): {reason}")
+        )
     problem = _problem(query, key, value, bias, mask, options)
-    names = ", ".join(selection.select(problem, None).forward)
+    implementation = "emulator" if emulated else None
+    names = ", ".join(selection.select(problem, implementation).forward)
+    if emulated:
+        return f"kernel {names} on the emulator, on the CPU"
     device = selection.describe(selection.cuda_devices()[0])
     return f"kernel {names} on {device}"
 

@@ -9,14 +9,14 @@ from typing import Literal
 
 import jax
 
-from jax_fa4 import ffi
+from jax_fa4 import emulator, ffi
 from jax_fa4.ops import errors
 from jax_fa4.variants import CATALOG, ForwardVariant
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
 
-Implementation = Literal["fa4", "xla"] | None
-IMPLEMENTATIONS = (None, "fa4", "xla")
+Implementation = Literal["fa4", "xla", "emulator"] | None
+IMPLEMENTATIONS = (None, "fa4", "xla", "emulator")
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Path:
     """The way a call goes. Kernel names are empty on the portable path; `reason` says why it is.
 
     On the kernel path the choice between kernel and portable code is left to the platform
-    that the program is lowered for, so that one program serves both.
+    that the program is lowered for, so that one program serves both. With `emulator` settings
+    the kernels run on the emulator, and the program is for the CPU alone.
     """
 
     forward: tuple[str, ...] = ()
     preprocess: tuple[str, ...] = ()
     reason: str | None = None
+    emulator: emulator.Settings | None = None
 
     @property
     def is_kernel(self) -> bool:
@@ -37,16 +39,18 @@ class Path:
 
 
 def select(problem: Problem, implementation: str | None) -> Path:
-    """The path of a call; NotImplementedError if "fa4" was asked for and cannot run it."""
+    """The path of a call; NotImplementedError if what was asked for cannot run it."""
     if implementation not in IMPLEMENTATIONS:
         raise errors.bad_choice("implementation", implementation, IMPLEMENTATIONS)
     if implementation == "xla":
         return Path(reason="implementation='xla' was asked for")
+    if implementation == "emulator":
+        return _emulated(problem)
     reason = unsupported(problem)
     devices = cuda_devices()
     if implementation == "fa4":
         if reason is not None:
-            raise errors.no_kernel(reason)
+            raise errors.no_kernel("fa4", reason)
     elif reason is not None and (devices or refusal(problem) is not None):
         _warn_if_left_the_kernel(problem)
         return Path(reason=reason)
@@ -64,6 +68,39 @@ def select(problem: Problem, implementation: str | None) -> Path:
 def unsupported(problem: Problem) -> str | None:
     """Why the kernels cannot run `problem` on this machine, and the way out; None if they can."""
     return refusal(problem) or _device_refusal(problem)
+
+
+def unsupported_by_emulator(problem: Problem) -> str | None:
+    """Why the emulator cannot run `problem`, and the way out; None if it can."""
+    reason = refusal(problem)
+    if reason is not None:
+        return reason
+    needed = [v.name for v in forward_variants(problem) if v.arch is emulator.ARCH]
+    for name in needed:
+        if name not in ffi.built_variants() or not emulator.has_ptx(name):
+            return (
+                f"this build of jax_fa4 lacks the kernel {name}; build it with all variants, or "
+                "use implementation='xla'"
+            )
+    return None
+
+
+def _emulated(problem: Problem) -> Path:
+    """The path of a call with implementation="emulator", whose kernels it hands over."""
+    reason = unsupported_by_emulator(problem)
+    if reason is not None:
+        raise errors.no_kernel("emulator", reason)
+    dtype = problem.kernel_dtype
+    assert dtype is not None
+    built = frozenset(name for name in ffi.built_variants() if emulator.has_ptx(name))
+    kernels = (forward_variants(problem, built), preprocess_variants(dtype, built))
+    forward, preprocess = (
+        tuple(v.name for v in variants if v.arch is emulator.ARCH) for variants in kernels
+    )
+    for name in (*forward, *preprocess):
+        emulator.load(name)
+    ffi.register_emulator()
+    return Path(forward=forward, preprocess=preprocess, emulator=emulator.current())
 
 
 def cuda_devices() -> tuple[jax.Device, ...]:

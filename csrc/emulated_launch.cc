@@ -1,0 +1,82 @@
+#include "emulated_launch.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "runtime/emulator.h"
+
+namespace jax_fa4 {
+namespace {
+
+constexpr std::pair<std::string_view, emulator::Completion> kCompletions[] = {
+    {"earliest", emulator::Completion::kEarliest},
+    {"latest", emulator::Completion::kLatest},
+    {"random", emulator::Completion::kRandom},
+};
+
+emulator::GlobalRange RangeOf(const Named& argument, bool writable) {
+  emulator::GlobalRange range;
+  range.begin = reinterpret_cast<uint64_t>(argument.buffer.untyped_data());
+  range.end = range.begin + argument.buffer.size_bytes();
+  range.writable = writable;
+  range.name = std::string(argument.name);
+  return range;
+}
+
+}  // namespace
+
+ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionary& attributes,
+                                EmulatorSettings* settings) {
+  int64_t seed = 0;
+  std::string_view completion;
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "seed", &seed));
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "completion", &completion));
+  JAX_FA4_RETURN_IF_ERROR(
+      ReadAttribute(operation, attributes, "exact", &settings->options.exact_tensor_cores));
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "sm_count", &settings->sm_count));
+  settings->options.seed = static_cast<uint64_t>(seed);
+  if (settings->sm_count < 1) {
+    return InvalidArgument(operation, "sm_count ", settings->sm_count, ": must be at least 1");
+  }
+  for (const auto& [name, value] : kCompletions) {
+    if (name != completion) continue;
+    settings->options.completion = value;
+    return ffi::Error::Success();
+  }
+  return InvalidArgument(operation, "completion \"", completion,
+                         "\": must be earliest, latest or random");
+}
+
+ffi::Error LaunchEmulated(const Operation& operation, const std::vector<const Variant*>& variants,
+                          const EmulatorSettings& settings, const EmulatedMemory& memory,
+                          std::vector<void*> arguments, LaunchFields fields) {
+  const Variant* chosen = nullptr;
+  EmulatedProgram program;
+  for (const Variant* variant : variants) {
+    if (program == nullptr && (program = FindEmulated(variant->name)) != nullptr) chosen = variant;
+  }
+  if (program == nullptr) {
+    return FailedPrecondition(operation.name, "variants=\"", operation.variants,
+                              "\": the emulator has no PTX of them in this process; load it with "
+                              "jax_fa4.emulator.load");
+  }
+  std::vector<emulator::GlobalRange> ranges;
+  for (const Named& input : memory.inputs) ranges.push_back(RangeOf(input, false));
+  for (const Named& result : memory.results) {
+    std::memset(result.buffer.untyped_data(), 0xff, result.buffer.size_bytes());
+    ranges.push_back(RangeOf(result, true));
+  }
+  Emulator backend(*chosen, program, settings.sm_count, std::move(ranges), settings.options);
+  BackendScope scope(&backend, nullptr);
+  *fields.stream = nullptr;
+  if (fields.sm_count != nullptr) *fields.sm_count = settings.sm_count;
+  CudaResult result = kCudaSuccess;
+  arguments.push_back(&result);
+  chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
+  if (result == kCudaSuccess) return ffi::Error::Success();
+  return ffi::Error::Internal(
+      Message(operation.name, chosen->name, " on the emulator: ", backend.Describe(result)));
+}
+
+}  // namespace jax_fa4
