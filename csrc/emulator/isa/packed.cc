@@ -44,8 +44,8 @@ inline float Apply(float a, float b, float c) {
   }
 }
 
-#define JAX_FA4_PAIRS(name, operation)                                                  \
-  JAX_FA4_VECTORISED void name(const float* a, const float* b, const float* c, float* d) { \
+#define JAX_FA4_PAIRS(name, operation)                                                      \
+  JAX_FA4_VECTORISED void name(const float* a, const float* b, const float* c, float* d) {  \
     for (int i = 0; i < kFloats; ++i) d[i] = Canonical(Apply<operation>(a[i], b[i], c[i])); \
   }
 JAX_FA4_PAIRS(AddPairs, Operation::kAdd)
