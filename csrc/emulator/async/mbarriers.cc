@@ -68,6 +68,15 @@ void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t 
   CompletePhaseIfDone(machine, &found->second);
 }
 
+std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset) {
+  const auto found = cta->mbarriers.find(offset);
+  if (found == cta->mbarriers.end()) return Name(offset) + " was never initialised";
+  if (found->second.pending == 0) return Name(offset) + " gets an arrival too many";
+  --found->second.pending;
+  CompletePhaseIfDone(machine, &found->second);
+  return std::string();
+}
+
 bool PhaseDone(const Mbarrier& barrier, uint32_t parity) { return (barrier.phase & 1) != parity; }
 
 }  // namespace jax_fa4::emulator

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "emulator/machine/machine.h"
 
@@ -18,6 +19,9 @@ void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count);
 // Adds to the transaction count of the current phase, or takes what has come from it.
 void ExpectTransactions(Warp& warp, int lane, uint64_t address, uint32_t bytes);
 void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t bytes);
+
+// An arrival of the hardware itself, not of a thread. Returns what is wrong, if something is.
+std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset);
 
 // Whether the phase of parity `parity` has completed.
 bool PhaseDone(const Mbarrier& barrier, uint32_t parity);

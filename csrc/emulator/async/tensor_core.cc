@@ -21,7 +21,27 @@ namespace {
 constexpr int kAlignedBits = 25;  // fraction bits kept when terms are aligned
 constexpr int kMaxColumns = 256;
 
-int FractionBits(ElementType type) { return type == ElementType::kBF16 ? 7 : 10; }
+// How an element's bits are divided. Both 8-bit formats are brought to three fraction bits, so
+// that they can be multiplied with each other.
+struct Format {
+  int exponent_bits, fraction_bits, bias, widened_fraction_bits;
+};
+
+Format FormatOf(ElementType type) {
+  switch (type) {
+    case ElementType::kF16:
+      return {5, 10, 15, 10};
+    case ElementType::kBF16:
+      return {8, 7, 127, 7};
+    case ElementType::kE4M3:
+      return {4, 3, 7, 3};
+    case ElementType::kE5M2:
+      return {5, 2, 15, 3};
+  }
+  return {};
+}
+
+int FractionBits(ElementType type) { return FormatOf(type).widened_fraction_bits; }
 
 struct Decoded {
   int32_t significand;
@@ -29,16 +49,31 @@ struct Decoded {
 };
 
 Decoded Decode(ElementType type, uint16_t bits) {
-  const bool bf16 = type == ElementType::kBF16;
-  const int fraction_bits = FractionBits(type);
-  const int exponent_mask = bf16 ? 0xff : 0x1f;
-  const int bias = bf16 ? 127 : 15;
+  const Format format = FormatOf(type);
+  const int fraction_bits = format.fraction_bits;
+  const int exponent_mask = (1 << format.exponent_bits) - 1;
   const int32_t fraction = bits & ((1 << fraction_bits) - 1);
   const int field = bits >> fraction_bits & exponent_mask;
   int32_t significand = field == 0 ? fraction : fraction | 1 << fraction_bits;
-  int32_t exponent = std::max(field, 1) - bias;
+  significand <<= format.widened_fraction_bits - fraction_bits;
+  int32_t exponent = std::max(field, 1) - format.bias;
   if (significand == 0) exponent = -126;
-  return {(bits & 0x8000) != 0 ? -significand : significand, exponent};
+  const bool negative = (bits >> (format.exponent_bits + fraction_bits) & 1) != 0;
+  return {negative ? -significand : significand, exponent};
+}
+
+float ValueOf(ElementType type, uint16_t bits) {
+  switch (type) {
+    case ElementType::kF16:
+      return FloatFromHalf(bits);
+    case ElementType::kBF16:
+      return FloatFromBFloat16(bits);
+    case ElementType::kE4M3:
+      return FloatFromE4M3(static_cast<uint8_t>(bits));
+    case ElementType::kE5M2:
+      return FloatFromHalf(static_cast<uint16_t>(bits << 8));
+  }
+  return 0.0f;
 }
 
 Decoded DecodeFloat(float value) {
@@ -157,8 +192,7 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
     const Decoded decoded = Decode(type, bits[i]);
     out->significand[i] = decoded.significand;
     out->exponent[i] = decoded.exponent;
-    out->value[i] =
-        type == ElementType::kBF16 ? FloatFromBFloat16(bits[i]) : FloatFromHalf(bits[i]);
+    out->value[i] = ValueOf(type, bits[i]);
   }
 }
 

@@ -7,7 +7,11 @@
 
 namespace jax_fa4::emulator {
 
-enum class ElementType : uint8_t { kF16, kBF16 };
+enum class ElementType : uint8_t { kF16, kBF16, kE4M3, kE5M2 };
+
+inline int ElementBytes(ElementType type) {
+  return type == ElementType::kF16 || type == ElementType::kBF16 ? 2 : 1;
+}
 
 // A matrix operand unpacked for the fused sum: value = significand * 2^(exponent - fraction bits).
 struct Unpacked {
@@ -16,10 +20,12 @@ struct Unpacked {
   std::vector<float> value;
 };
 
-// Unpacks 16-bit elements. A zero has exponent -126, whatever its type, as in the hardware.
+// Unpacks elements, each in 16 bits. A zero has exponent -126, whatever its type, as in the
+// hardware.
 void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out);
 
-// d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16. `a` is (rows, depth), `b` is
+// d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16, for 8-bit elements
+// up to 32. `a` is (rows, depth), `b` is
 // (depth, columns), `d` is (rows, columns), all row-major.
 //
 // Exact mode: the products, which are exact, and d are aligned to the largest exponent among them,

@@ -1,4 +1,5 @@
 // Named barriers and fences (PTX ISA, "bar", "barrier", "membar/fence").
+#include "emulator/isa/cluster.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -80,6 +81,10 @@ void DecodeBar(Decoder& decoder, const Instruction& instruction, Op* op) {
     decoder.ExpectOperands(instruction, 1);
     op->run = WarpSync;
     op->a = decoder.Source(instruction.operands[0], 4);
+    return;
+  }
+  if (modifiers.Take("cluster")) {
+    DecodeClusterBarrier(decoder, instruction, &modifiers, op);
     return;
   }
   modifiers.Take("cta");

@@ -89,7 +89,65 @@ void CheckShared(Warp& warp, const TensorMap& map, uint64_t shared, int lane) {
 
 // op.d + op.target = shared address.
 uint64_t SharedAddress(Warp& warp, const Op& op, int lane) {
-  return Value(warp, op.d, op.small & 15, lane) + static_cast<uint64_t>(int64_t{op.target});
+  return Value(warp, op.d, op.small & 12, lane) + static_cast<uint64_t>(int64_t{op.target});
+}
+
+// A CTA that gets a box, and the CTA whose mbarrier learns of it.
+struct Receiver {
+  Cta* cta;
+  Cta* barrier_cta;
+};
+
+// op.c = mask of CTAs for a multicast, or kNoSlot; op.small & 1: .cta_group::2.
+std::vector<Receiver> Receivers(Warp& warp, const Op& op, int lane, uint64_t shared,
+                                uint64_t barrier) {
+  Machine* machine = warp.machine;
+  const uint64_t barrier_rank = barrier >> 24;
+  const bool pair = (op.small & 1) != 0;
+  if (op.c == kNoSlot) {
+    const uint64_t distance = (shared >> 24) ^ barrier_rank;
+    if (distance > (pair ? 1u : 0u)) {
+      warp.Report("mbarrier",
+                  "a box in CTA " + std::to_string(shared >> 24) + " signals an mbarrier of CTA " +
+                      std::to_string(barrier_rank),
+                  lane);
+    }
+    return {{&machine->CtaOf(warp, lane, shared), &machine->CtaOf(warp, lane, barrier)}};
+  }
+  std::vector<Receiver> receivers;
+  const uint32_t mask = warp.Lanes<uint32_t>(op.c)[lane] & 0xffffu;
+  for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
+    const uint64_t rank = static_cast<uint64_t>(__builtin_ctz(rest));
+    const uint64_t to = pair ? (rank & ~uint64_t{1}) | (barrier_rank & 1) : rank;
+    receivers.push_back(
+        {&machine->CtaOf(warp, lane, rank << 24), &machine->CtaOf(warp, lane, to << 24)});
+  }
+  return receivers;
+}
+
+// Lets box `map` at `at` arrive in one CTA.
+void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int32_t, 5>& at,
+               const Receiver& receiver, uint32_t begin, uint32_t barrier) {
+  Machine* machine = warp.machine;
+  const uint32_t bytes = map.BoxBytes();
+  const uint64_t rank = uint64_t{receiver.cta->rank} << 24;
+  machine->Shared(warp, lane, rank | begin, bytes, true);
+  MbarrierAt(warp, lane, uint64_t{receiver.barrier_cta->rank} << 24 | barrier);
+  // Until it completes the box holds nothing that may be read.
+  std::memset(receiver.cta->shared_initialised.data() + begin, 0, bytes);
+  std::memset(receiver.cta->shared.data() + begin, 0xff, bytes);
+  machine->Start(machine->NewQueue(), [=] {
+    ForBox(map, at, [&](uint32_t offset, uint64_t address) {
+      uint8_t* to = receiver.cta->shared.data() + map.Swizzled(begin, offset);
+      if (address != 0) {
+        std::memcpy(to, reinterpret_cast<const uint8_t*>(address), map.element_bytes);
+      } else {
+        std::memset(to, 0, map.element_bytes);
+      }
+    });
+    std::memset(receiver.cta->shared_initialised.data() + begin, 1, bytes);
+    CompleteTransactions(machine, receiver.barrier_cta, barrier, bytes);
+  });
 }
 
 // op.a = map, op.b + op.immediate = mbarrier; op.small = bytes of d and of b, 4 bits each.
@@ -102,31 +160,14 @@ Step TensorLoad(Warp& warp, const Op& op) {
     const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
     CheckRank(warp, op, map, lane);
     CheckShared(warp, map, shared, lane);
-    const uint32_t bytes = map.BoxBytes();
-    machine->Shared(warp, lane, shared, bytes, true);
-    MbarrierAt(warp, lane, barrier);
-    Cta* cta = &machine->CtaOf(warp, lane, shared);
-    Cta* barrier_cta = &machine->CtaOf(warp, lane, barrier);
     const auto at = Coordinates(warp, op, lane);
-    // Until it completes the box holds nothing that may be read.
-    const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
-    std::memset(cta->shared_initialised.data() + begin, 0, bytes);
-    std::memset(cta->shared.data() + begin, 0xff, bytes);
     ForBox(map, at, [&](uint32_t, uint64_t address) {
       if (address != 0) machine->Global(warp, lane, address, map.element_bytes, false);
     });
-    machine->Start(machine->NewQueue(), [=] {
-      ForBox(map, at, [&](uint32_t offset, uint64_t address) {
-        uint8_t* to = cta->shared.data() + map.Swizzled(begin, offset);
-        if (address != 0) {
-          std::memcpy(to, reinterpret_cast<const uint8_t*>(address), map.element_bytes);
-        } else {
-          std::memset(to, 0, map.element_bytes);
-        }
-      });
-      std::memset(cta->shared_initialised.data() + begin, 1, bytes);
-      CompleteTransactions(machine, barrier_cta, static_cast<uint32_t>(barrier & 0xffffff), bytes);
-    });
+    for (const Receiver& receiver : Receivers(warp, op, lane, shared, barrier)) {
+      StartLoad(warp, lane, map, at, receiver, static_cast<uint32_t>(shared & 0xffffff),
+                static_cast<uint32_t>(barrier & 0xffffff));
+    }
   });
   return Step::kNext;
 }
@@ -226,6 +267,12 @@ uint8_t SharedOperand(Decoder& decoder, const Operand& operand, Slot* slot, int6
   return address.small;
 }
 
+// 1 or 2 of .cta_group, 0 where it is not given.
+int TakeGroup(Modifiers* modifiers) {
+  if (modifiers->Take("cta_group::2")) return 2;
+  return modifiers->Take("cta_group::1") ? 1 : 0;
+}
+
 void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
                       Op* op) {
   const std::string_view rank = modifiers->OneOf({"1d", "2d", "3d", "4d", "5d"});
@@ -233,9 +280,13 @@ void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifier
   modifiers->OneOf({loads ? "global" : "shared::cta"});
   modifiers->Take("tile");
   modifiers->OneOf({loads ? "mbarrier::complete_tx::bytes" : "bulk_group"});
+  const bool multicast = loads && modifiers->Take("multicast::cluster");
+  int group = 0;
+  if (loads) group = TakeGroup(modifiers);
   const bool hint = modifiers->Take("L2::cache_hint");
+  if (loads && group == 0) group = TakeGroup(modifiers);  // compilers write it last
   modifiers->Done();
-  decoder.ExpectOperands(instruction, (loads ? 3 : 2) + (hint ? 1 : 0));
+  decoder.ExpectOperands(instruction, (loads ? 3u : 2u) + (hint ? 1u : 0u) + (multicast ? 1u : 0u));
   const Operand& map = instruction.operands[loads ? 1 : 0];
   const Operand& shared = instruction.operands[loads ? 0 : 1];
   MapOperand(decoder, map, static_cast<uint32_t>(rank[0] - '0'), op);
@@ -245,7 +296,8 @@ void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifier
   op->run = loads ? TensorLoad : TensorStore;
   if (loads) {
     const uint8_t bytes = SharedOperand(decoder, instruction.operands[2], &op->b, &op->immediate);
-    op->small = static_cast<uint8_t>(op->small | bytes << 4);
+    op->small = static_cast<uint8_t>(op->small | bytes << 4 | (group == 2 ? 1 : 0));
+    if (multicast) op->c = decoder.Source(instruction.operands[3], 4);
   }
 }
 

@@ -10,6 +10,17 @@ Step Bra(Warp& warp, const Op& op) {
   return Step::kJump;
 }
 
+// The last warp of a CTA leaves no tensor memory allocated.
+void CheckTensorMemoryFree(Warp& warp) {
+  if (warp.alive != warp.exec || warp.cta->tensor.allocated_columns() == 0) return;
+  for (const auto& other : warp.cta->warps) {
+    if (other.get() != &warp && other->alive != 0) return;
+  }
+  warp.Report("unfinished", "the CTA exits with " +
+                                std::to_string(warp.cta->tensor.allocated_columns()) +
+                                " columns of tensor memory allocated");
+}
+
 Step Ret(Warp& warp, const Op&) {
   if (warp.wgmma_open != 0 || !warp.wgmma_committed.empty()) {
     warp.Report("unfinished", "exits with matrix products under way");
@@ -23,6 +34,7 @@ Step Ret(Warp& warp, const Op&) {
       }
     }
   }
+  CheckTensorMemoryFree(warp);
   return Step::kExit;
 }
 

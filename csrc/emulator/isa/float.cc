@@ -4,6 +4,7 @@
 
 #include "emulator/isa/integer.h"
 #include "emulator/isa/lanes.h"
+#include "emulator/isa/packed.h"
 
 namespace jax_fa4::emulator {
 namespace {
@@ -93,6 +94,7 @@ void Operands(Decoder& decoder, const Instruction& instruction, size_t sources, 
 
 void DecodeArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (DecodeIntegerArithmetic(decoder, instruction, op)) return;
+  if (DecodePackedArithmetic(decoder, instruction, op)) return;
   Modifiers modifiers(decoder, instruction);
   const std::string& name = instruction.opcode[0];
   const bool rounds =

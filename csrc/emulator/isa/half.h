@@ -1,4 +1,4 @@
-// The 16-bit float formats.
+// The float formats of 16 and 8 bits.
 #pragma once
 
 #include <cmath>
@@ -51,6 +51,15 @@ inline uint16_t HalfFromFloat(float value) {
   // Subnormal: the float sum with 0.5 leaves the rounded fraction in its low bits.
   const float sum = FloatOf(magnitude) + 0.5f;
   return static_cast<uint16_t>(sign | (BitsOf(sum) - 0x3f000000u));
+}
+
+// No infinities; the largest magnitude but one is 448, 0x7f is NaN.
+inline float FloatFromE4M3(uint8_t bits) {
+  const int field = bits >> 3 & 0xf, fraction = bits & 7;
+  const float magnitude = (bits & 0x7f) == 0x7f ? FloatOf(0x7fffffffu)
+                          : field == 0 ? std::ldexp(static_cast<float>(fraction), -9)
+                                       : std::ldexp(static_cast<float>(8 + fraction), field - 10);
+  return (bits & 0x80) != 0 ? -magnitude : magnitude;
 }
 
 }  // namespace jax_fa4::emulator

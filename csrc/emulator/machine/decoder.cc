@@ -11,10 +11,10 @@ namespace {
 const InstructionTable& Instructions() {
   static const InstructionTable* const table = [] {
     auto* made = new InstructionTable;  // lives as long as the process
-    for (auto* chapter :
-         {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert, RegisterMove,
-          RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle, RegisterBarrier,
-          RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix}) {
+    for (auto* chapter : {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert,
+                          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory,
+                          RegisterShuffle, RegisterBarrier, RegisterMbarrier, RegisterBulk,
+                          RegisterWgmma, RegisterStmatrix, RegisterCluster, RegisterTcgen05}) {
       chapter(made);
     }
     return made;

@@ -121,5 +121,7 @@ void RegisterMbarrier(InstructionTable* table);
 void RegisterBulk(InstructionTable* table);
 void RegisterWgmma(InstructionTable* table);
 void RegisterStmatrix(InstructionTable* table);
+void RegisterCluster(InstructionTable* table);
+void RegisterTcgen05(InstructionTable* table);
 
 }  // namespace jax_fa4::emulator

@@ -15,6 +15,7 @@
 #include "emulator/isa/special.h"
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/program.h"
+#include "emulator/machine/tensor_memory.h"
 
 namespace jax_fa4::emulator {
 
@@ -89,7 +90,9 @@ struct Warp {
   std::string wait_reason;
   std::map<int, BulkGroups> bulk;  // by lane
   uint32_t wgmma_open = 0;
-  std::deque<uint32_t> wgmma_committed;  // unfinished operations of each committed group
+  std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group
+  uint32_t tensor_stores = 0;                   // tcgen05.st under way
+  std::array<uint32_t, 32> cluster_arrivals{};  // phase in which a lane arrived; 0: not
   uint64_t executed = 0;
   bool timed_out = false;  // a try_wait may give up now
 
@@ -133,6 +136,7 @@ struct Cta {
   uint32_t shared_end = 0;                  // one past the last byte that belongs to the kernel
   std::array<NamedBarrier, 16> barriers;
   std::map<uint32_t, Mbarrier> mbarriers;
+  TensorMemory tensor;
   std::vector<std::unique_ptr<Warp>> warps;
 };
 
@@ -147,6 +151,7 @@ struct Cluster {
   Dim3 id;
   std::vector<std::unique_ptr<Cta>> ctas;
   std::vector<Event> events;
+  uint32_t barrier_phase = 1;  // of barrier.cluster
 };
 
 struct Machine {

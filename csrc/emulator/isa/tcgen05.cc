@@ -1,0 +1,66 @@
+// tcgen05.* (PTX ISA, "TensorCore 5th Generation Family Instructions"): what they have in common.
+#include "emulator/isa/tcgen05.h"
+
+#include "emulator/isa/lanes.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+Step Nothing(Warp&, const Op&) { return Step::kNext; }
+
+Step WaitStore(Warp& warp, const Op&) {
+  if (warp.tensor_stores != 0) return warp.Wait("tcgen05.wait::st: stores are under way");
+  return Step::kNext;
+}
+
+void DecodeTcgen05(Decoder& decoder, const Instruction& instruction, Op* op) {
+  Modifiers modifiers(decoder, instruction);
+  const std::string_view what = modifiers.OneOf(
+      {"alloc", "dealloc", "relinquish_alloc_permit", "ld", "st", "wait::ld", "wait::st", "mma",
+       "commit", "fence::before_thread_sync", "fence::after_thread_sync"});
+  if (what == "mma") return DecodeTensorMma(decoder, instruction, &modifiers, op);
+  if (what == "commit") return DecodeTensorCommit(decoder, instruction, &modifiers, op);
+  if (what == "ld" || what == "st") {
+    return DecodeTensorAccess(decoder, instruction, &modifiers, what == "ld", op);
+  }
+  if (what.rfind("wait", 0) == 0 || what.rfind("fence", 0) == 0) {
+    if (what.rfind("wait", 0) == 0) {
+      modifiers.OneOf({"sync"});
+      modifiers.OneOf({"aligned"});
+      op->converged = true;
+    }
+    modifiers.Done();
+    decoder.ExpectOperands(instruction, 0);
+    // A load's registers are there as soon as the instruction is done.
+    op->run = what == "wait::st" ? WaitStore : Nothing;
+    return;
+  }
+  DecodeTensorAllocation(decoder, instruction, &modifiers, what, op);
+}
+
+}  // namespace
+
+Cta& PeerCta(const Warp& warp) {
+  auto& ctas = warp.cta->cluster->ctas;
+  const uint32_t peer = warp.cta->rank ^ 1u;
+  if (peer >= ctas.size()) {
+    warp.Report("cta-pair", "a pair of CTAs is needed; the cluster has " +
+                                std::to_string(ctas.size()) + " and this one is rank " +
+                                std::to_string(warp.cta->rank));
+  }
+  return *ctas[peer];
+}
+
+uint64_t TensorQueue(const Warp& warp, int lane) {
+  const uint64_t thread = (warp.cta->linear * 64 + static_cast<uint64_t>(warp.index)) * 32 +
+                          static_cast<uint64_t>(lane);
+  return (uint64_t{1} << 60 | thread) << 1;
+}
+
+int TakeCtaGroup(Modifiers* modifiers) {
+  return modifiers->OneOf({"cta_group::1", "cta_group::2"}) == "cta_group::2" ? 2 : 1;
+}
+
+void RegisterTcgen05(InstructionTable* table) { (*table)["tcgen05"] = DecodeTcgen05; }
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,47 @@
+// What the files of the tcgen05 instructions share.
+#pragma once
+
+#include <string>
+
+#include "emulator/machine/decoder.h"
+#include "emulator/machine/machine.h"
+
+namespace jax_fa4::emulator {
+
+// Remembers where an asynchronous instruction was issued, for what may be wrong with it later:
+// its thread has gone on by then, or has exited.
+class Origin {
+ public:
+  Origin(const Warp& warp, int lane)
+      : instruction_(warp.op().source),
+        cta_(static_cast<int>(warp.cta->linear)),
+        warp_(warp.index),
+        lane_(lane) {}
+  [[noreturn]] void Report(const std::string& kind, const std::string& what) const {
+    throw Finding{kind, what, cta_, warp_, lane_, instruction_->where, instruction_->text};
+  }
+
+ private:
+  const Instruction* instruction_;
+  int cta_, warp_, lane_;
+};
+
+// The other CTA of the pair, for .cta_group::2; reports a cluster that has no pairs.
+Cta& PeerCta(const Warp& warp);
+
+// The queue in which the asynchronous tcgen05 instructions of a thread take effect.
+uint64_t TensorQueue(const Warp& warp, int lane);
+
+// ".cta_group::1" or ".cta_group::2" -> 1 or 2.
+int TakeCtaGroup(Modifiers* modifiers);
+
+void DecodeTensorAllocation(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                            std::string_view what, Op* op);
+void DecodeTensorAccess(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                        bool loads, Op* op);
+void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                     Op* op);
+void DecodeTensorCommit(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                        Op* op);
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,268 @@
+// tcgen05.alloc, dealloc, relinquish_alloc_permit, ld, st (PTX ISA, "Tensor Memory Allocation and
+// Management Instructions", "Tensor Memory and Register Load/Store Instructions").
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "emulator/isa/lanes.h"
+#include "emulator/isa/tcgen05.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+uint64_t Uniform(Warp& warp, Slot slot, int bytes, const char* what) {
+  const auto value = [&](int lane) -> uint64_t {
+    return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
+  };
+  const uint64_t first = value(__builtin_ctz(warp.exec));
+  ForLanes(warp.exec, [&](int lane) {
+    if (value(lane) != first) {
+      warp.Report("divergent", std::string("the lanes of a warp give different ") + what, lane);
+    }
+  });
+  return first;
+}
+
+uint32_t ColumnCount(Warp& warp, Slot slot) {
+  const uint32_t columns = static_cast<uint32_t>(Uniform(warp, slot, 4, "column counts"));
+  if (columns < kAllocationUnit || columns > kTensorColumns || (columns & (columns - 1)) != 0) {
+    warp.Report("tensor-memory",
+                std::to_string(columns) + " columns; a power of two from 32 to 512 is allowed");
+  }
+  return columns;
+}
+
+// op.a + op.immediate = shared address, op.b = columns, op.target = CTAs of the group.
+Step Alloc(Warp& warp, const Op& op) {
+  TensorMemory& memory = warp.cta->tensor;
+  const uint32_t columns = ColumnCount(warp, op.b);
+  if (memory.relinquished) {
+    warp.Report("tensor-memory", "an allocation after relinquish_alloc_permit");
+  }
+  if (columns > memory.last_size) {
+    warp.Report("tensor-memory", std::to_string(columns) + " columns after an allocation of " +
+                                     std::to_string(memory.last_size) + ": sizes must not grow");
+  }
+  int first = -1;
+  if (op.target == 1) {
+    first = memory.Allocate(columns);
+  } else if (memory.granted >= 0) {
+    first = std::exchange(memory.granted, -1);
+  } else {
+    TensorMemory& peer = PeerCta(warp).tensor;
+    memory.requested = columns;
+    if (peer.requested != 0 && peer.requested != columns) {
+      warp.Report("tensor-memory", "the CTAs of a pair ask for " + std::to_string(columns) +
+                                       " and " + std::to_string(peer.requested) + " columns");
+    }
+    if (peer.requested == columns) first = memory.FindRoom(columns, &peer);
+    if (first >= 0) {
+      memory.Take(static_cast<uint32_t>(first), columns);
+      peer.Take(static_cast<uint32_t>(first), columns);
+      memory.requested = peer.requested = 0;
+      peer.granted = first;
+      ++warp.machine->version;
+    }
+  }
+  if (first < 0) {
+    return warp.Wait("tcgen05.alloc: waits for " + std::to_string(columns) + " columns; " +
+                     std::to_string(memory.allocated_columns()) + " of 512 are taken");
+  }
+  memory.last_size = columns;
+  const uint64_t address =
+      Uniform(warp, op.a, op.small, "addresses") + static_cast<uint64_t>(op.immediate);
+  const uint32_t result = static_cast<uint32_t>(first);
+  std::memcpy(warp.machine->Shared(warp, -1, address, 4, true), &result, 4);
+  return Step::kNext;
+}
+
+// op.a = address, op.b = columns.
+Step Dealloc(Warp& warp, const Op& op) {
+  const uint32_t address = static_cast<uint32_t>(Uniform(warp, op.a, 4, "addresses"));
+  const uint32_t columns = ColumnCount(warp, op.b);
+  const std::string wrong = TensorLane(address) != 0
+                                ? "an address with a lane"
+                                : warp.cta->tensor.Free(TensorColumn(address), columns);
+  if (!wrong.empty()) warp.Report("tensor-memory", "dealloc of " + wrong);
+  ++warp.machine->version;
+  return Step::kNext;
+}
+
+Step Relinquish(Warp& warp, const Op&) {
+  warp.cta->tensor.relinquished = true;
+  return Step::kNext;
+}
+
+// ---- ld and st
+
+enum class Shape : uint8_t { k32x32b, k16x64b, k16x128b, k16x256b, k16x32bx2 };
+
+struct Place {
+  uint32_t lane, column;  // from the address
+};
+
+// Where register `r` of thread `t` lies; `split` is the offset of 16x32bx2's second half.
+Place PlaceOf(Shape shape, uint32_t t, uint32_t r, uint32_t split) {
+  switch (shape) {
+    case Shape::k32x32b:
+      return {t, r};
+    case Shape::k16x64b:
+      return {t / 4 + 8 * (t % 2), t / 2 % 2 + 2 * r};
+    case Shape::k16x128b:
+      return {t / 4 + 8 * (r % 2), t % 4 + 4 * (r / 2)};
+    case Shape::k16x256b:
+      return {t / 4 + 8 * (r / 2 % 2), 2 * (t % 4) + r % 2 + 8 * (r / 4)};
+    case Shape::k16x32bx2:
+      return {t % 16, (t < 16 ? 0 : split) + r};
+  }
+  return {};
+}
+
+uint32_t ColumnsOf(Shape shape, uint32_t registers, uint32_t split) {
+  switch (shape) {
+    case Shape::k32x32b:
+      return registers;
+    case Shape::k16x32bx2:
+      return registers + split;
+    default:
+      return 2 * registers;
+  }
+}
+
+// The address, checked: a warp reaches the 32 lanes of its own quadrant. op.a + op.immediate =
+// address, op.small = shape, op.target = split.
+uint32_t CheckedAddress(Warp& warp, const Op& op) {
+  const uint32_t address = static_cast<uint32_t>(Uniform(warp, op.a, 4, "addresses")) +
+                           static_cast<uint32_t>(op.immediate);
+  const Shape shape = static_cast<Shape>(op.small);
+  const uint32_t lanes = shape == Shape::k32x32b ? 32 : 16;
+  const uint32_t own = static_cast<uint32_t>(warp.index) % 4 * 32;
+  const uint32_t lane = TensorLane(address);
+  if (lane != own && !(lanes == 16 && lane == own + 16)) {
+    warp.Report("tensor-memory", "lane " + std::to_string(lane) + " where warp " +
+                                     std::to_string(warp.index) + " reaches lanes " +
+                                     std::to_string(own) + " to " + std::to_string(own + 31));
+  }
+  const uint32_t columns = ColumnsOf(shape, op.count, static_cast<uint32_t>(op.target));
+  const std::string wrong =
+      warp.cta->tensor.CheckRange(lane, lanes, TensorColumn(address), columns);
+  if (!wrong.empty()) warp.Report("tensor-memory", "an access to " + wrong);
+  return address;
+}
+
+Step Load(Warp& warp, const Op& op) {
+  const uint32_t address = CheckedAddress(warp, op);
+  TensorMemory& memory = warp.cta->tensor;
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  for (uint32_t r = 0; r < op.count; ++r) {
+    uint32_t* d = warp.Lanes<uint32_t>(slots[r]);
+    for (uint32_t t = 0; t < 32; ++t) {
+      const Place place = PlaceOf(static_cast<Shape>(op.small), t, r, op.target);
+      const uint32_t lane = TensorLane(address) + place.lane;
+      const uint32_t column = TensorColumn(address) + place.column;
+      if (*memory.Written(lane, column) == 0) {
+        warp.Report("uninitialised",
+                    "a read of tensor memory lane " + std::to_string(lane) + ", column " +
+                        std::to_string(column) + ", which nothing has written",
+                    static_cast<int>(t));
+      }
+      d[t] = *memory.Cell(lane, column);
+    }
+  }
+  return Step::kNext;
+}
+
+// Takes effect when the scheduler lets it, at the latest at tcgen05.wait::st.
+Step Store(Warp& warp, const Op& op) {
+  const uint32_t address = CheckedAddress(warp, op);
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  auto values = std::make_shared<std::vector<uint32_t>>(op.count * 32);
+  for (uint32_t r = 0; r < op.count; ++r) {
+    std::copy_n(warp.Lanes<uint32_t>(slots[r]), 32, values->data() + r * 32);
+  }
+  ++warp.tensor_stores;
+  Warp* owner = &warp;
+  const Origin origin(warp, -1);
+  const Op* stored = &op;
+  warp.machine->Start(TensorQueue(warp, 0) | uint64_t{1} << 62, [=] {
+    TensorMemory& memory = owner->cta->tensor;
+    const uint32_t columns = ColumnsOf(static_cast<Shape>(stored->small), stored->count,
+                                       static_cast<uint32_t>(stored->target));
+    const std::string wrong =
+        memory.CheckRange(TensorLane(address), 16, TensorColumn(address), columns);
+    if (!wrong.empty()) origin.Report("tensor-memory", "a store that completes in " + wrong);
+    for (uint32_t i = 0; i < values->size(); ++i) {
+      const Place place =
+          PlaceOf(static_cast<Shape>(stored->small), i % 32, i / 32, stored->target);
+      const uint32_t lane = TensorLane(address) + place.lane;
+      const uint32_t column = TensorColumn(address) + place.column;
+      *memory.Cell(lane, column) = (*values)[i];
+      *memory.Written(lane, column) = 1;
+    }
+    --owner->tensor_stores;
+  });
+  return Step::kNext;
+}
+
+}  // namespace
+
+void DecodeTensorAllocation(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                            std::string_view what, Op* op) {
+  op->target = TakeCtaGroup(modifiers);
+  modifiers->OneOf({"sync"});
+  modifiers->OneOf({"aligned"});
+  op->converged = true;
+  if (what == "relinquish_alloc_permit") {
+    modifiers->Done();
+    decoder.ExpectOperands(instruction, 0);
+    op->run = Relinquish;
+    return;
+  }
+  if (what == "alloc") modifiers->OneOf({"shared::cta"});
+  modifiers->OneOf({"b32"});
+  modifiers->Done();
+  decoder.ExpectOperands(instruction, 2);
+  op->b = decoder.Source(instruction.operands[1], 4);
+  if (what == "alloc") {
+    decoder.Address(instruction.operands[0], 0, op);
+    op->run = Alloc;
+  } else {
+    op->a = decoder.Source(instruction.operands[0], 4);
+    op->run = Dealloc;
+  }
+}
+
+void DecodeTensorAccess(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                        bool loads, Op* op) {
+  static constexpr std::string_view kShapes[] = {"32x32b", "16x64b", "16x128b", "16x256b",
+                                                 "16x32bx2"};
+  modifiers->OneOf({"sync"});
+  modifiers->OneOf({"aligned"});
+  op->converged = true;
+  const std::string_view shape =
+      modifiers->OneOf({kShapes[0], kShapes[1], kShapes[2], kShapes[3], kShapes[4]});
+  const auto number = static_cast<uint32_t>(std::find(kShapes, kShapes + 5, shape) - kShapes);
+  const std::string_view repeat =
+      modifiers->OneOf({"x1", "x2", "x4", "x8", "x16", "x32", "x64", "x128"});
+  modifiers->OneOf({"b32"});
+  modifiers->Done();
+  const bool split = static_cast<Shape>(number) == Shape::k16x32bx2;
+  decoder.ExpectOperands(instruction, split ? 3 : 2);
+  const Operand& address = instruction.operands[loads ? 0 + 1 : 0];
+  const Operand& values = instruction.operands[loads ? 0 : instruction.operands.size() - 1];
+  const uint32_t factor = number == 2 ? 2 : number == 3 ? 4 : 1;
+  const uint32_t registers =
+      factor * static_cast<uint32_t>(std::stoi(std::string(repeat.substr(1))));
+  if (registers > 128) decoder.Fail(instruction, "more than 128 registers");
+  decoder.Address(address, 0, op);
+  if (op->small != 4) decoder.Fail(address, "a 32-bit address is expected here");
+  if (decoder.Elements(values, 4, loads, op) != registers) {
+    decoder.Fail(values, std::to_string(registers) + " registers are expected");
+  }
+  op->small = static_cast<uint8_t>(number);
+  op->target =
+      split ? static_cast<int32_t>(decoder.Immediate(instruction.operands[loads ? 2 : 1])) : 0;
+  op->run = loads ? Load : Store;
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,336 @@
+// tcgen05.mma and tcgen05.commit (PTX ISA, "tcgen05.mma", "tcgen05.commit").
+//
+// A product reads its operands and writes D when the scheduler lets it complete; those of one
+// thread take effect in order, and a commit arrives after all that its thread issued before.
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "emulator/async/matrix_operand.h"
+#include "emulator/async/mbarriers.h"
+#include "emulator/async/tensor_core.h"
+#include "emulator/isa/lanes.h"
+#include "emulator/isa/tcgen05.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+// The 32-bit instruction descriptor.
+struct Description {
+  ElementType a_type, b_type;
+  bool negate_a, negate_b, transpose_a, transpose_b;
+  int rows, columns;  // M and N
+};
+
+enum class MmaKind : uint8_t { kF16, kF8F6F4 };
+
+ElementType TypeOf(MmaKind kind, uint32_t field, const Origin& origin) {
+  if (kind == MmaKind::kF16 && field < 2) {
+    return field == 0 ? ElementType::kF16 : ElementType::kBF16;
+  }
+  if (kind == MmaKind::kF8F6F4 && field < 2) {
+    return field == 0 ? ElementType::kE4M3 : ElementType::kE5M2;
+  }
+  origin.Report("descriptor", "element type " + std::to_string(field) +
+                                  " of the instruction descriptor is not supported");
+}
+
+Description ReadDescription(uint32_t bits, MmaKind kind, int ctas, const Origin& origin) {
+  if ((bits & 0xf) != 0) origin.Report("descriptor", "sparse or saturating products");
+  if ((bits >> 4 & 3) != 1) origin.Report("descriptor", "an accumulator that is not float32");
+  if (bits >> 30 != 0) origin.Report("descriptor", "a shift of B's rows");
+  Description d;
+  d.a_type = TypeOf(kind, bits >> 7 & 7, origin);
+  d.b_type = TypeOf(kind, bits >> 10 & 7, origin);
+  d.negate_a = (bits >> 13 & 1) != 0;
+  d.negate_b = (bits >> 14 & 1) != 0;
+  d.transpose_a = (bits >> 15 & 1) != 0;
+  d.transpose_b = (bits >> 16 & 1) != 0;
+  d.columns = static_cast<int>(bits >> 17 & 0x3f) * 8;
+  d.rows = static_cast<int>(bits >> 24 & 0x1f) * 16;
+  const int step = ctas == 2 || d.rows == 128 * ctas ? 16 : 8;
+  const bool rows_known = d.rows == 64 * ctas || d.rows == 128 * ctas;
+  if (!rows_known || d.columns < step || d.columns > 256 || d.columns % step != 0) {
+    origin.Report("descriptor", "M = " + std::to_string(d.rows) +
+                                    ", N = " + std::to_string(d.columns) + " for " +
+                                    std::to_string(ctas) + " CTAs");
+  }
+  return d;
+}
+
+// One issued product.
+struct Mma {
+  std::vector<Cta*> ctas;  // one, or the pair with the even rank first
+  Description shape;
+  bool exact = true;
+  bool accumulate = false;
+  bool a_in_tensor_memory = false;
+  uint64_t a = 0;  // descriptor, or address in tensor memory
+  uint64_t b = 0;
+  uint32_t d = 0;
+  uint32_t disabled[8] = {};  // lanes of D that stay as they are
+
+  int rows() const { return shape.rows / static_cast<int>(ctas.size()); }  // of one CTA
+  int depth() const { return ElementBytes(shape.a_type) == 2 ? 16 : 32; }
+};
+
+// Where row `m` of a CTA's D or A lies. A product of 64 rows on one CTA uses every second half of
+// 32 lanes; one of 128 rows on two CTAs folds N's upper half into lanes 64 to 127.
+uint32_t LaneOfRow(const Mma& mma, uint32_t address, uint32_t m) {
+  if (mma.rows() == 64 && mma.ctas.size() == 1) {
+    return TensorLane(address) + m % 16 + 32 * (m / 16);
+  }
+  return TensorLane(address) + m;
+}
+
+bool Folded(const Mma& mma) { return mma.rows() == 64 && mma.ctas.size() == 2; }
+
+void ReadTensorA(const Mma& mma, Cta* cta, const Origin& origin, std::vector<uint16_t>* bits) {
+  TensorMemory& memory = cta->tensor;
+  const uint32_t address = static_cast<uint32_t>(mma.a);
+  const uint32_t first = TensorColumn(address);
+  const std::string wrong =
+      memory.CheckRange(TensorLane(address), static_cast<uint32_t>(mma.rows()), first, 8);
+  if (!wrong.empty()) origin.Report("tensor-memory", "A in " + wrong);
+  const int per_cell = 4 / ElementBytes(mma.shape.a_type);
+  const int width = 32 / per_cell;
+  const uint32_t mask = per_cell == 2 ? 0xffffu : 0xffu;
+  for (int m = 0; m < mma.rows(); ++m) {
+    const uint32_t lane = LaneOfRow(mma, address, static_cast<uint32_t>(m));
+    for (uint32_t column = 0; column < 8; ++column) {
+      if (*memory.Written(lane, first + column) == 0) {
+        origin.Report("uninitialised", "A in tensor memory lane " + std::to_string(lane) +
+                                           ", column " + std::to_string(first + column) +
+                                           ", which nothing has written");
+      }
+      const uint32_t cell = *memory.Cell(lane, first + column);
+      uint16_t* to = bits->data() + m * mma.depth() + static_cast<int>(column) * per_cell;
+      for (int i = 0; i < per_cell; ++i) to[i] = static_cast<uint16_t>(cell >> (width * i) & mask);
+    }
+  }
+}
+
+void Negate(Unpacked* operand) {
+  for (int32_t& significand : operand->significand) significand = -significand;
+  for (float& value : operand->value) value = -value;
+}
+
+Unpacked LoadA(const Mma& mma, Cta* cta, const Origin& origin) {
+  std::vector<uint16_t> bits(static_cast<size_t>(mma.rows() * mma.depth()));
+  if (mma.a_in_tensor_memory) {
+    ReadTensorA(mma, cta, origin, &bits);
+  } else {
+    const OperandShape shape = {mma.rows(), mma.depth(), ElementBytes(mma.shape.a_type),
+                                mma.shape.transpose_a};
+    const std::string wrong = ReadOperand(*cta, mma.a, shape, mma.depth(), 1, bits.data());
+    if (!wrong.empty()) origin.Report("uninitialised", "A in shared memory: " + wrong);
+  }
+  Unpacked a;
+  Unpack(mma.shape.a_type, bits.data(), bits.size(), &a);
+  if (mma.shape.negate_a) Negate(&a);
+  return a;
+}
+
+// B's columns, those of a pair's odd CTA after those of the even one.
+Unpacked LoadB(const Mma& mma, const Origin& origin) {
+  const int columns = mma.shape.columns;
+  const int share = columns / static_cast<int>(mma.ctas.size());
+  std::vector<uint16_t> bits(static_cast<size_t>(columns * mma.depth()));
+  const OperandShape shape = {share, mma.depth(), ElementBytes(mma.shape.b_type),
+                              mma.shape.transpose_b};
+  for (size_t i = 0; i < mma.ctas.size(); ++i) {
+    const std::string wrong = ReadOperand(*mma.ctas[i], mma.b, shape, 1, columns,
+                                          bits.data() + i * static_cast<size_t>(share));
+    if (!wrong.empty()) origin.Report("uninitialised", "B in shared memory: " + wrong);
+  }
+  Unpacked b;
+  Unpack(mma.shape.b_type, bits.data(), bits.size(), &b);
+  if (mma.shape.negate_b) Negate(&b);
+  return b;
+}
+
+// Calls body(row, first column of the product, lane, first column in memory, columns).
+template <typename Body>
+void ForRowsOfD(const Mma& mma, Body body) {
+  const uint32_t first = TensorColumn(mma.d);
+  const int columns = mma.shape.columns;
+  for (int m = 0; m < mma.rows(); ++m) {
+    const uint32_t lane = LaneOfRow(mma, mma.d, static_cast<uint32_t>(m));
+    if (Folded(mma)) {
+      body(m, 0, lane, first, columns / 2);
+      body(m, columns / 2, lane + 64, first, columns / 2);
+    } else {
+      body(m, 0, lane, first, columns);
+    }
+  }
+}
+
+void CheckD(const Mma& mma, Cta* cta, const Origin& origin) {
+  const uint32_t columns = static_cast<uint32_t>(mma.shape.columns / (Folded(mma) ? 2 : 1));
+  const uint32_t lanes = mma.rows() == 64 && !Folded(mma) ? 112 : 128;
+  const std::string wrong =
+      cta->tensor.CheckRange(TensorLane(mma.d), lanes, TensorColumn(mma.d), columns);
+  if (!wrong.empty()) origin.Report("tensor-memory", "D in " + wrong);
+}
+
+void ComputeOn(const Mma& mma, Cta* cta, const Unpacked& b, const Origin& origin) {
+  CheckD(mma, cta, origin);
+  const Unpacked a = LoadA(mma, cta, origin);
+  std::vector<float> d(static_cast<size_t>(mma.rows() * mma.shape.columns));
+  TensorMemory& memory = cta->tensor;
+  const auto row = [&](int m, int column) { return d.data() + m * mma.shape.columns + column; };
+  if (mma.accumulate) {
+    ForRowsOfD(mma, [&](int m, int column, uint32_t lane, uint32_t first, int count) {
+      const size_t bytes = static_cast<size_t>(count);
+      const void* hole = std::memchr(memory.Written(lane, first), 0, bytes);
+      if (hole != nullptr) {
+        const auto at = static_cast<const uint8_t*>(hole) - memory.Written(lane, 0);
+        origin.Report("uninitialised", "adds to tensor memory lane " + std::to_string(lane) +
+                                           ", column " + std::to_string(at) +
+                                           ", which nothing has written");
+      }
+      std::memcpy(row(m, column), memory.Cell(lane, first), bytes * 4);
+    });
+  }
+  const Product product = {mma.shape.a_type, mma.rows(),     mma.shape.columns,
+                           mma.depth(),      mma.accumulate, mma.exact};
+  MultiplyAdd(product, a, b, d.data());
+  const uint32_t* disabled = mma.disabled + (cta == mma.ctas[0] ? 0 : 4);
+  ForRowsOfD(mma, [&](int m, int column, uint32_t lane, uint32_t first, int count) {
+    if ((disabled[lane / 32] >> lane % 32 & 1u) != 0) return;
+    std::memcpy(memory.Cell(lane, first), row(m, column), static_cast<size_t>(count) * 4);
+    std::memset(memory.Written(lane, first), 1, static_cast<size_t>(count));
+  });
+}
+
+std::vector<Cta*> CtasOf(const Warp& warp, int group) {
+  if (group == 1) return {warp.cta};
+  Cta& peer = PeerCta(warp);
+  if (warp.cta->rank % 2 == 0) return {warp.cta, &peer};
+  return {&peer, warp.cta};
+}
+
+// op.small: bit 0 A in tensor memory, bit 1 two CTAs, bit 2 kind::f8f6f4. op.d, op.immediate = D;
+// op.a, op.target = A; op.b = B; op.c = instruction descriptor; slots: the lanes to leave alone,
+// then the predicate.
+Step IssueMma(Warp& warp, const Op& op) {
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  ForLanes(warp.exec, [&](int lane) {
+    const Origin origin(warp, lane);
+    auto mma = std::make_shared<Mma>();
+    mma->ctas = CtasOf(warp, (op.small & 2) != 0 ? 2 : 1);
+    mma->shape = ReadDescription(warp.Lanes<uint32_t>(op.c)[lane],
+                                 (op.small & 4) != 0 ? MmaKind::kF8F6F4 : MmaKind::kF16,
+                                 static_cast<int>(mma->ctas.size()), origin);
+    mma->exact = warp.machine->options.exact_tensor_cores;
+    mma->accumulate = (warp.Predicate(slots[op.count]) >> lane & 1u) != 0;
+    mma->a_in_tensor_memory = (op.small & 1) != 0;
+    mma->a = mma->a_in_tensor_memory
+                 ? warp.Lanes<uint32_t>(op.a)[lane] + static_cast<uint32_t>(op.target)
+                 : warp.Lanes<uint64_t>(op.a)[lane];
+    mma->b = warp.Lanes<uint64_t>(op.b)[lane];
+    mma->d = warp.Lanes<uint32_t>(op.d)[lane] + static_cast<uint32_t>(op.immediate);
+    if (TensorLane(mma->d) != 0 && !(mma->rows() == 64 && TensorLane(mma->d) == 16)) {
+      origin.Report("tensor-memory", "D begins at lane " + std::to_string(TensorLane(mma->d)));
+    }
+    std::string wrong = CheckDescriptor(mma->b);
+    if (wrong.empty() && !mma->a_in_tensor_memory) wrong = CheckDescriptor(mma->a);
+    if (!wrong.empty()) origin.Report("descriptor", wrong + " is not supported");
+    for (uint32_t i = 0; i < op.count; ++i) {
+      mma->disabled[i] = warp.Lanes<uint32_t>(slots[i])[lane];
+    }
+    for (Cta* cta : mma->ctas) CheckD(*mma, cta, origin);
+    warp.machine->Start(TensorQueue(warp, lane), [mma, origin] {
+      const Unpacked b = LoadB(*mma, origin);
+      for (Cta* cta : mma->ctas) ComputeOn(*mma, cta, b, origin);
+    });
+  });
+  return Step::kNext;
+}
+
+// op.a + op.immediate = mbarrier, op.b = mask of CTAs or kNoSlot, op.target = CTAs of the group.
+Step Commit(Warp& warp, const Op& op) {
+  Machine* machine = warp.machine;
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t base =
+        op.small == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
+    const uint64_t address = base + static_cast<uint64_t>(op.immediate);
+    const Origin origin(warp, lane);
+    std::vector<Cta*> ctas;
+    if (op.b == kNoSlot) {
+      ctas.push_back(&machine->CtaOf(warp, lane, address));
+    } else {
+      const uint32_t mask = warp.Lanes<uint32_t>(op.b)[lane] & 0xffffu;
+      for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
+        const uint64_t rank = static_cast<uint64_t>(__builtin_ctz(rest));
+        ctas.push_back(&machine->CtaOf(warp, lane, rank << 24));
+      }
+    }
+    const uint32_t offset = static_cast<uint32_t>(address & 0xffffff);
+    machine->Start(TensorQueue(warp, lane), [=] {
+      for (Cta* cta : ctas) {
+        const std::string wrong = ArriveFromEngine(machine, cta, offset);
+        if (!wrong.empty()) origin.Report("mbarrier", wrong);
+      }
+    });
+  });
+  return Step::kNext;
+}
+
+}  // namespace
+
+void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                     Op* op) {
+  const int group = TakeCtaGroup(modifiers);
+  const bool bytes = modifiers->OneOf({"kind::f16", "kind::f8f6f4"}) == "kind::f8f6f4";
+  // Hints of how long A stays in the collector; they change no result.
+  for (const char* hint : {"fill", "use", "lastuse", "discard"}) {
+    if (modifiers->Take(std::string("collector::a::") + hint)) break;
+  }
+  modifiers->Done();
+  const auto& operands = instruction.operands;
+  const size_t count = operands.size();
+  if (count != 5 && count != 6) decoder.Fail(instruction, "five or six operands are expected");
+  const bool masked = operands[4].kind == OperandKind::kVector;
+  if (masked != (count == 6)) {
+    decoder.Fail(instruction, "scaling of D, or operands out of order, are not supported");
+  }
+  const bool a_in_tensor_memory = operands[1].kind == OperandKind::kAddress;
+  if (a_in_tensor_memory) {
+    decoder.Address(operands[1], 0, op);
+    if (op->small != 4) decoder.Fail(operands[1], "a 32-bit address is expected here");
+    op->target = static_cast<int32_t>(op->immediate);
+  } else {
+    op->a = decoder.Source(operands[1], 8);
+  }
+  const Slot a = op->a;
+  decoder.Address(operands[0], 0, op);
+  if (op->small != 4) decoder.Fail(operands[0], "a 32-bit address is expected here");
+  op->d = std::exchange(op->a, a);
+  op->b = decoder.Source(operands[2], 8);
+  op->c = decoder.Source(operands[3], 4);
+  op->first = static_cast<uint32_t>(decoder.program().slots.size());
+  if (masked && decoder.Elements(operands[4], 4, false, op) != 4u * static_cast<uint32_t>(group)) {
+    decoder.Fail(operands[4], "four registers a CTA are expected");
+  }
+  decoder.mutable_program()->slots.push_back(decoder.PredicateSource(operands[count - 1]));
+  op->small =
+      static_cast<uint8_t>((a_in_tensor_memory ? 1 : 0) | (group == 2 ? 2 : 0) | (bytes ? 4 : 0));
+  op->run = IssueMma;
+}
+
+void DecodeTensorCommit(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                        Op* op) {
+  op->target = TakeCtaGroup(modifiers);
+  modifiers->OneOf({"mbarrier::arrive::one"});
+  modifiers->OneOf({"shared::cluster"});
+  const bool multicast = modifiers->Take("multicast::cluster");
+  modifiers->OneOf({"b64"});
+  modifiers->Done();
+  decoder.ExpectOperands(instruction, multicast ? 2 : 1);
+  decoder.Address(instruction.operands[0], 0, op);
+  if (multicast) op->b = decoder.Source(instruction.operands[1], 4);
+  op->run = Commit;
+}
+
+}  // namespace jax_fa4::emulator
