@@ -4,8 +4,8 @@
 
 namespace jax_fa4::emulator {
 
-uint32_t TensorMap::BoxBytes() const {
-  uint32_t bytes = static_cast<uint32_t>(element_bytes);
+uint64_t TensorMap::BoxBytes() const {
+  uint64_t bytes = static_cast<uint64_t>(element_bytes);
   for (int axis = 0; axis < rank; ++axis) bytes *= box[axis];
   return bytes;
 }

@@ -15,7 +15,7 @@ struct TensorMap {
   uint64_t strides[5] = {};  // bytes; strides[0] is the element's size
   uint32_t box[5] = {};      // elements
 
-  uint32_t BoxBytes() const;
+  uint64_t BoxBytes() const;
   // Shared address of byte `offset` of a box that begins at `begin`.
   uint32_t Swizzled(uint32_t begin, uint32_t offset) const;
 };

@@ -85,6 +85,15 @@ void CheckShared(Warp& warp, const TensorMap& map, uint64_t shared, int lane) {
   if (map.swizzle != 0 && map.box[0] * static_cast<uint32_t>(map.element_bytes) > span) {
     warp.Report("tensor-map", "a box wider than its swizzle", lane);
   }
+  if (map.BoxBytes() > kSharedBytes) {
+    warp.Report(
+        "out-of-bounds",
+        "a box of " + std::to_string(map.BoxBytes()) + " bytes is larger than a CTA's memory",
+        lane);
+  }
+  if (map.swizzle != 0 && map.BoxBytes() % span != 0) {
+    warp.Report("tensor-map", "a swizzled box of broken rows", lane);
+  }
 }
 
 // op.d + op.target = shared address.
@@ -129,7 +138,7 @@ std::vector<Receiver> Receivers(Warp& warp, const Op& op, int lane, uint64_t sha
 void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int32_t, 5>& at,
                const Receiver& receiver, uint32_t begin, uint32_t barrier) {
   Machine* machine = warp.machine;
-  const uint32_t bytes = map.BoxBytes();
+  const uint32_t bytes = static_cast<uint32_t>(map.BoxBytes());
   const uint64_t rank = uint64_t{receiver.cta->rank} << 24;
   machine->Shared(warp, lane, rank | begin, bytes, true);
   MbarrierAt(warp, lane, uint64_t{receiver.barrier_cta->rank} << 24 | barrier);
@@ -180,7 +189,7 @@ Step TensorStore(Warp& warp, const Op& op) {
     const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
     CheckRank(warp, op, map, lane);
     CheckShared(warp, map, shared, lane);
-    machine->Shared(warp, lane, shared, map.BoxBytes(), false);
+    machine->Shared(warp, lane, shared, static_cast<uint32_t>(map.BoxBytes()), false);
     Cta* cta = &machine->CtaOf(warp, lane, shared);
     const auto at = Coordinates(warp, op, lane);
     const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
@@ -293,6 +302,7 @@ void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifier
   int64_t offset = 0;
   op->small = SharedOperand(decoder, shared, &op->d, &offset);
   op->target = static_cast<int32_t>(offset);
+  if (op->target != offset) decoder.Fail(shared, "an offset of more than 31 bits");
   op->run = loads ? TensorLoad : TensorStore;
   if (loads) {
     const uint8_t bytes = SharedOperand(decoder, instruction.operands[2], &op->b, &op->immediate);
@@ -319,7 +329,7 @@ void DecodeCp(Decoder& decoder, const Instruction& instruction, Op* op) {
   op->small = modifiers.Take("read") ? 1 : 0;
   modifiers.Done();
   decoder.ExpectOperands(instruction, 1);
-  op->immediate = static_cast<int64_t>(decoder.Immediate(instruction.operands[0]));
+  op->immediate = decoder.SmallImmediate(instruction.operands[0]);
   op->run = WaitGroup;
 }
 

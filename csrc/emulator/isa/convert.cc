@@ -1,5 +1,6 @@
 // cvt, cvta (PTX ISA, "Data Movement and Conversion Instructions").
 #include <cmath>
+#include <limits>
 
 #include "emulator/isa/half.h"
 #include "emulator/isa/lanes.h"
@@ -7,13 +8,66 @@
 namespace jax_fa4::emulator {
 namespace {
 
+// The register may be wider than the type: a signed value then fills it with its sign.
+template <typename T>
+typename LaneOf<T>::type Extended(T value) {
+  if constexpr (std::is_signed_v<T> && sizeof(T) < 4) {
+    return static_cast<uint32_t>(int32_t{value});
+  } else {
+    return ToLane<T>(value);
+  }
+}
+
 template <typename To, typename From>
 Step IntegerToInteger(Warp& warp, const Op& op) {
   auto* d = warp.Lanes<typename LaneOf<To>::type>(op.d);
   const auto* a = warp.Lanes<typename LaneOf<From>::type>(op.a);
   ForLanes(warp.exec,
-           [&](int lane) { d[lane] = ToLane<To>(static_cast<To>(static_cast<From>(a[lane]))); });
+           [&](int lane) { d[lane] = Extended(static_cast<To>(static_cast<From>(a[lane]))); });
   return Step::kNext;
+}
+
+// To the nearest integer by `kRound`, then to the nearest that T has; a NaN gives zero.
+template <typename T, float (*kRound)(float)>
+Step FloatToInteger(Warp& warp, const Op& op) {
+  using Limits = std::numeric_limits<T>;
+  auto* d = warp.Lanes<typename LaneOf<T>::type>(op.d);
+  const float* a = warp.Lanes<float>(op.a);
+  ForLanes(warp.exec, [&](int lane) {
+    const float value = kRound(a[lane]);
+    const float above = std::ldexp(1.0f, Limits::digits);  // the first that is too large
+    T result = 0;
+    if (value >= above) {
+      result = Limits::max();
+    } else if (value < static_cast<float>(Limits::min())) {
+      result = Limits::min();
+    } else if (!std::isnan(value)) {
+      result = static_cast<T>(value);
+    }
+    d[lane] = ToLane<T>(result);
+  });
+  return Step::kNext;
+}
+
+float NearestEven(float value) { return std::nearbyint(value); }
+float TowardsZero(float value) { return std::trunc(value); }
+float Downwards(float value) { return std::floor(value); }
+float Upwards(float value) { return std::ceil(value); }
+
+template <typename T>
+Handler FloatToIntegerBy(std::string_view rounding) {
+  if (rounding == "rni") return FloatToInteger<T, NearestEven>;
+  if (rounding == "rzi") return FloatToInteger<T, TowardsZero>;
+  if (rounding == "rmi") return FloatToInteger<T, Downwards>;
+  return FloatToInteger<T, Upwards>;
+}
+
+Handler IntegerFromFloat(std::string_view to, std::string_view rounding) {
+  if (to == "s32") return FloatToIntegerBy<int32_t>(rounding);
+  if (to == "u32") return FloatToIntegerBy<uint32_t>(rounding);
+  if (to == "s64") return FloatToIntegerBy<int64_t>(rounding);
+  if (to == "u64") return FloatToIntegerBy<uint64_t>(rounding);
+  return nullptr;
 }
 
 template <typename From>
@@ -80,13 +134,19 @@ Step FloatsToPair(Warp& warp, const Op& op) {
 void DecodeCvt(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const bool rounds = modifiers.Take("rn");
+  std::string_view to_integer;
+  for (const char* rounding : {"rni", "rzi", "rmi", "rpi"}) {
+    if (!rounds && to_integer.empty() && modifiers.Take(rounding)) to_integer = rounding;
+  }
   const std::string_view to = modifiers.Next();
   const std::string_view from = modifiers.Next();
   modifiers.Done();
   const bool pair = to == "bf16x2" || to == "f16x2";
   decoder.ExpectOperands(instruction, pair ? 3 : 2);
   Handler handler = nullptr;
-  if (rounds && from == "f32") {
+  if (!to_integer.empty()) {
+    if (from == "f32") handler = IntegerFromFloat(to, to_integer);
+  } else if (rounds && from == "f32") {
     if (to == "bf16x2") handler = FloatsToPair<BFloat16FromFloat>;
     if (to == "f16x2") handler = FloatsToPair<HalfFromFloat>;
     if (to == "bf16") handler = FloatToHalf<BFloat16FromFloat>;

@@ -98,13 +98,6 @@ template <typename T>
 T Not(T a) {
   return static_cast<T>(~a);
 }
-uint32_t Popc(uint32_t a) { return static_cast<uint32_t>(__builtin_popcount(a)); }
-uint32_t Clz(uint32_t a) { return a == 0 ? 32u : static_cast<uint32_t>(__builtin_clz(a)); }
-uint32_t Brev(uint32_t a) {
-  uint32_t reversed = 0;
-  for (int bit = 0; bit < 32; ++bit) reversed |= (a >> bit & 1u) << (31 - bit);
-  return reversed;
-}
 
 // Shift amounts are 32-bit and clamped to the width.
 template <typename T, bool kLeft>
@@ -258,7 +251,7 @@ void DecodeShift(Decoder& decoder, const Instruction& instruction, Op* op) {
   modifiers.Done();
   const bool left = instruction.opcode[0] == "shl";
   std::string unsigned_type(type);
-  if (!left && type[0] == 'b') unsigned_type[0] = 'u';
+  if (!left && !type.empty() && type[0] == 'b') unsigned_type[0] = 'u';
   op->run = left ? ShlOf(type) : ShrOf(unsigned_type);
   if (op->run == nullptr) decoder.Fail(instruction, "this type is not supported");
   decoder.ExpectOperands(instruction, 3);
@@ -268,24 +261,42 @@ void DecodeShift(Decoder& decoder, const Instruction& instruction, Op* op) {
   op->b = decoder.Source(instruction.operands[2], 4);
 }
 
+// d and c are twice as wide as a and b.
+template <typename Wide, typename Narrow>
+Step MadWide(Warp& warp, const Op& op) {
+  using WideLane = typename LaneOf<Wide>::type;
+  WideLane* d = warp.Lanes<WideLane>(op.d);
+  const uint32_t* a = warp.Lanes<uint32_t>(op.a);
+  const uint32_t* b = warp.Lanes<uint32_t>(op.b);
+  const WideLane* c = warp.Lanes<WideLane>(op.c);
+  ForLanes(warp.exec, [&](int lane) {
+    const Wide product = static_cast<Wide>(static_cast<Narrow>(a[lane])) *
+                         static_cast<Wide>(static_cast<Narrow>(b[lane]));
+    d[lane] = ToLane<Wide>(Add<Wide>(product, static_cast<Wide>(c[lane])));
+  });
+  return Step::kNext;
+}
+
 void DecodeMad(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
-  modifiers.OneOf({"lo"});
+  if (modifiers.OneOf({"lo", "wide"}) == "wide") {
+    const std::string_view narrow = modifiers.OneOf({"s16", "u16", "s32", "u32"});
+    modifiers.Done();
+    decoder.ExpectOperands(instruction, 4);
+    op->run = narrow == "s16"   ? Handler(MadWide<int32_t, int16_t>)
+              : narrow == "u16" ? Handler(MadWide<uint32_t, uint16_t>)
+              : narrow == "s32" ? Handler(MadWide<int64_t, int32_t>)
+                                : Handler(MadWide<uint64_t, uint32_t>);
+    const int bytes = 2 * MemoryBytes(narrow);
+    op->d = decoder.Destination(instruction.operands[0], bytes);
+    op->a = decoder.Source(instruction.operands[1], 4);
+    op->b = decoder.Source(instruction.operands[2], 4);
+    op->c = decoder.Source(instruction.operands[3], bytes);
+    return;
+  }
   const std::string_view type = modifiers.Next();
   modifiers.Done();
   SameType(decoder, instruction, type, 3, MadLoOf(type), op);
-}
-
-void DecodeBitCount(Decoder& decoder, const Instruction& instruction, Op* op) {
-  Modifiers modifiers(decoder, instruction);
-  const std::string_view type = modifiers.OneOf({"b32"});
-  modifiers.Done();
-  const std::string& name = instruction.opcode[0];
-  SameType(decoder, instruction, type, 1,
-           name == "popc"  ? Handler(Unary<uint32_t, Popc>)
-           : name == "clz" ? Handler(Unary<uint32_t, Clz>)
-                           : Handler(Unary<uint32_t, Brev>),
-           op);
 }
 
 uint32_t AndMask(uint32_t a, uint32_t b) { return a & b; }
@@ -371,7 +382,6 @@ void RegisterInteger(InstructionTable* table) {
   (*table)["shl"] = DecodeShift;
   (*table)["shr"] = DecodeShift;
   for (const char* name : {"and", "or", "xor", "not"}) (*table)[name] = DecodeLogic;
-  for (const char* name : {"popc", "clz", "brev"}) (*table)[name] = DecodeBitCount;
 }
 
 }  // namespace jax_fa4::emulator

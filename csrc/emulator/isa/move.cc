@@ -28,12 +28,13 @@ Step Pack(Warp& warp, const Op& op) {
   uint8_t* d = warp.Lanes<uint8_t>(op.d);
   const uint32_t bytes = op.small / 8;
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  const size_t stride = op.immediate < 4 ? 4 : static_cast<size_t>(op.immediate);
   ForLanes(warp.exec, [&](int lane) {
     uint8_t value[16] = {};
     for (uint32_t i = 0; i < op.count; ++i) {
       std::memcpy(value + i * bytes, warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes, bytes);
     }
-    std::memcpy(d + lane * op.immediate, value, static_cast<size_t>(op.immediate));
+    std::memcpy(d + static_cast<size_t>(lane) * stride, value, stride);
   });
   return Step::kNext;
 }
@@ -43,9 +44,10 @@ Step Unpack(Warp& warp, const Op& op) {
   const uint8_t* a = warp.Lanes<uint8_t>(op.a);
   const uint32_t bytes = op.small / 8;
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  const size_t stride = op.immediate < 4 ? 4 : static_cast<size_t>(op.immediate);
   ForLanes(warp.exec, [&](int lane) {
     uint8_t value[16];
-    std::memcpy(value, a + lane * op.immediate, static_cast<size_t>(op.immediate));
+    std::memcpy(value, a + static_cast<size_t>(lane) * stride, stride);
     for (uint32_t i = 0; i < op.count; ++i) {
       uint8_t* d = warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes;
       std::memset(d, 0, lane_bytes);

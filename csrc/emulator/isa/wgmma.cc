@@ -258,7 +258,7 @@ void DecodeWgmma(Decoder& decoder, const Instruction& instruction, Op* op) {
   modifiers.Done();
   decoder.ExpectOperands(instruction, what == "wait_group" ? 1 : 0);
   if (what == "wait_group") {
-    op->immediate = static_cast<int64_t>(decoder.Immediate(instruction.operands[0]));
+    op->immediate = decoder.SmallImmediate(instruction.operands[0]);
   }
   op->run = what == "fence" ? Nothing : what == "commit_group" ? Commit : WaitGroup;
 }

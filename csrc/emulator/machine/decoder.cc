@@ -11,10 +11,11 @@ namespace {
 const InstructionTable& Instructions() {
   static const InstructionTable* const table = [] {
     auto* made = new InstructionTable;  // lives as long as the process
-    for (auto* chapter : {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert,
-                          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory,
-                          RegisterShuffle, RegisterBarrier, RegisterMbarrier, RegisterBulk,
-                          RegisterWgmma, RegisterStmatrix, RegisterCluster, RegisterTcgen05}) {
+    for (auto* chapter :
+         {RegisterInteger, RegisterBits, RegisterFloat, RegisterSpecial, RegisterConvert,
+          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle,
+          RegisterBarrier, RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix,
+          RegisterCluster, RegisterTcgen05}) {
       chapter(made);
     }
     return made;
@@ -22,10 +23,14 @@ const InstructionTable& Instructions() {
   return *table;
 }
 
+constexpr uint64_t kMaxVariableBytes = 1u << 24;  // of all shared, or of all local ones
+
 struct NamedSpecial {
   std::string_view name;
   Special special;
 };
+
+constexpr uint32_t kMaxFrameBytes = 64u << 20;  // of a warp
 
 constexpr NamedSpecial kSpecials[] = {
     {"%tid.x", Special::kTidX},
@@ -136,6 +141,9 @@ void Decoder::ExpectOperands(const Instruction& instruction, size_t count) const
 
 Slot Decoder::Allocate(uint32_t bytes) {
   const Slot slot = (program_->frame_bytes + 63u) & ~63u;
+  if (slot + bytes > kMaxFrameBytes) {
+    throw SyntaxError{"a kernel with more registers than the emulator has room for", Location()};
+  }
   program_->frame_bytes = slot + bytes;
   return slot;
 }
@@ -283,6 +291,12 @@ uint64_t Decoder::Immediate(const Operand& operand) const {
   return operand.bits;
 }
 
+int64_t Decoder::SmallImmediate(const Operand& operand) const {
+  const uint64_t value = Immediate(operand);
+  if (value > 65535) Fail(operand, "a number from 0 to 65535 is expected here");
+  return static_cast<int64_t>(value);
+}
+
 // Parameters lie at their offsets, shared variables from kSharedBase on, static before dynamic.
 void Decoder::PlaceVariables() {
   for (const Parameter& parameter : program_->entry->parameters) {
@@ -292,6 +306,9 @@ void Decoder::PlaceVariables() {
   const auto place = [&](const std::string& name, const Variable& variable) {
     uint64_t& next = variable.space == "shared" ? shared : symbols_["%local"];
     next = (next + variable.align - 1) / variable.align * variable.align;
+    if (next + variable.size > kMaxVariableBytes) {
+      throw SyntaxError{"variable " + name + " is larger than any memory of a CTA", Location()};
+    }
     symbols_[name] = next;
     if (variable.space == "shared") shared_symbols_.insert(name);
     next += variable.size;

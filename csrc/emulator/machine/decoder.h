@@ -79,6 +79,7 @@ class Decoder {
 
   int32_t Target(const Operand& operand) const;
   uint64_t Immediate(const Operand& operand) const;
+  int64_t SmallImmediate(const Operand& operand) const;  // 0 to 65535
   bool IsImmediate(const Operand& operand) const { return operand.kind == OperandKind::kImmediate; }
   std::string_view TypeOf(const Operand& operand) const;
   const Program& program() const { return *program_; }
@@ -108,6 +109,7 @@ int MemoryBytes(std::string_view type);
 
 // One function a chapter of the manual; isa/ holds them.
 void RegisterInteger(InstructionTable* table);
+void RegisterBits(InstructionTable* table);
 void RegisterFloat(InstructionTable* table);
 void RegisterSpecial(InstructionTable* table);
 void RegisterConvert(InstructionTable* table);

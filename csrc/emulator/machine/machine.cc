@@ -35,7 +35,9 @@ std::string Hex(uint64_t value) {
 const Op& Warp::op() const { return machine->program.ops[groups[current].pc]; }
 
 void Warp::Report(const std::string& kind, const std::string& what, int lane) const {
-  const Instruction& instruction = *op().source;
+  // Something that completes late may have a word to say about a warp that is gone.
+  const Instruction& instruction =
+      groups.empty() ? machine->program.entry->instructions.back() : *op().source;
   throw Finding{
       kind, what, static_cast<int>(cta->linear), index, lane, instruction.where, instruction.text};
 }
@@ -313,8 +315,11 @@ void Machine::StepWarp(Warp* warp) {
     warp->Report("divergent", "only lanes " + Hex(warp->exec) + " of " + Hex(warp->alive) +
                                   " execute an .aligned instruction");
   }
-  ++warp->executed;
   ++executed;
+  if (++warp->executed == options.max_instructions) {
+    warp->Report("runaway", "the warp has executed " + std::to_string(options.max_instructions) +
+                                " instructions, which is the limit");
+  }
   switch (op.run(*warp, op)) {
     case Step::kNext:
       ++warp->group().pc;

@@ -29,6 +29,11 @@ std::vector<std::string> SplitAtDots(std::string_view text) {
 }
 
 // Names declared between one pair of braces; outer scopes follow.
+constexpr size_t kMaxScopes = 64;               // braces within braces
+constexpr int kMaxOperandDepth = 4;             // lists within lists
+constexpr size_t kMaxRegisters = 1u << 17;      // of an entry
+constexpr uint64_t kMaxParameterBytes = 32764;  // what a driver takes at the most
+
 struct Scope {
   std::unordered_map<std::string, std::string> names;  // as written -> unique
 };
@@ -144,7 +149,7 @@ class Parser {
     variable.space = std::string(Take().text.substr(1));
     if (At(".align")) {
       Take();
-      variable.align = static_cast<uint32_t>(ExpectNumber());
+      variable.align = Alignment();
     }
     const Token type = Take();
     const uint32_t size = type.text.empty() ? 0 : SizeOfType(type.text.substr(1));
@@ -172,7 +177,17 @@ class Parser {
     location_ = Location();
     Block();
     if (!scopes_.empty()) Fail(Peek().where, "brace without an end");
+    ImplicitReturn();
     module_.entries.push_back(std::move(entry_));
+  }
+
+  uint32_t Alignment() {
+    const Location where = Peek().where;
+    const uint64_t align = ExpectNumber();
+    if (align == 0 || align > 4096 || (align & (align - 1)) != 0) {
+      Fail(where, "an alignment must be a power of 2 up to 4096");
+    }
+    return static_cast<uint32_t>(align);
   }
 
   void Parameters() {
@@ -182,7 +197,7 @@ class Parser {
       uint32_t align = 0;
       if (At(".align")) {
         Take();
-        align = static_cast<uint32_t>(ExpectNumber());
+        align = Alignment();
       }
       const Token type = Take();
       uint32_t size = type.text.empty() ? 0 : SizeOfType(type.text.substr(1));
@@ -200,9 +215,12 @@ class Parser {
         size *= static_cast<uint32_t>(count);
         Expect("]");
       }
-      if (align == 0 || (align & (align - 1)) != 0) Fail(type.where, "alignment is no power of 2");
       parameter.offset = (entry_.parameter_bytes + align - 1) & ~(align - 1);
       parameter.size = size;
+      if (uint64_t{parameter.offset} + size > kMaxParameterBytes) {
+        Fail(type.where,
+             "more than " + std::to_string(kMaxParameterBytes) + " bytes of parameters");
+      }
       entry_.parameter_bytes = parameter.offset + size;
       entry_.parameters.push_back(parameter);
       if (At(",")) Take();
@@ -230,6 +248,15 @@ class Parser {
     }
   }
 
+  // Who runs off the end of an entry leaves it.
+  void ImplicitReturn() {
+    Instruction instruction;
+    instruction.text = "ret";
+    instruction.opcode = {"ret"};
+    instruction.where = Place(tokens_[position_ - 1].where);
+    entry_.instructions.push_back(std::move(instruction));
+  }
+
   uint32_t ReqntidAxis(int axis) {
     if (axis > 0) Take();
     return static_cast<uint32_t>(ExpectNumber());
@@ -248,7 +275,8 @@ class Parser {
 
   // Collects the labels of the scope first: branches may go forward.
   void OpenScope() {
-    Expect("{");
+    const Token brace = Expect("{");
+    if (scopes_.size() >= kMaxScopes) Fail(brace.where, "too many braces within braces");
     scopes_.emplace_back();
     const size_t number = ++scope_count_;
     int depth = 1;
@@ -282,7 +310,10 @@ class Parser {
       Declare(name, scope_count_);
       entry_.variables[scopes_.back().names[name]] = variable;
     } else if (token.kind == TokenKind::kWord && Peek(1).text == ":") {
-      entry_.labels[scopes_.back().names[std::string(token.text)]] = entry_.instructions.size();
+      const std::string& name = scopes_.back().names[std::string(token.text)];
+      if (!entry_.labels.emplace(name, entry_.instructions.size()).second) {
+        Fail(token.where, "label " + std::string(token.text) + " stands here a second time");
+      }
       Take();
       Take();
     } else if (At(";")) {
@@ -303,7 +334,9 @@ class Parser {
         Take();
         const uint64_t count = ExpectNumber();
         Expect(">");
-        if (count > (1u << 20)) Fail(token.where, "more than a million registers");
+        if (count > kMaxRegisters || entry_.registers.size() + count > kMaxRegisters) {
+          Fail(token.where, "more than " + std::to_string(kMaxRegisters) + " registers");
+        }
         for (uint64_t i = 0; i < count; ++i) {
           AddRegister(name + std::to_string(i), type);
         }
@@ -328,7 +361,10 @@ class Parser {
     ExpectNumber();
     while (At(",")) {  // function_name and inlined_at attributes
       Take();
-      while (!At(",") && Peek().where.line == tokens_[position_ - 1].where.line) Take();
+      while (!At(",") && Peek().kind != TokenKind::kEnd &&
+             Peek().where.line == tokens_[position_ - 1].where.line) {
+        Take();
+      }
     }
   }
 
@@ -351,6 +387,9 @@ class Parser {
     Take();
     instruction.text = std::string(opcode.text);
     instruction.opcode = SplitAtDots(opcode.text);
+    for (const std::string& part : instruction.opcode) {
+      if (part.empty()) Fail(opcode.where, "two dots in a row, or one at the end");
+    }
     instruction.where = Place(opcode.where);
     while (!At(";")) {
       instruction.operands.push_back(ParseOperand());
@@ -371,20 +410,21 @@ class Parser {
   }
 
   // ---- operands
-  Operand ParseOperand() {
+  Operand ParseOperand(int depth = 0) {
     const Token token = Peek();
+    if (depth > kMaxOperandDepth) Fail(token.where, "too many lists within lists");
     Operand operand;
     operand.where = Place(token.where);
     if (At("{")) {
       operand.kind = OperandKind::kVector;
-      List("}", &operand.elements);
+      List("}", depth, &operand.elements);
     } else if (At("[")) {
-      operand = Address();
+      operand = Address(depth);
     } else if (token.kind == TokenKind::kNumber) {
       operand = Number(Take());
     } else if (At("!")) {
       Take();
-      operand = ParseOperand();
+      operand = ParseOperand(depth + 1);
       operand.negated = true;
     } else if (token.kind == TokenKind::kWord) {
       operand = Name(Take());
@@ -400,23 +440,23 @@ class Parser {
     return operand;
   }
 
-  void List(std::string_view end, std::vector<Operand>* elements) {
+  void List(std::string_view end, int depth, std::vector<Operand>* elements) {
     Take();
     while (!At(end)) {
       if (Peek().kind == TokenKind::kEnd) Fail(Peek().where, "list without an end");
-      elements->push_back(ParseOperand());
+      elements->push_back(ParseOperand(depth + 1));
       if (At(",")) Take();
     }
     Take();
   }
 
   // [base], [base+8], [base, {x, y}]
-  Operand Address() {
+  Operand Address(int depth) {
     Operand operand;
     operand.kind = OperandKind::kAddress;
     operand.where = Place(Peek().where);
     Take();
-    Operand base = ParseOperand();
+    const Operand base = ParseOperand(depth + 1);
     operand.name = base.name;
     operand.negated = base.kind == OperandKind::kImmediate;  // an absolute address
     if (base.kind == OperandKind::kImmediate) operand.offset = static_cast<int64_t>(base.bits);
@@ -426,16 +466,21 @@ class Parser {
     }
     if (At("+")) {
       Take();
-      operand.offset += static_cast<int64_t>(ExpectNumber());
+      AddOffset(&operand);
     } else if (Peek().kind == TokenKind::kNumber && Peek().text[0] == '-') {
-      operand.offset += static_cast<int64_t>(ExpectNumber());
+      AddOffset(&operand);
     }
     while (At(",")) {
       Take();
-      operand.elements.push_back(ParseOperand());
+      operand.elements.push_back(ParseOperand(depth + 1));
     }
     Expect("]");
     return operand;
+  }
+
+  // Address arithmetic wraps.
+  void AddOffset(Operand* operand) {
+    operand->offset = static_cast<int64_t>(static_cast<uint64_t>(operand->offset) + ExpectNumber());
   }
 
   Operand Number(const Token& token) const {
