@@ -24,6 +24,21 @@ emulator::GlobalRange RangeOf(const Named& argument, bool writable) {
   return range;
 }
 
+ffi::Error ReadSpecial(std::string_view operation, const ffi::Dictionary& attributes,
+                       const emulator::SpecialTables** tables) {
+  std::string_view special;
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "special", &special));
+  if (special == "rounded") return ffi::Error::Success();
+  if (special != "h100") {
+    return InvalidArgument(operation, "special \"", special, "\": must be rounded or h100");
+  }
+  *tables = LoadedSpecialTables();
+  if (*tables != nullptr) return ffi::Error::Success();
+  return FailedPrecondition(operation,
+                            "special \"h100\": the tables are not loaded in this process; "
+                            "jax_fa4.emulator.load_special_tables does it");
+}
+
 }  // namespace
 
 ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionary& attributes,
@@ -36,6 +51,7 @@ ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionar
       ReadAttribute(operation, attributes, "exact", &settings->options.exact_tensor_cores));
   JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "sm_count", &settings->sm_count));
   settings->options.seed = static_cast<uint64_t>(seed);
+  JAX_FA4_RETURN_IF_ERROR(ReadSpecial(operation, attributes, &settings->options.special_tables));
   if (settings->sm_count < 1) {
     return InvalidArgument(operation, "sm_count ", settings->sm_count, ": must be at least 1");
   }

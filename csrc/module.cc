@@ -51,6 +51,17 @@ void EmulatorLoad(const std::string& variant, const std::string& ptx) {
   if (!error.empty()) throw std::invalid_argument(error);  // ValueError
 }
 
+void EmulatorLoadSpecialTables(const nb::bytes& ex2_positive, const nb::bytes& ex2_negative,
+                               const nb::bytes& rcp) {
+  const auto table = [](const nb::bytes& bytes) {
+    const auto* data = static_cast<const int8_t*>(bytes.data());
+    return std::vector<int8_t>(data, data + bytes.size());
+  };
+  if (!jax_fa4::LoadSpecialTables({table(ex2_positive), table(ex2_negative), table(rcp)})) {
+    throw std::invalid_argument("a table of 2**23 bytes each is expected");  // ValueError
+  }
+}
+
 std::vector<std::string> VariantNames() {
   std::vector<std::string> names;
   for (const jax_fa4::Variant& variant : jax_fa4::kVariants) names.emplace_back(variant.name);
@@ -77,6 +88,9 @@ NB_MODULE(_ext, module) {
              "The same for the emulator, which is for the platform cpu.");
   module.def("emulator_load", &EmulatorLoad, nb::arg("variant"), nb::arg("ptx"),
              "Give the emulator the PTX of a variant; ValueError if it cannot read it.");
+  module.def("emulator_load_special_tables", &EmulatorLoadSpecialTables, nb::arg("ex2_positive"),
+             nb::arg("ex2_negative"), nb::arg("rcp"),
+             "Give the emulator an H100's rounding; ValueError if a table has another size.");
   module.def("variant_names", &VariantNames, "The kernels in this build, by name.");
   module.def("build_info", &BuildInfo, "What this extension was built with.");
 }

@@ -18,6 +18,7 @@ constexpr int kLaunchAttributeClusterDimension = 4;
 
 struct LoadedPrograms {
   std::mutex mutex;
+  const emulator::SpecialTables* special = nullptr;  // set once; lives as long as the process
   std::map<std::string, EmulatedProgram, std::less<>> by_variant;
 };
 
@@ -55,6 +56,21 @@ EmulatedProgram FindEmulated(std::string_view variant) {
   std::lock_guard<std::mutex> lock(loaded.mutex);
   const auto found = loaded.by_variant.find(variant);
   return found == loaded.by_variant.end() ? nullptr : found->second;
+}
+
+bool LoadSpecialTables(emulator::SpecialTables tables) {
+  if (!tables.Complete()) return false;
+  LoadedPrograms& loaded = Loaded();
+  std::lock_guard<std::mutex> lock(loaded.mutex);
+  // A run may be reading the first ones: they stay.
+  if (loaded.special == nullptr) loaded.special = new emulator::SpecialTables(std::move(tables));
+  return true;
+}
+
+const emulator::SpecialTables* LoadedSpecialTables() {
+  LoadedPrograms& loaded = Loaded();
+  std::lock_guard<std::mutex> lock(loaded.mutex);
+  return loaded.special;
 }
 
 CudaResult Emulator::LaunchKernel(const RuntimeLaunchConfig& config, CudaKernel /*kernel*/,

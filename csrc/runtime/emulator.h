@@ -21,6 +21,13 @@ std::string LoadEmulated(const std::string& variant, const std::string& ptx);
 // Null if nothing was loaded for the variant.
 EmulatedProgram FindEmulated(std::string_view variant);
 
+// Keeps an H100's rounding of special functions for this process; false if the tables are
+// incomplete.
+bool LoadSpecialTables(emulator::SpecialTables tables);
+
+// Null if none were loaded.
+const emulator::SpecialTables* LoadedSpecialTables();
+
 // One emulated launch: the kernel, the memory it may use, and the emulator's options.
 //
 // Compiled objects keep their CUDA handles in variables of the process. Those belong to the driver:

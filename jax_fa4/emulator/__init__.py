@@ -9,6 +9,7 @@ the instruction and its line. `python -m jax_fa4.emulator` runs and describes si
 
 from jax_fa4.emulator.programs import has_ptx as has_ptx
 from jax_fa4.emulator.programs import load as load
+from jax_fa4.emulator.programs import load_special_tables as load_special_tables
 from jax_fa4.emulator.programs import ptx_of as ptx_of
 from jax_fa4.emulator.settings import Settings as Settings
 from jax_fa4.emulator.settings import current as current

@@ -1,4 +1,4 @@
-"""The PTX of the kernels, which the build leaves beside the extension."""
+"""What the emulator reads: kernels' PTX, left beside the extension, and hardware tables."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ def has_ptx(variant: str) -> bool:
 def load(variant: str) -> None:
     """Hand a kernel's PTX to the emulator, once per process."""
     ffi.extension().emulator_load(variant, ptx_of(variant))
+
+
+@functools.cache
+def load_special_tables() -> None:
+    """Hand the emulator an H100's rounding of ex2 and rcp, once per process."""
+    folder = Path(__file__).parent / "special"
+    names = ("ex2_positive", "ex2_negative", "rcp")
+    tables = (lzma.decompress((folder / f"{name}.i8.xz").read_bytes()) for name in names)
+    ffi.extension().emulator_load_special_tables(*tables)
 
 
 def _path(variant: str) -> Path:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 Completion = Literal["earliest", "latest", "random"]
+Special = Literal["rounded", "h100"]
 COMPLETIONS = ("earliest", "latest", "random")
+SPECIALS = ("rounded", "h100")
 
 # The seed is an int64 attribute, the number of SMs an int32 one.
 _MAX_SEED = 2**63 - 1
@@ -25,13 +27,15 @@ class Settings:
     `seed` orders the warps and the asynchronous operations. `completion` says when a copy or a
     tensor core product takes effect: as soon as it may ("earliest"), when nothing else can go on
     ("latest") or at any time between ("random"). `exact` rounds products as the tensor cores do;
-    without it they are plain float32 sums, which is faster. `sm_count` is the number of SMs that
+    without it they are plain float32 sums, which is faster. `special` is how ex2.approx and
+    rcp.approx round: correctly, or as an H100 does. `sm_count` is the number of SMs that
     the kernel is told; it divides the work by it.
     """
 
     seed: int = 0
     completion: Completion = "random"
     exact: bool = True
+    special: Special = "rounded"
     sm_count: int = 132
 
     def __post_init__(self) -> None:
@@ -40,6 +44,9 @@ class Settings:
         if self.completion not in COMPLETIONS:
             choices = ", ".join(map(repr, COMPLETIONS))
             raise ValueError(f"completion is {self.completion!r}, expected one of {choices}")
+        if self.special not in SPECIALS:
+            choices = ", ".join(map(repr, SPECIALS))
+            raise ValueError(f"special is {self.special!r}, expected one of {choices}")
         if not 1 <= self.sm_count <= _MAX_SM_COUNT:
             raise ValueError(f"sm_count is {self.sm_count}, expected at least 1")
 
@@ -49,6 +56,7 @@ class Settings:
             "seed": np.int64(self.seed),
             "completion": self.completion,
             "exact": np.bool_(self.exact),
+            "special": self.special,
             "sm_count": np.int32(self.sm_count),
         }
 

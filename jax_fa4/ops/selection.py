@@ -99,6 +99,8 @@ def _emulated(problem: Problem) -> Path:
     )
     for name in (*forward, *preprocess):
         emulator.load(name)
+    if emulator.current().special == "h100":
+        emulator.load_special_tables()
     ffi.register_emulator()
     return Path(forward=forward, preprocess=preprocess, emulator=emulator.current())
 
