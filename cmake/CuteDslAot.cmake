@@ -26,7 +26,7 @@ function(jax_fa4_compile_kernels objects_variable table_variable ptx_variable)
   list(LENGTH names count)
   message(STATUS "Kernel variants to build: ${count}")
   list(TRANSFORM names PREPEND "${output_dir}/" OUTPUT_VARIABLE objects)
-  list(TRANSFORM objects REPLACE "$" ".ptx.xz" OUTPUT_VARIABLE packed)
+  list(TRANSFORM objects APPEND ".ptx.xz" OUTPUT_VARIABLE packed)
   list(TRANSFORM objects APPEND ".o")
 
   set(template "${source_dir}/cmake/variant_table.cc.in")

@@ -9,9 +9,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import jax_fa4.emulator
 import numpy as np
 import pytest
+
+import jax_fa4.emulator
 
 _HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("hardware", _HERE / "hardware.py")
@@ -33,7 +34,7 @@ def test_outputs_are_the_hardwares(index):
     with jax_fa4.emulator.options(special="h100"):
         emulated_out, emulated_lse = hardware.PROBLEMS[index].run("emulator")
     np.testing.assert_array_equal(emulated_out, out)
-    # lg2.approx.ftz.f32, with which lse ends, is not tabulated: it is within 2^-22 of the logarithm.
+    # lse ends with lg2.approx.ftz.f32, which is not tabulated: within 2^-22 of the logarithm.
     np.testing.assert_allclose(emulated_lse, lse, rtol=2**-22, atol=2**-20)
 
 
