@@ -15,6 +15,10 @@ constexpr std::pair<std::string_view, emulator::Completion> kCompletions[] = {
     {"random", emulator::Completion::kRandom},
 };
 
+// Of a warp. A minute or two of emulation, far above what kernels need; a warp that gets there loops
+// forever.
+constexpr uint64_t kMaxInstructions = uint64_t{1} << 30;
+
 emulator::GlobalRange RangeOf(const Named& argument, bool writable) {
   emulator::GlobalRange range;
   range.begin = reinterpret_cast<uint64_t>(argument.buffer.untyped_data());
@@ -51,6 +55,7 @@ ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionar
       ReadAttribute(operation, attributes, "exact", &settings->options.exact_tensor_cores));
   JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "sm_count", &settings->sm_count));
   settings->options.seed = static_cast<uint64_t>(seed);
+  settings->options.max_instructions = kMaxInstructions;
   JAX_FA4_RETURN_IF_ERROR(ReadSpecial(operation, attributes, &settings->options.special_tables));
   if (settings->sm_count < 1) {
     return InvalidArgument(operation, "sm_count ", settings->sm_count, ": must be at least 1");

@@ -228,8 +228,12 @@ void Machine::RunCluster() {
 }
 
 // Hardware may let a try_wait return false after a time; code that asks once, without a loop,
-// relies on it. Once per warp and standstill.
+// relies on it. Code that asks in a loop would ask forever: after a few rounds in which nothing else
+// happened, it is a deadlock.
 bool Machine::LetTryWaitsTimeOut() {
+  constexpr int kMostRounds = 8;
+  timeout_rounds_ = version == version_after_timeouts_ ? timeout_rounds_ + 1 : 0;
+  if (timeout_rounds_ == kMostRounds) return false;
   bool any = false;
   for (auto& cta : cluster.ctas) {
     for (auto& warp : cta->warps) {
@@ -238,7 +242,7 @@ bool Machine::LetTryWaitsTimeOut() {
       warp->timed_out = any = true;
     }
   }
-  if (any) ++version;
+  if (any) version_after_timeouts_ = ++version;
   return any;
 }
 

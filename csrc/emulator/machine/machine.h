@@ -195,6 +195,8 @@ struct Machine {
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);
   size_t last_range_ = 0;
+  int timeout_rounds_ = 0;  // of try_waits, since anything else happened
+  uint64_t version_after_timeouts_ = 0;
 };
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
