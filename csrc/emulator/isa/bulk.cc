@@ -3,6 +3,7 @@
 
 #include "emulator/async/mbarriers.h"
 #include "emulator/async/tensor_map.h"
+#include "emulator/check/bulk_watch.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -112,9 +113,15 @@ Step TensorLoad(Warp& warp, const Op& op) {
     const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
     std::memset(cta->shared_initialised.data() + begin, 0, bytes);
     std::memset(cta->shared.data() + begin, 0xff, bytes);
+    const uint32_t barrier_begin = static_cast<uint32_t>(barrier & 0xffffff);
+    WatchedLoad watched = WatchLoad(warp, lane, *cta, begin, bytes, *barrier_cta, barrier_begin);
+    GlobalRuns runs(warp, lane, false, watched.channel, kUnfinished);
     ForBox(map, at, [&](uint32_t, uint64_t address) {
-      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, false);
+      if (address == 0) return;
+      machine->Global(warp, lane, address, map.element_bytes, false);
+      runs.Add(address, map.element_bytes);
     });
+    watched.read = runs.Done();
     machine->Start(machine->NewQueue(), [=] {
       ForBox(map, at, [&](uint32_t offset, uint64_t address) {
         uint8_t* to = cta->shared.data() + map.Swizzled(begin, offset);
@@ -125,7 +132,8 @@ Step TensorLoad(Warp& warp, const Op& op) {
         }
       });
       std::memset(cta->shared_initialised.data() + begin, 1, bytes);
-      CompleteTransactions(machine, barrier_cta, static_cast<uint32_t>(barrier & 0xffffff), bytes);
+      LoadCompletes(machine, watched, *barrier_cta, barrier_begin);
+      CompleteTransactions(machine, barrier_cta, barrier_begin, bytes);
     });
   });
   return Step::kNext;
@@ -143,11 +151,16 @@ Step TensorStore(Warp& warp, const Op& op) {
     Cta* cta = &machine->CtaOf(warp, lane, shared);
     const auto at = Coordinates(warp, op, lane);
     const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
-    ForBox(map, at, [&](uint32_t, uint64_t address) {
-      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, true);
-    });
     BulkGroups& groups = warp.bulk[lane];
     const uint64_t group = groups.first_group + groups.committed.size();
+    const EntityId writes = WatchStore(warp, lane, *cta, begin, map.BoxBytes(), group + 1);
+    GlobalRuns runs(warp, lane, true, writes, static_cast<uint32_t>(group + 1));
+    ForBox(map, at, [&](uint32_t, uint64_t address) {
+      if (address == 0) return;
+      machine->Global(warp, lane, address, map.element_bytes, true);
+      runs.Add(address, map.element_bytes);
+    });
+    runs.Done();
     ++groups.open;
     Warp* owner = &warp;
     machine->Start(machine->NewQueue(), [=] {
@@ -195,6 +208,10 @@ Step WaitGroup(Warp& warp, const Op& op) {
     const auto found = warp.bulk.find(lane);
     if (found == warp.bulk.end()) return;
     BulkGroups& groups = found->second;
+    const uint64_t total = groups.first_group + groups.committed.size();
+    const uint64_t pending = static_cast<uint64_t>(op.immediate);
+    const uint64_t waited = total > pending ? total - pending : 0;
+    WatchBulkWait(warp, lane, waited, op.small != 0 ? 0 : waited);
     while (!groups.committed.empty() && groups.committed.front()[1] == 0) {
       groups.committed.pop_front();
       ++groups.first_group;

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "emulator/check/finding.h"
+#include "emulator/check/races.h"
+#include "emulator/check/registers.h"
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/program.h"
 
@@ -40,11 +42,20 @@ struct GlobalRange {
 // When asynchronous operations take effect.
 enum class Completion : uint8_t { kEarliest, kLatest, kRandom };
 
+// How strictly ordering is judged; check/README.md has the differences.
+enum class Level : uint8_t {
+  kPtx,       // the text of the ISA
+  kHardware,  // what working kernels rely on
+};
+
 struct Options {
   uint64_t seed = 0;
   Completion completion = Completion::kRandom;
   bool exact_tensor_cores = true;  // false: plain float32 sums
   uint64_t max_instructions = 0;   // a warp; 0: no limit
+  Level level = Level::kPtx;
+  bool check_races = true;
+  bool check_registers = true;
 };
 
 struct Launch {
@@ -69,11 +80,6 @@ struct BulkGroups {
   uint64_t first_group = 0;                       // number of committed.front()
 };
 
-// A committed group of asynchronous matrix products of one warp.
-struct WgmmaGroup {
-  uint32_t pending = 0;
-};
-
 struct Warp {
   Machine* machine = nullptr;
   Cta* cta = nullptr;
@@ -86,7 +92,9 @@ struct Warp {
   std::string wait_reason;
   std::map<int, BulkGroups> bulk;  // by lane
   uint32_t wgmma_open = 0;
-  std::deque<uint32_t> wgmma_committed;  // unfinished operations of each committed group
+  uint32_t wgmma_groups = 0;                   // committed so far
+  std::deque<uint32_t> wgmma_committed;        // unfinished operations of each committed group
+  std::unique_ptr<RegisterChecker> registers;  // null: not checked
   uint64_t executed = 0;
   bool timed_out = false;  // a try_wait may give up now
 
@@ -111,6 +119,7 @@ struct NamedBarrier {
   uint32_t arrived = 0;
   uint64_t generation = 0;
   std::map<int, uint64_t> waiting;  // warp -> generation it waits for the end of
+  ProxyClocks arriving, completed;  // what arrivals released, and up to the last generation
 };
 
 struct Mbarrier {
@@ -118,6 +127,7 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t expected = 0;
   int64_t transactions = 0;
+  ProxyClocks arriving, completed;  // what arrivals released, and up to the last phase
 };
 
 struct Cta {
@@ -159,7 +169,8 @@ struct Machine {
   uint64_t version = 1;  // grows with every change that may let somebody go on
   uint64_t next_queue = 1;
   uint64_t executed = 0;
-  Cluster cluster;  // the running one
+  Cluster cluster;                      // the running one
+  std::unique_ptr<RaceDetector> races;  // null: not checked
 
   // Starts `complete` as an asynchronous operation in `queue`.
   void Start(uint64_t queue, std::function<void()> complete);
@@ -169,6 +180,8 @@ struct Machine {
   // ---- memory; all report out-of-bounds and misaligned accesses
   // `size` bytes at a global address.
   uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
+  // Whether the range of the last call may be written.
+  bool LastGlobalIsWritable() const { return launch.memory[last_range_].writable; }
   // `size` bytes of shared memory at shared::cluster address `address`.
   uint8_t* Shared(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
   // The CTA that a shared::cluster address lies in.
