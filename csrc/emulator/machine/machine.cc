@@ -230,8 +230,9 @@ void Machine::RunCluster() {
 }
 
 // Hardware may let a try_wait return false after a time; code that asks once, without a loop,
-// relies on it. Once per warp and standstill.
+// relies on it. If nothing has come of it by the next standstill, it is a deadlock.
 bool Machine::LetTryWaitsTimeOut() {
+  if (version == timed_out_version_) return false;
   bool any = false;
   for (auto& cta : cluster.ctas) {
     for (auto& warp : cta->warps) {
@@ -240,7 +241,7 @@ bool Machine::LetTryWaitsTimeOut() {
       warp->timed_out = any = true;
     }
   }
-  if (any) ++version;
+  if (any) timed_out_version_ = ++version;
   return any;
 }
 

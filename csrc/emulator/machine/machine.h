@@ -200,6 +200,7 @@ struct Machine {
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);
   size_t last_range_ = 0;
+  uint64_t timed_out_version_ = 0;
 };
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
