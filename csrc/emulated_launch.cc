@@ -15,8 +15,8 @@ constexpr std::pair<std::string_view, emulator::Completion> kCompletions[] = {
     {"random", emulator::Completion::kRandom},
 };
 
-// Of a warp. A minute or two of emulation, far above what kernels need; a warp that gets there loops
-// forever.
+// Of a warp. A minute or two of emulation, far above what kernels need; a warp that gets there
+// loops forever.
 constexpr uint64_t kMaxInstructions = uint64_t{1} << 30;
 
 emulator::GlobalRange RangeOf(const Named& argument, bool writable) {

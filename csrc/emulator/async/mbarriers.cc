@@ -8,6 +8,7 @@ constexpr int64_t kMaxCount = (1 << 20) - 1;
 void CompletePhaseIfDone(Machine* machine, Mbarrier* barrier) {
   if (barrier->pending != 0 || barrier->transactions != 0) return;
   ++barrier->phase;
+  barrier->completed.Join(barrier->arriving);
   barrier->pending = barrier->expected;
   ++machine->version;
 }
@@ -24,6 +25,10 @@ Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address) {
   if (found == cta.mbarriers.end()) {
     warp.Report("mbarrier", Name(address) + " was never initialised", lane);
   }
+  // Bulk copies too access their mbarrier through the generic proxy (PTX ISA 9.7.9.25.4.1).
+  if (warp.machine->races != nullptr) {
+    warp.machine->races->UseMbarrier(warp, lane, cta, found->first);
+  }
   return found->second;
 }
 
@@ -38,7 +43,11 @@ void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count) {
   if (cta.mbarriers.count(offset) != 0) {
     warp.Report("mbarrier", Name(address) + " is initialised while it is alive", lane);
   }
-  cta.mbarriers[offset] = {0, count, count, 0};
+  Mbarrier& barrier = cta.mbarriers[offset];
+  barrier.pending = barrier.expected = count;
+  if (warp.machine->races != nullptr) {
+    warp.machine->races->InitMbarrier(warp, lane, cta, offset);
+  }
 }
 
 void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
@@ -49,6 +58,8 @@ void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
                     std::to_string(barrier.expected) + " that it counts in a phase",
                 lane);
   }
+  // .release is the default (PTX ISA 9.7.13.15.13).
+  if (warp.machine->races != nullptr) warp.machine->races->Release(warp, &barrier.arriving);
   barrier.pending -= count;
   CompletePhaseIfDone(warp.machine, &barrier);
 }

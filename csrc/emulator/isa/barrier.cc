@@ -29,11 +29,20 @@ bool Arrive(Warp& warp, NamedBarrier* barrier, uint32_t id, uint32_t expected) {
     warp.Report("barrier-count", "more threads arrive at barrier " + std::to_string(id) +
                                      " than the " + std::to_string(expected) + " it counts");
   }
+  RaceDetector* races = warp.machine->races.get();
+  if (races != nullptr) races->Release(warp, &barrier->arriving);
   if (barrier->arrived < expected) return false;
+  barrier->completed.Join(barrier->arriving);
   barrier->arrived = 0;
   ++barrier->generation;
   ++warp.machine->version;
   return true;
+}
+
+// Arrivals synchronise with every bar.sync of the same barrier (PTX ISA 8.9.4).
+Step Leave(Warp& warp, const NamedBarrier& barrier) {
+  if (warp.machine->races != nullptr) warp.machine->races->Acquire(warp, barrier.completed);
+  return Step::kNext;
 }
 
 // op.a = barrier, op.b = threads or kNoSlot for all of the CTA's.
@@ -49,7 +58,7 @@ Step Bar(Warp& warp, const Op& op) {
                        " of " + std::to_string(barrier.expected) + " threads are there");
     }
     barrier.waiting.erase(waiting);
-    return Step::kNext;
+    return Leave(warp, barrier);
   }
   const uint32_t expected =
       op.b == kNoSlot ? static_cast<uint32_t>((warp.machine->launch.block.Count() + 31) / 32 * 32)
@@ -59,7 +68,8 @@ Step Bar(Warp& warp, const Op& op) {
   }
   const uint64_t generation = barrier.generation;
   const bool complete = Arrive(warp, &barrier, id, expected);
-  if (!kWaits || complete) return Step::kNext;
+  if (!kWaits) return Step::kNext;
+  if (complete) return Leave(warp, barrier);
   barrier.waiting[warp.index] = generation;
   return warp.Wait("bar.sync " + std::to_string(id) + ": " + std::to_string(barrier.arrived) +
                    " of " + std::to_string(expected) + " threads are there");
@@ -72,6 +82,12 @@ Step WarpSync(Warp& warp, const Op& op) {
 }
 
 Step Nothing(Warp&, const Op&) { return Step::kNext; }
+
+// fence.proxy.async (PTX ISA 9.7.13.4); here generic accesses matter, the way back needs no fence.
+Step FenceProxyAsync(Warp& warp, const Op&) {
+  if (warp.machine->races != nullptr) warp.machine->races->FenceProxyAsync(warp);
+  return Step::kNext;
+}
 
 void DecodeBar(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
@@ -103,9 +119,11 @@ void DecodeBar(Decoder& decoder, const Instruction& instruction, Op* op) {
 
 void DecodeFence(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
+  op->run = Nothing;  // memory here is sequentially consistent; ordering is checked elsewhere
   if (modifiers.Take("proxy")) {
     const std::string_view kind = modifiers.OneOf({"async", "alias", "async::generic"});
     if (kind == "async") {
+      op->run = FenceProxyAsync;
       modifiers.Take("shared::cta");
       modifiers.Take("shared::cluster");
       modifiers.Take("global");
@@ -118,7 +136,6 @@ void DecodeFence(Decoder& decoder, const Instruction& instruction, Op* op) {
     modifiers.OneOf({"cta", "cluster", "gpu", "sys"});
   }
   modifiers.Done();
-  op->run = Nothing;  // memory here is sequentially consistent; ordering is checked elsewhere
 }
 
 }  // namespace

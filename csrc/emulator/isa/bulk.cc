@@ -3,6 +3,7 @@
 
 #include "emulator/async/mbarriers.h"
 #include "emulator/async/tensor_map.h"
+#include "emulator/check/bulk_watch.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -145,6 +146,15 @@ void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int3
   // Until it completes the box holds nothing that may be read.
   std::memset(receiver.cta->shared_initialised.data() + begin, 0, bytes);
   std::memset(receiver.cta->shared.data() + begin, 0xff, bytes);
+  WatchedLoad watched =
+      WatchLoad(warp, lane, *receiver.cta, begin, bytes, *receiver.barrier_cta, barrier);
+  GlobalRuns runs(warp, lane, false, watched.channel, kUnfinished);
+  ForBox(map, at, [&](uint32_t, uint64_t address) {
+    if (address == 0) return;
+    machine->Global(warp, lane, address, map.element_bytes, false);
+    runs.Add(address, map.element_bytes);
+  });
+  watched.read = runs.Done();
   machine->Start(machine->NewQueue(), [=] {
     ForBox(map, at, [&](uint32_t offset, uint64_t address) {
       uint8_t* to = receiver.cta->shared.data() + map.Swizzled(begin, offset);
@@ -155,13 +165,13 @@ void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int3
       }
     });
     std::memset(receiver.cta->shared_initialised.data() + begin, 1, bytes);
+    LoadCompletes(machine, watched, *receiver.barrier_cta, barrier);
     CompleteTransactions(machine, receiver.barrier_cta, barrier, bytes);
   });
 }
 
 // op.a = map, op.b + op.immediate = mbarrier; op.small = bytes of d and of b, 4 bits each.
 Step TensorLoad(Warp& warp, const Op& op) {
-  Machine* machine = warp.machine;
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t shared = SharedAddress(warp, op, lane);
     const uint64_t barrier =
@@ -170,9 +180,6 @@ Step TensorLoad(Warp& warp, const Op& op) {
     CheckRank(warp, op, map, lane);
     CheckShared(warp, map, shared, lane);
     const auto at = Coordinates(warp, op, lane);
-    ForBox(map, at, [&](uint32_t, uint64_t address) {
-      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, false);
-    });
     for (const Receiver& receiver : Receivers(warp, op, lane, shared, barrier)) {
       StartLoad(warp, lane, map, at, receiver, static_cast<uint32_t>(shared & 0xffffff),
                 static_cast<uint32_t>(barrier & 0xffffff));
@@ -193,11 +200,16 @@ Step TensorStore(Warp& warp, const Op& op) {
     Cta* cta = &machine->CtaOf(warp, lane, shared);
     const auto at = Coordinates(warp, op, lane);
     const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
-    ForBox(map, at, [&](uint32_t, uint64_t address) {
-      if (address != 0) machine->Global(warp, lane, address, map.element_bytes, true);
-    });
     BulkGroups& groups = warp.bulk[lane];
     const uint64_t group = groups.first_group + groups.committed.size();
+    const EntityId writes = WatchStore(warp, lane, *cta, begin, map.BoxBytes(), group + 1);
+    GlobalRuns runs(warp, lane, true, writes, static_cast<uint32_t>(group + 1));
+    ForBox(map, at, [&](uint32_t, uint64_t address) {
+      if (address == 0) return;
+      machine->Global(warp, lane, address, map.element_bytes, true);
+      runs.Add(address, map.element_bytes);
+    });
+    runs.Done();
     ++groups.open;
     Warp* owner = &warp;
     machine->Start(machine->NewQueue(), [=] {
@@ -245,6 +257,10 @@ Step WaitGroup(Warp& warp, const Op& op) {
     const auto found = warp.bulk.find(lane);
     if (found == warp.bulk.end()) return;
     BulkGroups& groups = found->second;
+    const uint64_t total = groups.first_group + groups.committed.size();
+    const uint64_t pending = static_cast<uint64_t>(op.immediate);
+    const uint64_t waited = total > pending ? total - pending : 0;
+    WatchBulkWait(warp, lane, waited, op.small != 0 ? 0 : waited);
     while (!groups.committed.empty() && groups.committed.front()[1] == 0) {
       groups.committed.pop_front();
       ++groups.first_group;

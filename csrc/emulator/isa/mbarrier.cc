@@ -44,6 +44,17 @@ Step ArriveExpectTx(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// A successful wait sees what arrivals of the completed phases released, and the bulk copies that
+// completed on them (PTX ISA 9.7.13.15.16).
+void AcquirePhase(Warp& warp, int lane, uint64_t address, const Mbarrier& barrier) {
+  RaceDetector* races = warp.machine->races.get();
+  if (races == nullptr) return;
+  races->Acquire(warp, barrier.completed);
+  const Cta& cta = warp.machine->CtaOf(warp, lane, address);
+  races->Observe(warp, races->MbarrierChannel(cta, static_cast<uint32_t>(address & 0xffffff)),
+                 static_cast<uint32_t>(barrier.phase));
+}
+
 // op.d = predicate, op.b = parity, op.target = 1 for try_wait, which may suspend the lanes.
 Step Wait(Warp& warp, const Op& op) {
   uint32_t done = 0;
@@ -55,6 +66,7 @@ Step Wait(Warp& warp, const Op& op) {
     const Mbarrier& barrier = MbarrierAt(warp, lane, address);
     if (PhaseDone(barrier, parity)) {
       done |= 1u << lane;
+      AcquirePhase(warp, lane, address, barrier);
     } else {
       waits_for = address;
       waits_parity = parity;

@@ -29,6 +29,34 @@ uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool wr
   return nullptr;
 }
 
+// Tells the race detector about the accesses of an instruction's lanes.
+template <Space kSpace>
+class Watch {
+ public:
+  Watch(Warp& warp, bool write, uint32_t element_bytes) : races_(warp.machine->races.get()) {
+    if (kSpace == Space::kParameter) races_ = nullptr;
+    part_ = element_bytes < 4;
+    if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write);
+    write_ = write;
+  }
+  void Lane(Warp& warp, int lane, uint64_t address, uint32_t size) {
+    if (races_ == nullptr) return;
+    if (part_) party_ = races_->Generic(warp, write_, RaceDetector::PartOfWord(address, size));
+    if (kSpace == Space::kGlobal) {
+      races_->VisitGlobal(&party_, lane, address, size);
+    } else {
+      races_->VisitShared(&party_, lane, warp.machine->CtaOf(warp, lane, address),
+                          static_cast<uint32_t>(address & 0xffffff), size);
+    }
+  }
+
+ private:
+  RaceDetector* races_;
+  Party party_;
+  bool part_ = false;
+  bool write_ = false;
+};
+
 // op.target = bytes of an element in memory; negative: sign-extended.
 template <Space kSpace>
 Step Load(Warp& warp, const Op& op) {
@@ -36,9 +64,13 @@ Step Load(Warp& warp, const Op& op) {
   const bool is_signed = op.target < 0;
   const uint32_t bytes = static_cast<uint32_t>(is_signed ? -op.target : op.target);
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  Watch<kSpace> watch(warp, false, bytes);
   ForLanes(warp.exec, [&](int lane) {
-    const uint8_t* from =
-        Place(warp, kSpace, LaneAddress(warp, op, lane), bytes * op.count, false, lane);
+    const uint64_t address = LaneAddress(warp, op, lane);
+    // A race says more than a read of what is not there yet.
+    if (kSpace == Space::kShared) watch.Lane(warp, lane, address, bytes * op.count);
+    const uint8_t* from = Place(warp, kSpace, address, bytes * op.count, false, lane);
+    if (kSpace == Space::kGlobal) watch.Lane(warp, lane, address, bytes * op.count);
     for (uint32_t i = 0; i < op.count; ++i) {
       uint8_t* d = warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes;
       const bool negative = is_signed && bytes < 4 && (from[(i + 1) * bytes - 1] & 0x80) != 0;
@@ -54,8 +86,11 @@ Step Store(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   const uint32_t bytes = static_cast<uint32_t>(op.target);
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
+  Watch<kSpace> watch(warp, true, bytes);
   ForLanes(warp.exec, [&](int lane) {
-    uint8_t* to = Place(warp, kSpace, LaneAddress(warp, op, lane), bytes * op.count, true, lane);
+    const uint64_t address = LaneAddress(warp, op, lane);
+    uint8_t* to = Place(warp, kSpace, address, bytes * op.count, true, lane);
+    watch.Lane(warp, lane, address, bytes * op.count);
     for (uint32_t i = 0; i < op.count; ++i) {
       std::memcpy(to + i * bytes, warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes, bytes);
     }

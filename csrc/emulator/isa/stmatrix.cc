@@ -9,6 +9,9 @@ namespace {
 template <bool kTransposed>
 Step Store(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
+  RaceDetector* races = warp.machine->races.get();
+  Party party;
+  if (races != nullptr) party = races->Generic(warp, true);
   for (uint32_t matrix = 0; matrix < op.count; ++matrix) {
     uint16_t elements[8][8];
     const uint32_t* values = warp.Lanes<uint32_t>(slots[matrix]);
@@ -28,9 +31,12 @@ Step Store(Warp& warp, const Op& op) {
       const int lane = static_cast<int>(matrix) * 8 + row;
       const uint64_t base =
           op.small == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
-      std::memcpy(
-          warp.machine->Shared(warp, lane, base + static_cast<uint64_t>(op.immediate), 16, true),
-          elements[row], 16);
+      const uint64_t address = base + static_cast<uint64_t>(op.immediate);
+      std::memcpy(warp.machine->Shared(warp, lane, address, 16, true), elements[row], 16);
+      if (races != nullptr) {
+        races->VisitShared(&party, lane, warp.machine->CtaOf(warp, lane, address),
+                           static_cast<uint32_t>(address & 0xffffff), 16);
+      }
     }
   }
   return Step::kNext;

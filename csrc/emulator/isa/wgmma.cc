@@ -140,6 +140,29 @@ void Compute(Warp& warp, const Operands& operands) {
   });
 }
 
+// Tells the race detector what this warp reads of shared memory: 16 bytes at a time.
+void Watch(Warp& warp, const Operands& operands) {
+  RaceDetector* races = warp.machine->races.get();
+  if (races == nullptr) return;
+  Party party = races->Async(warp, false, races->LaneChannel(warp, ChannelKind::kProducts, 0),
+                             warp.wgmma_groups + 1);
+  const auto visit = [&](const Matrix& matrix, bool transposed, uint32_t first, uint32_t rows) {
+    const uint32_t row_step = transposed ? 8 : 1;
+    const uint32_t k_step = transposed ? 1 : 8;
+    for (uint32_t row = first; row < first + rows; row += row_step) {
+      for (uint32_t k = 0; k < kDepth; k += k_step) {
+        const uint32_t address = ElementAddress(matrix, transposed, row, k);
+        races->VisitShared(&party, -1, *warp.cta, address, 16);
+      }
+    }
+  };
+  const Shape& shape = operands.shape;
+  visit(operands.b, shape.transpose_b, 0, static_cast<uint32_t>(shape.columns));
+  if (shape.a_in_registers) return;
+  visit(operands.a, shape.transpose_a, static_cast<uint32_t>(warp.index % 4) * kWarpRows,
+        kWarpRows);
+}
+
 uint64_t QueueOf(const Warp& warp) {
   return (warp.cta->linear * 64 + static_cast<uint64_t>(warp.index)) << 1;
 }
@@ -163,6 +186,11 @@ Step Mma(Warp& warp, const Op& op) {
   } else {
     operands.a = ReadDescriptor(warp, warp.Lanes<uint64_t>(op.a)[first_lane]);
   }
+  Watch(warp, operands);
+  if (warp.registers != nullptr) {
+    const OpRegisters& registers = warp.machine->program.op_registers[warp.group().pc];
+    warp.registers->StartProduct(warp, registers, operands.accumulate);
+  }
   ++warp.wgmma_open;
   Warp* owner = &warp;
   warp.machine->Start(QueueOf(warp), [owner, operands] {
@@ -181,6 +209,8 @@ Step Mma(Warp& warp, const Op& op) {
 Step Commit(Warp& warp, const Op&) {
   warp.wgmma_committed.push_back(warp.wgmma_open);
   warp.wgmma_open = 0;
+  ++warp.wgmma_groups;
+  if (warp.registers != nullptr) warp.registers->CommitProducts();
   return Step::kNext;
 }
 
@@ -191,10 +221,21 @@ Step WaitGroup(Warp& warp, const Op& op) {
   if (static_cast<int64_t>(warp.wgmma_committed.size()) > op.immediate) {
     return warp.Wait("wgmma.wait_group: products are under way");
   }
+  const uint32_t pending = static_cast<uint32_t>(op.immediate);
+  if (warp.registers != nullptr) warp.registers->WaitProducts(pending);
+  RaceDetector* races = warp.machine->races.get();
+  if (races != nullptr && warp.wgmma_groups > pending) {
+    races->Observe(warp, races->LaneChannel(warp, ChannelKind::kProducts, 0),
+                   warp.wgmma_groups - pending);
+  }
   return Step::kNext;
 }
 
-Step Nothing(Warp&, const Op&) { return Step::kNext; }
+// Orders registers; memory needs fence.proxy.async (PTX ISA 9.7.15.7.1).
+Step Fence(Warp& warp, const Op&) {
+  if (warp.registers != nullptr) warp.registers->FenceProducts();
+  return Step::kNext;
+}
 
 // "m64n128k16" -> 128; 0 if it is no such shape.
 int Columns(std::string_view shape) {
@@ -260,7 +301,7 @@ void DecodeWgmma(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (what == "wait_group") {
     op->immediate = decoder.SmallImmediate(instruction.operands[0]);
   }
-  op->run = what == "fence" ? Nothing : what == "commit_group" ? Commit : WaitGroup;
+  op->run = what == "fence" ? Fence : what == "commit_group" ? Commit : WaitGroup;
 }
 
 }  // namespace

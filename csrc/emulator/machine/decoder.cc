@@ -180,24 +180,52 @@ Slot Decoder::SpecialRegister(const Operand& operand, int bytes) {
   Fail(operand, "unknown register " + operand.name);
 }
 
-Slot Decoder::RegisterSlot(const Operand& operand, int bytes) {
+Slot Decoder::RegisterSlot(const Operand& operand, int bytes, bool writes) {
   const std::string_view type = TypeOf(operand);
   if (type.empty()) return SpecialRegister(operand, bytes);
   if (type == "pred" ? bytes != 0 : LaneBytes(type) != bytes) {
     Fail(operand, "register " + operand.name + " of type ." + std::string(type) +
                       " is of another size than the instruction asks for");
   }
-  const auto found = registers_.find(operand.name);
-  if (found != registers_.end()) return found->second;
-  const Slot slot = Scratch(bytes);
-  registers_[operand.name] = slot;
-  return slot;
+  auto found = registers_.find(operand.name);
+  if (found == registers_.end()) {
+    found = registers_.emplace(operand.name, Scratch(bytes)).first;
+    numbers_[found->second] = static_cast<uint32_t>(program_->register_names.size());
+    program_->register_names.push_back(operand.name);
+  }
+  (writes ? writes_ : reads_).push_back(numbers_[found->second]);
+  return found->second;
+}
+
+// The registers that were asked for since the last call. Those of 32 bits that a product reads are
+// the fragments of A.
+OpRegisters Decoder::TakeRegisters(const Instruction& instruction) {
+  OpRegisters taken;
+  const std::string& name = instruction.opcode[0];
+  if (name == "mov" || name == "selp") taken.kind = OpRegisters::kCopy;
+  if (name == "wgmma" && instruction.opcode[1] == "mma_async") {
+    taken.kind = OpRegisters::kProduct;
+    const auto plain = std::stable_partition(reads_.begin(), reads_.end(), [this](uint32_t number) {
+      const std::string& type =
+          program_->entry->registers.at(program_->register_names[number]).type;
+      return type == "pred" || LaneBytes(type) != 4;
+    });
+    taken.plain_reads = static_cast<uint16_t>(plain - reads_.begin());
+  }
+  taken.first = static_cast<uint32_t>(program_->registers.size());
+  taken.reads = static_cast<uint16_t>(reads_.size());
+  taken.writes = static_cast<uint16_t>(writes_.size());
+  program_->registers.insert(program_->registers.end(), reads_.begin(), reads_.end());
+  program_->registers.insert(program_->registers.end(), writes_.begin(), writes_.end());
+  reads_.clear();
+  writes_.clear();
+  return taken;
 }
 
 Slot Decoder::Source(const Operand& operand, int bytes) {
   switch (operand.kind) {
     case OperandKind::kRegister:
-      return RegisterSlot(operand, bytes);
+      return RegisterSlot(operand, bytes, false);
     case OperandKind::kImmediate:
       return ConstantSlot(bytes == 4 ? operand.bits & 0xffffffffu : operand.bits, bytes);
     case OperandKind::kSymbol:
@@ -212,7 +240,7 @@ Slot Decoder::Destination(const Operand& operand, int bytes) {
   if (operand.kind != OperandKind::kRegister || TypeOf(operand).empty()) {
     Fail(operand, "a register is expected here");
   }
-  return RegisterSlot(operand, bytes);
+  return RegisterSlot(operand, bytes, true);
 }
 
 Slot Decoder::PredicateSource(const Operand& operand) {
@@ -220,13 +248,13 @@ Slot Decoder::PredicateSource(const Operand& operand) {
     return ConstantSlot(operand.bits != 0 ? 0xffffffffu : 0u, 0);
   }
   if (operand.kind != OperandKind::kRegister) Fail(operand, "a predicate is expected here");
-  return RegisterSlot(operand, 0);
+  return RegisterSlot(operand, 0, false);
 }
 
 Slot Decoder::PredicateDestination(const Operand& operand) {
   if (operand.kind == OperandKind::kSink) return Scratch(0);
   if (operand.kind != OperandKind::kRegister) Fail(operand, "a predicate is expected here");
-  return RegisterSlot(operand, 0);
+  return RegisterSlot(operand, 0, true);
 }
 
 Slot Decoder::PredicateNamed(const std::string& name, const Operand& at) {
@@ -275,7 +303,7 @@ void Decoder::Address(const Operand& operand, int bytes, Op* op) {
   // Shared addresses may stand in registers of 32 or of 64 bits.
   op->small = static_cast<uint8_t>(LaneBytes(type));
   if (bytes == 8 && op->small != 8) Fail(operand, "a 64-bit address is expected here");
-  op->a = RegisterSlot(base, op->small);
+  op->a = RegisterSlot(base, op->small, false);
 }
 
 int32_t Decoder::Target(const Operand& operand) const {
@@ -337,12 +365,15 @@ void Decoder::Run() {
     op.source = &instruction;
     if (!instruction.guard.empty()) {
       Operand guard;
+      guard.kind = OperandKind::kRegister;
+      guard.name = instruction.guard;
       guard.where = instruction.where;
-      op.guard = PredicateNamed(instruction.guard, guard);
+      op.guard = PredicateSource(guard);
       op.guard_negated = instruction.guard_negated;
     }
     found->second(*this, instruction, &op);
     program_->ops.push_back(op);
+    program_->op_registers.push_back(TakeRegisters(instruction));
   }
   if (program_->ops.empty()) throw SyntaxError{"an entry without instructions", Location()};
 }

@@ -89,7 +89,8 @@ class Decoder {
 
  private:
   Slot Allocate(uint32_t bytes);
-  Slot RegisterSlot(const Operand& operand, int bytes);
+  Slot RegisterSlot(const Operand& operand, int bytes, bool writes);
+  OpRegisters TakeRegisters(const Instruction& instruction);
   Slot SpecialRegister(const Operand& operand, int bytes);
   void PlaceVariables();
 
@@ -97,6 +98,8 @@ class Decoder {
   Program* program_;
   std::unordered_map<std::string, Slot> registers_;
   std::unordered_map<std::string, Slot> specials_;
+  std::unordered_map<Slot, uint32_t> numbers_;  // of registers, in Program::register_names
+  std::vector<uint32_t> reads_, writes_;        // of the instruction being decoded
   std::map<std::tuple<uint64_t, int, bool>, Slot> constants_;
   std::unordered_map<std::string, uint64_t> symbols_;
   std::set<std::string> shared_symbols_;

@@ -43,7 +43,9 @@ void Warp::Report(const std::string& kind, const std::string& what, int lane) co
 }
 
 Machine::Machine(const Program& program, const Launch& launch, const Options& options)
-    : program(program), launch(launch), options(options), random(options.seed) {}
+    : program(program), launch(launch), options(options), random(options.seed) {
+  if (options.check_races) races = std::make_unique<RaceDetector>(this);
+}
 
 void Machine::Start(uint64_t queue, std::function<void()> complete) {
   if (options.completion == Completion::kEarliest) {
@@ -131,6 +133,7 @@ std::unique_ptr<Warp> Machine::MakeWarp(Cta* cta, int index) {
   const uint64_t here = std::min<uint64_t>(32, threads - static_cast<uint64_t>(index) * 32);
   warp->alive = here == 32 ? kAllLanes : (1u << here) - 1;
   warp->groups.push_back({0, warp->alive, false, 0});
+  if (options.check_registers) warp->registers = std::make_unique<RegisterChecker>(program);
   for (const Constant& constant : program.constants) Fill(warp.get(), constant);
   for (const SpecialSlot& special : program.specials) {
     for (int lane = 0; lane < 32; ++lane) {
@@ -160,6 +163,7 @@ void Machine::MakeCluster(Dim3 id) {
     for (int warp = 0; warp < warps; ++warp) cta->warps.push_back(MakeWarp(cta.get(), warp));
     cluster.ctas.push_back(std::move(cta));
   }
+  if (races != nullptr) races->BeginCluster();
 }
 
 void Machine::Run() {
@@ -228,8 +232,8 @@ void Machine::RunCluster() {
 }
 
 // Hardware may let a try_wait return false after a time; code that asks once, without a loop,
-// relies on it. Code that asks in a loop would ask forever: after a few rounds in which nothing else
-// happened, it is a deadlock.
+// relies on it. Code that asks in a loop would ask forever: after a few rounds in which nothing
+// else happened, it is a deadlock.
 bool Machine::LetTryWaitsTimeOut() {
   constexpr int kMostRounds = 8;
   timeout_rounds_ = version == version_after_timeouts_ ? timeout_rounds_ + 1 : 0;
@@ -324,6 +328,7 @@ void Machine::StepWarp(Warp* warp) {
     warp->Report("runaway", "the warp has executed " + std::to_string(options.max_instructions) +
                                 " instructions, which is the limit");
   }
+  if (warp->registers != nullptr) warp->registers->Check(*warp, program.op_registers[group.pc]);
   switch (op.run(*warp, op)) {
     case Step::kNext:
       ++warp->group().pc;

@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "emulator/check/finding.h"
+#include "emulator/check/races.h"
+#include "emulator/check/registers.h"
 #include "emulator/isa/special.h"
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/program.h"
@@ -42,6 +44,12 @@ struct GlobalRange {
 // When asynchronous operations take effect.
 enum class Completion : uint8_t { kEarliest, kLatest, kRandom };
 
+// How strictly ordering is judged; check/README.md has the differences.
+enum class Level : uint8_t {
+  kPtx,       // the text of the ISA
+  kHardware,  // what working kernels rely on
+};
+
 struct Options {
   uint64_t seed = 0;
   Completion completion = Completion::kRandom;
@@ -49,6 +57,9 @@ struct Options {
   // Null: ex2 and rcp are correctly rounded. Otherwise complete, and outliving the run.
   const SpecialTables* special_tables = nullptr;
   uint64_t max_instructions = 0;  // a warp; 0: no limit
+  Level level = Level::kPtx;
+  bool check_races = true;
+  bool check_registers = true;
 };
 
 struct Launch {
@@ -73,11 +84,6 @@ struct BulkGroups {
   uint64_t first_group = 0;                       // number of committed.front()
 };
 
-// A committed group of asynchronous matrix products of one warp.
-struct WgmmaGroup {
-  uint32_t pending = 0;
-};
-
 struct Warp {
   Machine* machine = nullptr;
   Cta* cta = nullptr;
@@ -90,7 +96,9 @@ struct Warp {
   std::string wait_reason;
   std::map<int, BulkGroups> bulk;  // by lane
   uint32_t wgmma_open = 0;
+  uint32_t wgmma_groups = 0;                    // committed so far
   std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group
+  std::unique_ptr<RegisterChecker> registers;   // null: not checked
   uint32_t tensor_stores = 0;                   // tcgen05.st under way
   std::array<uint32_t, 32> cluster_arrivals{};  // phase in which a lane arrived; 0: not
   uint64_t executed = 0;
@@ -117,6 +125,7 @@ struct NamedBarrier {
   uint32_t arrived = 0;
   uint64_t generation = 0;
   std::map<int, uint64_t> waiting;  // warp -> generation it waits for the end of
+  ProxyClocks arriving, completed;  // what arrivals released, and up to the last generation
 };
 
 struct Mbarrier {
@@ -124,6 +133,7 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t expected = 0;
   int64_t transactions = 0;
+  ProxyClocks arriving, completed;  // what arrivals released, and up to the last phase
 };
 
 struct Cta {
@@ -167,7 +177,8 @@ struct Machine {
   uint64_t version = 1;  // grows with every change that may let somebody go on
   uint64_t next_queue = 1;
   uint64_t executed = 0;
-  Cluster cluster;  // the running one
+  Cluster cluster;                      // the running one
+  std::unique_ptr<RaceDetector> races;  // null: not checked
 
   // Starts `complete` as an asynchronous operation in `queue`.
   void Start(uint64_t queue, std::function<void()> complete);
@@ -177,6 +188,8 @@ struct Machine {
   // ---- memory; all report out-of-bounds and misaligned accesses
   // `size` bytes at a global address.
   uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
+  // Whether the range of the last call may be written.
+  bool LastGlobalIsWritable() const { return launch.memory[last_range_].writable; }
   // `size` bytes of shared memory at shared::cluster address `address`.
   uint8_t* Shared(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
   // The CTA that a shared::cluster address lies in.

@@ -47,6 +47,21 @@ struct Op {
   const Instruction* source = nullptr;
 };
 
+// The registers that an instruction reads and writes, for the checks: numbers in
+// Program::registers, those read first.
+struct OpRegisters {
+  enum Kind : uint8_t {
+    kOrdinary,
+    kCopy,     // gives on what it reads, a value or none
+    kProduct,  // wgmma.mma_async: the last reads and the writes belong to it until it completes
+  };
+  uint32_t first = 0;
+  uint16_t reads = 0;
+  uint16_t writes = 0;
+  uint16_t plain_reads = 0;  // of a product: descriptors and the predicate
+  Kind kind = kOrdinary;
+};
+
 // Values that are the same for a warp's whole life: placed in its frame when it is made.
 struct Constant {
   Slot slot;
@@ -96,6 +111,9 @@ struct Program {
   const Entry* entry = nullptr;
   std::vector<Op> ops;
   std::vector<Slot> slots;
+  std::vector<OpRegisters> op_registers;  // one an op
+  std::vector<uint32_t> registers;        // numbers, see OpRegisters
+  std::vector<std::string> register_names;
   std::vector<Constant> constants;
   std::vector<SpecialSlot> specials;
   uint32_t frame_bytes = 0;

@@ -1,0 +1,248 @@
+#include "emulator/check/races.h"
+
+#include "emulator/machine/machine.h"
+
+namespace jax_fa4::emulator {
+namespace {
+
+constexpr uint32_t kWordBytes = 4;
+constexpr uint64_t kPageBytes = 4096;
+
+}  // namespace
+
+uint32_t RaceDetector::Index(const Warp& warp) const {
+  return warp.cta->rank * static_cast<uint32_t>(warp.cta->warps.size()) +
+         static_cast<uint32_t>(warp.index);
+}
+
+void RaceDetector::BeginCluster() {
+  ++cluster_;
+  clocks_.clear();
+  channels_.clear();
+  channel_ids_.clear();
+  shared_.clear();
+  for (const auto& cta : machine_->cluster.ctas) {
+    shared_.emplace_back((cta->shared_end + kWordBytes - 1) / kWordBytes);
+    clocks_.resize(clocks_.size() + cta->warps.size());
+  }
+  for (EntityId warp = 0; warp < clocks_.size(); ++warp) clocks_[warp].generic.Raise(warp, 1);
+}
+
+// ---- edges
+
+void RaceDetector::Release(Warp& warp, ProxyClocks* into) {
+  const uint32_t self = Index(warp);
+  into->Join(clocks_[self]);
+  clocks_[self].generic.Raise(self, clocks_[self].generic[self] + 1);
+}
+
+void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) { ClocksOf(warp).Join(from); }
+
+void RaceDetector::FenceProxyAsync(Warp& warp) {
+  const uint32_t self = Index(warp);
+  ProxyClocks& own = clocks_[self];
+  own.async.Join(own.generic);
+  own.generic.Raise(self, own.generic[self] + 1);  // what comes later is not fenced
+}
+
+void RaceDetector::Observe(Warp& warp, EntityId channel, uint32_t time) {
+  ProxyClocks& own = ClocksOf(warp);
+  own.generic.Raise(channel, time);
+  own.async.Raise(channel, time);
+}
+
+EntityId RaceDetector::MbarrierChannel(const Cta& cta, uint32_t offset) {
+  const auto key = std::make_tuple(static_cast<int>(ChannelKind::kMbarrier), cta.rank, offset);
+  const auto found = channel_ids_.find(key);
+  if (found != channel_ids_.end()) return found->second;
+  const EntityId id = static_cast<EntityId>(clocks_.size() + channels_.size());
+  channels_.push_back({ChannelKind::kMbarrier, cta.rank, offset});
+  return channel_ids_[key] = id;
+}
+
+EntityId RaceDetector::LaneChannel(const Warp& warp, ChannelKind kind, int lane) {
+  const uint32_t thread = static_cast<uint32_t>(warp.index * 32 + lane);
+  const auto key = std::make_tuple(static_cast<int>(kind), warp.cta->rank, thread);
+  const auto found = channel_ids_.find(key);
+  if (found != channel_ids_.end()) return found->second;
+  const EntityId id = static_cast<EntityId>(clocks_.size() + channels_.size());
+  channels_.push_back({kind, warp.cta->rank, thread});
+  return channel_ids_[key] = id;
+}
+
+// ---- parties
+
+Party RaceDetector::MakeParty(Warp& warp, Access access) {
+  if (accesses_.Full() || readers_.Full()) Collect();
+  access.cta = warp.cta->linear;
+  access.cluster = cluster_;
+  access.pc = warp.group().pc;
+  access.warp = static_cast<int16_t>(warp.index);
+  Party party;
+  party.warp = &warp;
+  party.write = access.write;
+  party.async = access.async;
+  party.id = accesses_.Add(access);
+  return party;
+}
+
+Party RaceDetector::Generic(Warp& warp, bool write, uint8_t bytes, bool atomic) {
+  const uint32_t self = Index(warp);
+  Access access;
+  access.entity = self;
+  access.time = clocks_[self].generic[self];
+  access.write = write;
+  access.bytes = bytes;
+  access.atomic = atomic;
+  return MakeParty(warp, access);
+}
+
+Party RaceDetector::Async(Warp& warp, bool write, EntityId channel, uint32_t time, bool atomic) {
+  Access access;
+  access.entity = channel;
+  access.time = time;
+  access.write = write;
+  access.async = true;
+  access.atomic = atomic;
+  access.kept = time == kUnfinished;
+  return MakeParty(warp, access);
+}
+
+void RaceDetector::Finish(AccessId id, uint32_t time) {
+  accesses_[id].time = time;
+  accesses_[id].kept = false;
+}
+
+// ---- checks
+
+bool RaceDetector::Ordered(const Access& earlier, const Party& later) {
+  if (earlier.cluster != cluster_) return false;  // CTAs of other clusters run at any time
+  const ProxyClocks& own = ClocksOf(*later.warp);
+  // What a thread has read by ordinary loads, and released, working kernels let TMA overwrite
+  // without a proxy fence; the text (8.9.5) asks for one.
+  const bool reads_are_done =
+      machine_->options.level == Level::kHardware && !earlier.write && !earlier.async;
+  const Clock& clock = later.async && !reads_are_done ? own.async : own.generic;
+  return earlier.time <= clock[earlier.entity];
+}
+
+void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, bool shared,
+                               uint64_t address) {
+  const Access& earlier = accesses_[writer];
+  const Access& own = accesses_[party->id];
+  if ((earlier.bytes & own.bytes) == 0 || (earlier.atomic && own.atomic)) return;
+  if (!Ordered(earlier, *party)) ReportRace(earlier, *party, lane, shared, address);
+  party->passed_writer_ = writer;
+}
+
+void RaceDetector::CheckReaders(Party* party, int lane, ReadersId readers, bool shared,
+                                uint64_t address) {
+  const Access& own = accesses_[party->id];
+  for (AccessId reader : readers_[readers].accesses) {
+    const Access& earlier = accesses_[reader];
+    if ((earlier.bytes & own.bytes) == 0) continue;
+    if (!Ordered(earlier, *party)) ReportRace(earlier, *party, lane, shared, address);
+  }
+  party->passed_readers_ = readers;
+}
+
+// The readers `old` and this party: neighbouring words mostly ask for the same.
+ReadersId RaceDetector::WithReader(Party* party, ReadersId old) {
+  Party::Replaced& last = party->replaced_[old % party->replaced_.size()];
+  if (last.made != 0 && (last.old == old || last.made == old)) return last.made;
+  const Access& own = accesses_[party->id];
+  Readers made;
+  made.accesses.reserve(readers_[old].accesses.size() + 1);
+  for (AccessId reader : readers_[old].accesses) {
+    if (reader == party->id) return old;
+    const Access& earlier = accesses_[reader];
+    // An entity's later access stands for its earlier ones.
+    if (earlier.entity != own.entity || earlier.bytes != own.bytes) made.accesses.push_back(reader);
+  }
+  made.accesses.push_back(party->id);
+  last = {old, readers_.Add(std::move(made))};
+  return last.made;
+}
+
+void RaceDetector::Visit(Party* party, int lane, ShadowWords* shadow, size_t first, size_t count,
+                         bool shared, uint64_t address) {
+  for (size_t word = first; word < first + count; ++word, address += kWordBytes) {
+    AccessId& writer = shadow->writer[word];
+    ReadersId& readers = shadow->readers[word];
+    if (writer != 0 && writer != party->passed_writer_ && writer != party->id) {
+      CheckWriter(party, lane, writer, shared, address);
+    }
+    if (!party->write) {
+      readers = WithReader(party, readers);
+      continue;
+    }
+    if (readers != 0 && readers != party->passed_readers_) {
+      CheckReaders(party, lane, readers, shared, address);
+    }
+    writer = party->id;
+    readers = 0;
+  }
+}
+
+void RaceDetector::VisitShared(Party* party, int lane, const Cta& cta, uint32_t offset,
+                               uint32_t bytes) {
+  const size_t first = offset / kWordBytes;
+  const size_t last = (offset + bytes - 1) / kWordBytes;
+  if (last >= shared_[cta.rank].writer.size()) return;  // Machine::Shared reports it
+  Visit(party, lane, &shared_[cta.rank], first, last - first + 1, true, first * kWordBytes);
+}
+
+void RaceDetector::VisitGlobal(Party* party, int lane, uint64_t address, uint32_t bytes) {
+  // NOTES: right after Machine::Global, which has looked the range up.
+  if (!party->write && !machine_->LastGlobalIsWritable()) return;
+  while (bytes > 0) {
+    const uint64_t in_page = address % kPageBytes;
+    const uint32_t here = static_cast<uint32_t>(std::min<uint64_t>(bytes, kPageBytes - in_page));
+    auto& page = global_[address / kPageBytes];
+    if (page == nullptr) page = std::make_unique<ShadowWords>(kPageBytes / kWordBytes);
+    const size_t first = in_page / kWordBytes;
+    const size_t last = (in_page + here - 1) / kWordBytes;
+    Visit(party, lane, page.get(), first, last - first + 1, false,
+          address - in_page + first * kWordBytes);
+    address += here;
+    bytes -= here;
+  }
+}
+
+// ---- mbarrier objects
+
+void RaceDetector::InitMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t offset) {
+  Party party = Generic(warp, true);
+  VisitShared(&party, lane, cta, offset, 8);
+}
+
+void RaceDetector::UseMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t offset) {
+  const AccessId writer = shared_[cta.rank].writer[offset / kWordBytes];
+  if (writer == 0) return;
+  Party party;
+  party.warp = &warp;
+  if (!Ordered(accesses_[writer], party)) {
+    ReportRace(accesses_[writer], party, lane, true, offset);
+  }
+}
+
+// ---- accesses that nobody can race with any more
+
+void RaceDetector::Mark(const ShadowWords& shadow) {
+  for (AccessId writer : shadow.writer) accesses_[writer].marked = true;
+  for (ReadersId readers : shadow.readers) readers_[readers].marked = true;
+}
+
+void RaceDetector::Collect() {
+  for (const ShadowWords& shadow : shared_) Mark(shadow);
+  for (const auto& [page, shadow] : global_) Mark(*shadow);
+  readers_.ForAll([this](Readers* readers) {
+    if (!readers->marked) return;
+    for (AccessId reader : readers->accesses) accesses_[reader].marked = true;
+  });
+  accesses_.ForAll([](Access* access) { access->marked = access->marked || access->kept; });
+  readers_.Sweep();
+  accesses_.Sweep();
+}
+
+}  // namespace jax_fa4::emulator

@@ -1,0 +1,46 @@
+// Registers of a warp: which lanes have a value, and which registers belong to a matrix product
+// under way (PTX ISA 9.7.15.7: an access before wgmma.wait_group, or a product after an access
+// without wgmma.fence, is undefined).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "emulator/machine/program.h"
+
+namespace jax_fa4::emulator {
+
+class RegisterChecker {
+ public:
+  explicit RegisterChecker(const Program& program)
+      : initialised_(program.register_names.size(), 0),
+        product_(program.register_names.size(), 0),
+        accumulators_(program.register_names.size(), 0),
+        touched_(program.register_names.size(), 0) {}
+
+  // Before every instruction.
+  void Check(Warp& warp, const OpRegisters& registers);
+
+  // A wgmma.mma_async: `reads` are A's registers, `writes` the accumulator's.
+  void StartProduct(Warp& warp, const OpRegisters& registers, bool accumulates);
+  void FenceProducts() { ++fences_; }
+  void CommitProducts() { ++groups_; }
+  // All but the last `pending` groups are complete; returns how many that are.
+  uint32_t WaitProducts(uint32_t pending);
+  // Number of the group that a product issued now belongs to, from 1 on.
+  uint32_t group() const { return groups_ + 1; }
+
+ private:
+  void CheckInitialised(Warp& warp, uint32_t index);
+  [[noreturn]] void ReportBusy(Warp& warp, uint32_t index);
+
+  std::vector<uint32_t> initialised_;   // lanes
+  std::vector<uint32_t> product_;       // group of the last product that uses it, or 0
+  std::vector<uint16_t> accumulators_;  // if its last product used it so: their number, else 0
+  std::vector<uint32_t> touched_;       // wgmma.fences before the last ordinary access, plus one
+  uint32_t fences_ = 0;
+  uint32_t groups_ = 0;
+  uint32_t waited_ = 0;
+};
+
+}  // namespace jax_fa4::emulator
