@@ -13,8 +13,8 @@ const InstructionTable& Instructions() {
     auto* made = new InstructionTable;  // lives as long as the process
     for (auto* chapter :
          {RegisterInteger, RegisterBits, RegisterFloat, RegisterConvert, RegisterMove,
-          RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle, RegisterBarrier,
-          RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix}) {
+          RegisterCompare, RegisterControl, RegisterMemory, RegisterAtomic, RegisterShuffle,
+          RegisterBarrier, RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix}) {
       chapter(made);
     }
     return made;

@@ -228,17 +228,24 @@ void Machine::RunCluster() {
 }
 
 // Hardware may let a try_wait return false after a time; code that asks once, without a loop,
-// relies on it. Once per warp and standstill.
+// relies on it. Code that asks again at the same place, with nothing changed since, is stuck.
 bool Machine::LetTryWaitsTimeOut() {
   bool any = false;
+  const uint64_t progress = version - timeouts_;
   for (auto& cta : cluster.ctas) {
     for (auto& warp : cta->warps) {
       if (warp->groups.empty() || warp->timed_out) continue;
       if (warp->wait_reason.rfind("mbarrier.try_wait", 0) != 0) continue;
+      uint64_t& gave_up = warp->gave_up[warp->group().pc];
+      if (gave_up == progress) continue;
+      gave_up = progress;
       warp->timed_out = any = true;
     }
   }
-  if (any) ++version;
+  if (any) {
+    ++version;
+    ++timeouts_;
+  }
   return any;
 }
 

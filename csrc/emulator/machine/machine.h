@@ -84,11 +84,13 @@ struct Warp {
   std::vector<LaneGroup> groups;
   size_t current = 0;  // the running group
   std::string wait_reason;
-  std::map<int, BulkGroups> bulk;  // by lane
+  std::map<int, BulkGroups> bulk;    // by lane
+  std::map<int, BulkGroups> copies;  // by lane, of cp.async
   uint32_t wgmma_open = 0;
   std::deque<uint32_t> wgmma_committed;  // unfinished operations of each committed group
   uint64_t executed = 0;
-  bool timed_out = false;  // a try_wait may give up now
+  bool timed_out = false;               // a try_wait may give up now
+  std::map<int32_t, uint64_t> gave_up;  // instruction -> the machine's progress when it last did
 
   template <typename T>
   T* Lanes(Slot slot) {
@@ -187,6 +189,7 @@ struct Machine {
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);
   size_t last_range_ = 0;
+  uint64_t timeouts_ = 0;  // how many of `version`'s changes were nothing but waits giving up
 };
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
