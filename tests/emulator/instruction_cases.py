@@ -207,7 +207,22 @@ COMPARISONS += [
 ]
 COMPARISONS += [
     Case(f"setp.{how}.f32", "pred", ("f32", "f32"), partial(model.compare, how))
-    for how in "eq ne lt le gt ge equ neu ltu leu gtu geu num nan".split()
+    for how in [
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "equ",
+        "neu",
+        "ltu",
+        "leu",
+        "gtu",
+        "geu",
+        "num",
+        "nan",
+    ]
 ]
 
 CHOICES = [
