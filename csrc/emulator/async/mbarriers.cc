@@ -52,6 +52,7 @@ void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count) {
 
 void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
   Mbarrier& barrier = MbarrierAt(warp, lane, address);
+  if (count == 0) warp.Report("mbarrier", "an arrival with a count of 0", lane);
   if (count > barrier.pending) {
     warp.Report("mbarrier",
                 Name(address) + " gets an arrival more than the " +

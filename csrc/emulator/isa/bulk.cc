@@ -4,6 +4,7 @@
 #include "emulator/async/mbarriers.h"
 #include "emulator/async/tensor_map.h"
 #include "emulator/check/bulk_watch.h"
+#include "emulator/isa/copy.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -329,9 +330,24 @@ void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifier
 
 void DecodeCp(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
+  const bool reduces = modifiers.Take("reduce");
   modifiers.OneOf({"async"});
-  modifiers.OneOf({"bulk"});
-  const std::string_view what = modifiers.OneOf({"tensor", "commit_group", "wait_group"});
+  if (reduces || modifiers.Peek() == "bulk") {
+    modifiers.OneOf({"bulk"});
+  } else {
+    DecodeAsyncCopy(decoder, instruction, &modifiers, op);
+    return;
+  }
+  if (reduces) {
+    DecodeBulkCopy(decoder, instruction, modifiers.OneOf({"global"}), &modifiers, op);
+    return;
+  }
+  const std::string_view what = modifiers.OneOf(
+      {"tensor", "commit_group", "wait_group", "global", "shared::cta", "shared::cluster"});
+  if (what == "global" || what == "shared::cta" || what == "shared::cluster") {
+    DecodeBulkCopy(decoder, instruction, what, &modifiers, op);
+    return;
+  }
   if (what == "tensor") {
     DecodeTensorCopy(decoder, instruction, &modifiers, op);
     return;

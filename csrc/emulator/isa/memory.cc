@@ -10,7 +10,7 @@ uint64_t LaneAddress(Warp& warp, const Op& op, int lane) {
   return base + static_cast<uint64_t>(op.immediate);
 }
 
-enum class Space { kGlobal, kShared, kParameter };
+enum class Space { kGlobal, kShared, kParameter, kGeneric };
 
 uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool write, int lane) {
   switch (space) {
@@ -18,6 +18,16 @@ uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool wr
       return warp.machine->Global(warp, lane, address, size, write);
     case Space::kShared:
       return warp.machine->Shared(warp, lane, address, size, write);
+    case Space::kGeneric: {
+      const uint64_t window = address & kWindowMask;
+      if (window == kSharedWindow) {
+        return warp.machine->Shared(warp, lane, address & ~kWindowMask, size, write);
+      }
+      if (window == kParameterWindow && !write) {
+        return Place(warp, Space::kParameter, address & ~kWindowMask, size, write, lane);
+      }
+      return warp.machine->Global(warp, lane, address, size, write);
+    }
     case Space::kParameter: {
       const std::vector<uint8_t>& parameters = warp.machine->launch.parameters;
       if (address + size > parameters.size()) {
@@ -98,11 +108,30 @@ Step Store(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// Memory here is sequentially consistent: an order or a scope changes nothing. Older compilers
+// write the space first. Returns the space, empty for generic addresses.
+std::string_view Qualifiers(bool loads, Modifiers* modifiers) {
+  std::string_view space;
+  const auto take_space = [&] {
+    for (const char* name : {"global", "shared", "shared::cta", "shared::cluster", "param"}) {
+      if (space.empty() && modifiers->Take(name)) space = name;
+    }
+  };
+  take_space();
+  const bool ordered = modifiers->Take("relaxed") || modifiers->Take(loads ? "acquire" : "release");
+  if (ordered) {
+    modifiers->OneOf({"cta", "cluster", "gpu", "sys"});
+  } else if (!modifiers->Take("weak")) {
+    modifiers->Take("volatile");
+  }
+  take_space();
+  return space;
+}
+
 void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const bool loads = instruction.opcode[0] == "ld";
-  modifiers.Take("weak");
-  const std::string_view space = modifiers.OneOf({"global", "shared", "shared::cta", "param"});
+  const std::string_view space = Qualifiers(loads, &modifiers);
   modifiers.Take("nc");  // read-only data: an ordinary load
   if (modifiers.Peek().rfind("L1::", 0) == 0) modifiers.Next();
   if (modifiers.Peek().rfind("L2::", 0) == 0) modifiers.Next();
@@ -119,16 +148,20 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (decoder.Elements(value, LaneBytes(type), loads, op) != elements) {
     decoder.Fail(value, "not as many registers as the vector has elements");
   }
-  decoder.Address(address, space == "global" ? 8 : 0, op);
+  if (bytes * elements > 32) decoder.Fail(instruction, "more than 32 bytes at once");
+  decoder.Address(address, space == "global" || space.empty() ? 8 : 0, op);
   op->target = type[0] == 's' ? -bytes : bytes;
   if (loads) {
     op->run = space == "global"  ? Handler(Load<Space::kGlobal>)
               : space == "param" ? Handler(Load<Space::kParameter>)
+              : space.empty()    ? Handler(Load<Space::kGeneric>)
                                  : Handler(Load<Space::kShared>);
   } else {
     if (space == "param") decoder.Fail(instruction, "parameters cannot be written");
     op->target = bytes;
-    op->run = space == "global" ? Handler(Store<Space::kGlobal>) : Handler(Store<Space::kShared>);
+    op->run = space == "global" ? Handler(Store<Space::kGlobal>)
+              : space.empty()   ? Handler(Store<Space::kGeneric>)
+                                : Handler(Store<Space::kShared>);
   }
 }
 

@@ -6,7 +6,7 @@ namespace {
 
 // True once every lane that the mask names, and that has not exited, is here.
 bool Gathered(Warp& warp, uint32_t members) {
-  if ((members >> __builtin_ctz(warp.exec) & 1u) == 0) {
+  if ((warp.exec & ~members) != 0) {
     warp.Report("divergent", "a lane executes an instruction whose member mask leaves it out");
   }
   return (members & warp.alive & ~warp.exec) == 0;

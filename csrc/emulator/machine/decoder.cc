@@ -13,9 +13,9 @@ const InstructionTable& Instructions() {
     auto* made = new InstructionTable;  // lives as long as the process
     for (auto* chapter :
          {RegisterInteger, RegisterBits, RegisterFloat, RegisterSpecial, RegisterConvert,
-          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle,
-          RegisterBarrier, RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix,
-          RegisterCluster, RegisterTcgen05}) {
+          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory, RegisterAtomic,
+          RegisterShuffle, RegisterBarrier, RegisterMbarrier, RegisterBulk, RegisterWgmma,
+          RegisterStmatrix, RegisterCluster, RegisterTcgen05}) {
       chapter(made);
     }
     return made;

@@ -120,6 +120,7 @@ void RegisterMove(InstructionTable* table);
 void RegisterCompare(InstructionTable* table);
 void RegisterControl(InstructionTable* table);
 void RegisterMemory(InstructionTable* table);
+void RegisterAtomic(InstructionTable* table);
 void RegisterShuffle(InstructionTable* table);
 void RegisterBarrier(InstructionTable* table);
 void RegisterMbarrier(InstructionTable* table);

@@ -94,7 +94,8 @@ struct Warp {
   std::vector<LaneGroup> groups;
   size_t current = 0;  // the running group
   std::string wait_reason;
-  std::map<int, BulkGroups> bulk;  // by lane
+  std::map<int, BulkGroups> bulk;    // by lane
+  std::map<int, BulkGroups> copies;  // by lane, of cp.async
   uint32_t wgmma_open = 0;
   uint32_t wgmma_groups = 0;                    // committed so far
   std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group

@@ -1,0 +1,225 @@
+"""Copies, boxes, mbarriers and matrix products, each against a model of its own."""
+
+import matrix_model
+import numpy as np
+import pytest
+from scalar_model import BF16, F16
+
+COMPLETIONS = ["earliest", "latest", "random"]
+DTYPES = {"u8": np.uint8, "u16": np.uint16, "f32": np.uint32, "bf16": np.uint16}
+
+
+def random_bits(dtype, shape, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
+def test_mbarrier(run_file, completion):
+    got = np.zeros(6, np.uint32)
+    run_file("mbarrier", got, completion=completion)
+    # 2: parity 1 is the phase before, it is over; 1: parity 0 is.
+    assert got.tolist() == [2, 2, 1, 1, 2, 1]
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
+@pytest.mark.parametrize("read", [0, 5, 16])
+def test_cp_async(run_file, read, completion):
+    values = random_bits(np.uint8, (32, 32))
+    got = np.zeros_like(values)
+    run_file("cp_async", got, values, np.uint32(read), completion=completion)
+    values[:, read:16] = 0
+    np.testing.assert_array_equal(got, values)
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
+def test_cp_async_mbarrier(run_file, completion):
+    values = random_bits(np.uint8, (32, 16))
+    got = np.zeros_like(values)
+    run_file("cp_async_mbarrier", got, values, completion=completion)
+    np.testing.assert_array_equal(got, values)
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
+def test_bulk_copy_and_reduction(run_file, completion):
+    rng = np.random.default_rng(3)
+    term, total = rng.normal(size=(2, 64)).astype(np.float32)
+    tiny = np.float32(1e-40)
+    term[:4], total[:4] = [tiny, 1, tiny, -tiny], [tiny, tiny, 0, 2]
+    expected = term + total
+    expected[:4] = [0, 1, 0, 2]  # subnormal inputs and results are zeros
+    copied = np.zeros_like(term)
+    run_file("bulk_copy", total, copied, term, np.uint32(256), shared=1024, completion=completion)
+    np.testing.assert_array_equal(total, expected)
+    np.testing.assert_array_equal(copied, term)
+
+
+def box_of(tensor, at, box):
+    """The box at `at` (slowest first), zeros outside."""
+    result = np.zeros(box, tensor.dtype)
+    for index in np.ndindex(*box):
+        place = tuple(a + i for a, i in zip(at, index, strict=True))
+        if all(0 <= p < size for p, size in zip(place, tensor.shape, strict=True)):
+            result[index] = tensor[place]
+    return result
+
+
+def swizzled(image, swizzle):
+    """16-byte chunks exchanged within 128 bytes, by the address that they have."""
+    chunks = np.ascontiguousarray(image).view(np.uint8).reshape(-1, 16)
+    result = np.zeros_like(chunks)
+    for number, chunk in enumerate(chunks):
+        result[number ^ (number >> 3) % (1 << swizzle)] = chunk
+    return result
+
+
+# kind, swizzle, box and tensor, slowest dimension first, coordinates of the box
+BOXES = [
+    ("u8", 0, (8, 16), (20, 48), (3, 16)),
+    ("u8", 0, (8, 16), (20, 48), (-3, 40)),
+    ("f32", 0, (5, 12), (20, 16), (17, -5)),
+    ("bf16", 1, (16, 16), (20, 48), (2, 8)),
+    ("bf16", 2, (16, 32), (20, 48), (-1, 32)),
+    ("bf16", 3, (16, 64), (20, 72), (8, 16)),
+    ("bf16", 3, (9, 64), (20, 72), (30, 0)),
+    ("f32", 3, (8, 32), (12, 40), (-7, -31)),
+    ("bf16", 3, (2, 8, 64), (3, 10, 64), (2, 5, 0)),
+    ("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
+    ("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
+]
+
+
+def describe(tensor_map, argument, kind, swizzle, box, tensor):
+    strides = tuple(reversed(tensor.strides[:-1]))
+    return tensor_map(argument, kind, tensor.shape[::-1], strides, box[::-1], swizzle)
+
+
+@pytest.mark.parametrize("completion", ["latest", "random"])
+@pytest.mark.parametrize(("kind", "swizzle", "box", "shape", "at"), BOXES)
+def test_tensor_load(run_ptx, run_file, tensor_map, kind, swizzle, box, shape, at, completion):
+    tensor = random_bits(DTYPES[kind], shape)
+    expected = swizzled(box_of(tensor, at, box), swizzle)
+    got = np.full_like(expected, 0xEE)
+    # The map's tensor is an argument that no parameter of the kernel names, so it comes last.
+    coordinates = [np.int32(c) for c in at[::-1]]
+    place = 3 + len(coordinates)
+    described = describe(tensor_map, place, kind, swizzle, box, tensor)
+    run_file(
+        f"tensor_load_{len(box)}d",
+        described,
+        got,
+        np.uint32(got.nbytes),
+        *coordinates,
+        tensor,
+        shared=65536 + 64,
+        completion=completion,
+        read_only=(place,),
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("completion", ["latest", "random"])
+@pytest.mark.parametrize(("kind", "swizzle", "box", "shape", "at"), BOXES)
+def test_tensor_store(run_file, tensor_map, kind, swizzle, box, shape, at, completion):
+    tensor = random_bits(DTYPES[kind], shape)
+    values = random_bits(DTYPES[kind], box, seed=1)
+    expected = tensor.copy()
+    for index in np.ndindex(*box):
+        place = tuple(a + i for a, i in zip(at, index, strict=True))
+        if all(0 <= p < size for p, size in zip(place, shape, strict=True)):
+            expected[place] = values[index]
+    image = swizzled(values, swizzle)
+    coordinates = [np.int32(c) for c in at[::-1]]
+    described = describe(tensor_map, 3 + len(coordinates), kind, swizzle, box, tensor)
+    run_file(
+        f"tensor_store_{len(box)}d",
+        described,
+        image,
+        np.uint32(image.nbytes),
+        *coordinates,
+        tensor,
+        shared=65536,
+        completion=completion,
+    )
+    np.testing.assert_array_equal(tensor, expected)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_stmatrix(run_file, transposed):
+    fragments = random_bits(np.uint16, (32, 4, 2))  # lane, matrix, half
+    expected = np.zeros((4, 8, 8), np.uint16)
+    for lane, matrix, half in np.ndindex(32, 4, 2):
+        row, column = lane // 4, 2 * (lane % 4) + half
+        if transposed:
+            row, column = column, row
+        expected[matrix, row, column] = fragments[lane, matrix, half]
+    got = np.zeros_like(expected)
+    run_file("stmatrix_trans" if transposed else "stmatrix", got, fragments)
+    np.testing.assert_array_equal(got, expected)
+
+
+def operand(form, shape, kind, seed):
+    """16-bit patterns: moderate values, any finite ones that cannot overflow, or with specials."""
+    rng = np.random.default_rng(seed)
+    sign = rng.integers(0, 2, shape) << 15
+    fraction = rng.integers(0, 2**form.fraction_bits, shape)
+    middle, spread = form.bias, 3
+    if kind == "wide":
+        middle, spread = form.bias - 4, min(40, form.bias - 6)
+    field = rng.integers(middle - spread, middle + spread + 1, shape)
+    bits = sign | field << form.fraction_bits | fraction
+    if kind != "moderate":
+        bits[rng.random(shape) < 0.1] &= 0x8000  # zeros of both signs
+        small = rng.random(shape) < 0.1
+        bits[small] &= 0x8000 | (2**form.fraction_bits - 1)  # subnormals
+    if kind == "special":
+        for value in (form.infinity, form.infinity | 0x8000, form.infinity + 1):
+            bits[rng.random(shape) < 0.004] = value
+    return bits.astype(np.uint16)
+
+
+def accumulator(shape, kind, seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=shape) * 10.0 ** rng.integers(-8, 4, shape)
+    if kind == "special":
+        values[rng.random(shape) < 0.01] = np.inf
+    if kind != "moderate":
+        values[rng.random(shape) < 0.05] = 1e-41
+    return values.astype(np.float32).view(np.uint32)
+
+
+# file, columns, format, A in registers, A and B with K contiguous, swizzle
+PRODUCTS = [
+    *[("wgmma_n64_k_k", 64, BF16, False, True, True, swizzle) for swizzle in (0, 32, 64, 128)],
+    *[("wgmma_n64_mn_mn", 64, BF16, False, False, False, width) for width in (0, 32, 64, 128)],
+    ("wgmma_n64_registers", 64, BF16, True, True, True, 128),
+    ("wgmma_n128_registers_mn", 128, BF16, True, True, False, 128),
+    ("wgmma_n64_f16", 64, F16, False, True, True, 64),
+]
+
+
+@pytest.mark.parametrize("kind", ["moderate", "wide", "special"])
+@pytest.mark.parametrize(
+    ("name", "columns", "form", "registers", "a_k", "b_k", "swizzle"), PRODUCTS
+)
+def test_wgmma(run_file, name, columns, form, registers, a_k, b_k, swizzle, kind):
+    a = operand(form, (64, 16), kind, 1)
+    b = operand(form, (columns, 16), kind, 2)
+    c = accumulator((64, columns), kind, 3)
+    accumulate = kind != "moderate"
+    b_image, b_descriptor = matrix_model.image(b, 16384, swizzle, b_k)
+    a_image, a_descriptor = matrix_model.image(a, 8192, swizzle, a_k)
+    if registers:
+        a_image = a
+    got = c.copy()
+    run_file(
+        name,
+        got,
+        a_image,
+        b_image,
+        np.uint64(a_descriptor),
+        np.uint64(b_descriptor),
+        np.uint32(accumulate),
+        block=(128, 1, 1),
+    )
+    expected = matrix_model.product(a, b.T, c if accumulate else np.zeros_like(c), form)
+    np.testing.assert_array_equal(got, expected)
