@@ -1,4 +1,6 @@
-// Bulk asynchronous copies (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor").
+// Bulk asynchronous copies of boxes of tensors (PTX ISA, "cp.async.bulk.tensor").
+#include "emulator/isa/bulk.h"
+
 #include <array>
 
 #include "emulator/async/mbarriers.h"
@@ -7,10 +9,6 @@
 
 namespace jax_fa4::emulator {
 namespace {
-
-uint64_t Value(Warp& warp, Slot slot, int bytes, int lane) {
-  return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
-}
 
 TensorMap MapAt(Warp& warp, int lane, uint64_t address) {
   const std::vector<uint8_t>& parameters = warp.machine->launch.parameters;
@@ -89,7 +87,7 @@ void CheckShared(Warp& warp, const TensorMap& map, uint64_t shared, int lane) {
 
 // op.d + op.target = shared address.
 uint64_t SharedAddress(Warp& warp, const Op& op, int lane) {
-  return Value(warp, op.d, op.small & 12, lane) + static_cast<uint64_t>(int64_t{op.target});
+  return AddressValue(warp, op.d, op.small & 12, lane) + static_cast<uint64_t>(int64_t{op.target});
 }
 
 // A CTA that gets a box, and the CTA whose mbarrier learns of it.
@@ -156,7 +154,7 @@ Step TensorLoad(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t shared = SharedAddress(warp, op, lane);
     const uint64_t barrier =
-        Value(warp, op.b, op.small >> 4, lane) + static_cast<uint64_t>(op.immediate);
+        AddressValue(warp, op.b, op.small >> 4, lane) + static_cast<uint64_t>(op.immediate);
     const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
     CheckRank(warp, op, map, lane);
     CheckShared(warp, map, shared, lane);
@@ -187,59 +185,16 @@ Step TensorStore(Warp& warp, const Op& op) {
     ForBox(map, at, [&](uint32_t, uint64_t address) {
       if (address != 0) machine->Global(warp, lane, address, map.element_bytes, true);
     });
-    BulkGroups& groups = warp.bulk[lane];
-    const uint64_t group = groups.first_group + groups.committed.size();
-    ++groups.open;
-    Warp* owner = &warp;
+    BulkGroups* groups = &warp.bulk[lane];
+    const uint64_t group = JoinGroup(groups);
     machine->Start(machine->NewQueue(), [=] {
       ForBox(map, at, [&](uint32_t offset, uint64_t address) {
         if (address == 0) return;
         std::memcpy(reinterpret_cast<uint8_t*>(address),
                     cta->shared.data() + map.Swizzled(begin, offset), map.element_bytes);
       });
-      BulkGroups& done = owner->bulk[lane];
-      if (group < done.first_group + done.committed.size()) {
-        auto& counts = done.committed[group - done.first_group];
-        --counts[0];
-        --counts[1];
-      } else {
-        --done.open;  // it finished before its group was committed
-      }
+      LeaveGroup(groups, group);
     });
-  });
-  return Step::kNext;
-}
-
-Step CommitGroup(Warp& warp, const Op&) {
-  ForLanes(warp.exec, [&](int lane) {
-    BulkGroups& groups = warp.bulk[lane];
-    groups.committed.push_back({groups.open, groups.open});
-    groups.open = 0;
-  });
-  return Step::kNext;
-}
-
-// Waits until at most op.immediate groups are unfinished; op.small: only their reads count.
-Step WaitGroup(Warp& warp, const Op& op) {
-  bool done = true;
-  ForLanes(warp.exec, [&](int lane) {
-    const auto found = warp.bulk.find(lane);
-    if (found == warp.bulk.end()) return;
-    BulkGroups& groups = found->second;
-    const int64_t must = static_cast<int64_t>(groups.committed.size()) - op.immediate;
-    for (int64_t i = 0; i < must; ++i) {
-      done = done && groups.committed[static_cast<size_t>(i)][op.small != 0 ? 0 : 1] == 0;
-    }
-  });
-  if (!done) return warp.Wait("cp.async.bulk.wait_group: copies are under way");
-  ForLanes(warp.exec, [&](int lane) {
-    const auto found = warp.bulk.find(lane);
-    if (found == warp.bulk.end()) return;
-    BulkGroups& groups = found->second;
-    while (!groups.committed.empty() && groups.committed.front()[1] == 0) {
-      groups.committed.pop_front();
-      ++groups.first_group;
-    }
   });
   return Step::kNext;
 }
@@ -273,6 +228,8 @@ int TakeGroup(Modifiers* modifiers) {
   return modifiers->Take("cta_group::1") ? 1 : 0;
 }
 
+}  // namespace
+
 void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
                       Op* op) {
   const std::string_view rank = modifiers->OneOf({"1d", "2d", "3d", "4d", "5d"});
@@ -300,31 +257,5 @@ void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifier
     if (multicast) op->c = decoder.Source(instruction.operands[3], 4);
   }
 }
-
-void DecodeCp(Decoder& decoder, const Instruction& instruction, Op* op) {
-  Modifiers modifiers(decoder, instruction);
-  modifiers.OneOf({"async"});
-  modifiers.OneOf({"bulk"});
-  const std::string_view what = modifiers.OneOf({"tensor", "commit_group", "wait_group"});
-  if (what == "tensor") {
-    DecodeTensorCopy(decoder, instruction, &modifiers, op);
-    return;
-  }
-  if (what == "commit_group") {
-    modifiers.Done();
-    decoder.ExpectOperands(instruction, 0);
-    op->run = CommitGroup;
-    return;
-  }
-  op->small = modifiers.Take("read") ? 1 : 0;
-  modifiers.Done();
-  decoder.ExpectOperands(instruction, 1);
-  op->immediate = static_cast<int64_t>(decoder.Immediate(instruction.operands[0]));
-  op->run = WaitGroup;
-}
-
-}  // namespace
-
-void RegisterBulk(InstructionTable* table) { (*table)["cp"] = DecodeCp; }
 
 }  // namespace jax_fa4::emulator

@@ -11,10 +11,11 @@ namespace {
 const InstructionTable& Instructions() {
   static const InstructionTable* const table = [] {
     auto* made = new InstructionTable;  // lives as long as the process
-    for (auto* chapter : {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert,
-                          RegisterMove, RegisterCompare, RegisterControl, RegisterMemory,
-                          RegisterShuffle, RegisterBarrier, RegisterMbarrier, RegisterBulk,
-                          RegisterWgmma, RegisterStmatrix, RegisterCluster, RegisterTcgen05}) {
+    for (auto* chapter :
+         {RegisterInteger, RegisterFloat, RegisterSpecial, RegisterConvert, RegisterMove,
+          RegisterCompare, RegisterControl, RegisterMemory, RegisterShuffle, RegisterBarrier,
+          RegisterMbarrier, RegisterBulk, RegisterWgmma, RegisterStmatrix, RegisterCluster,
+          RegisterTcgen05, RegisterClusterLaunch}) {
       chapter(made);
     }
     return made;

@@ -88,7 +88,8 @@ struct Warp {
   std::vector<LaneGroup> groups;
   size_t current = 0;  // the running group
   std::string wait_reason;
-  std::map<int, BulkGroups> bulk;  // by lane
+  std::map<int, BulkGroups> bulk;    // by lane
+  std::map<int, BulkGroups> copies;  // cp.async, by lane
   uint32_t wgmma_open = 0;
   std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group
   uint32_t tensor_stores = 0;                   // tcgen05.st under way
@@ -137,6 +138,7 @@ struct Cta {
   std::array<NamedBarrier, 16> barriers;
   std::map<uint32_t, Mbarrier> mbarriers;
   TensorMemory tensor;
+  bool cancel_failed = false;  // a try_cancel was seen to find no cluster
   std::vector<std::unique_ptr<Warp>> warps;
 };
 
@@ -174,6 +176,9 @@ struct Machine {
   // A queue of its own, for an operation that is ordered with nothing.
   uint64_t NewQueue() { return (next_queue++ << 1) | 1; }
 
+  // The next cluster that has not started; false if all have.
+  bool TakeCluster(Dim3* id);
+
   // ---- memory; all report out-of-bounds and misaligned accesses
   // `size` bytes at a global address.
   uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
@@ -195,6 +200,7 @@ struct Machine {
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);
   size_t last_range_ = 0;
+  uint64_t clusters_taken_ = 0;
 };
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
