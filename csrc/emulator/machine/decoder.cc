@@ -15,7 +15,7 @@ const InstructionTable& Instructions() {
          {RegisterInteger, RegisterBits, RegisterFloat, RegisterSpecial, RegisterConvert,
           RegisterMove, RegisterCompare, RegisterControl, RegisterMemory, RegisterAtomic,
           RegisterShuffle, RegisterBarrier, RegisterMbarrier, RegisterBulk, RegisterWgmma,
-          RegisterStmatrix, RegisterCluster, RegisterTcgen05}) {
+          RegisterStmatrix, RegisterCluster, RegisterTcgen05, RegisterClusterLaunch}) {
       chapter(made);
     }
     return made;

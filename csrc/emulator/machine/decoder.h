@@ -128,6 +128,7 @@ void RegisterBulk(InstructionTable* table);
 void RegisterWgmma(InstructionTable* table);
 void RegisterStmatrix(InstructionTable* table);
 void RegisterCluster(InstructionTable* table);
+void RegisterClusterLaunch(InstructionTable* table);
 void RegisterTcgen05(InstructionTable* table);
 
 }  // namespace jax_fa4::emulator

@@ -166,15 +166,22 @@ void Machine::MakeCluster(Dim3 id) {
   if (races != nullptr) races->BeginCluster();
 }
 
+bool Machine::TakeCluster(Dim3* id) {
+  const Dim3 count = {launch.grid.x / launch.cluster.x, launch.grid.y / launch.cluster.y,
+                      launch.grid.z / launch.cluster.z};
+  if (clusters_taken_ == count.Count()) return false;
+  const uint64_t index = clusters_taken_++;
+  id->x = static_cast<uint32_t>(index % count.x);
+  id->y = static_cast<uint32_t>(index / count.x % count.y);
+  id->z = static_cast<uint32_t>(index / count.x / count.y);
+  return true;
+}
+
 void Machine::Run() {
-  const Dim3& size = launch.cluster;
-  for (uint32_t z = 0; z < launch.grid.z / size.z; ++z) {
-    for (uint32_t y = 0; y < launch.grid.y / size.y; ++y) {
-      for (uint32_t x = 0; x < launch.grid.x / size.x; ++x) {
-        MakeCluster({x, y, z});
-        RunCluster();
-      }
-    }
+  Dim3 id;
+  while (TakeCluster(&id)) {
+    MakeCluster(id);
+    RunCluster();
   }
 }
 

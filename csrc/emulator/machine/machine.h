@@ -148,6 +148,7 @@ struct Cta {
   std::array<NamedBarrier, 16> barriers;
   std::map<uint32_t, Mbarrier> mbarriers;
   TensorMemory tensor;
+  bool cancel_failed = false;  // a try_cancel was seen to find no cluster
   std::vector<std::unique_ptr<Warp>> warps;
 };
 
@@ -186,6 +187,9 @@ struct Machine {
   // A queue of its own, for an operation that is ordered with nothing.
   uint64_t NewQueue() { return (next_queue++ << 1) | 1; }
 
+  // The next cluster that has not started; false if all have.
+  bool TakeCluster(Dim3* id);
+
   // ---- memory; all report out-of-bounds and misaligned accesses
   // `size` bytes at a global address.
   uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
@@ -211,6 +215,7 @@ struct Machine {
   size_t last_range_ = 0;
   int timeout_rounds_ = 0;  // of try_waits, since anything else happened
   uint64_t version_after_timeouts_ = 0;
+  uint64_t clusters_taken_ = 0;
 };
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
