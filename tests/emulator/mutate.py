@@ -33,6 +33,7 @@ class Problem:
     """One CTA that walks all tiles of a banded attention, so that every loop of it runs."""
 
     rows: int
+    keys: int
     lower: int
     upper: int
     heads: int = 1
@@ -41,9 +42,11 @@ class Problem:
 
 
 PROBLEMS = (
-    Problem(640, -320, 100, completion="random"),
-    Problem(400, -(2**30), 0, heads=2, completion="latest", seed=1),
-    Problem(400, -(2**30), 0, heads=2, completion="earliest", seed=2),
+    Problem(640, 640, -320, 100),
+    Problem(400, 400, -(2**30), 0, heads=2, completion="latest", seed=1),
+    Problem(400, 400, -(2**30), 0, heads=2, completion="earliest", seed=2),
+    Problem(100, 1500, -(2**30), 1300, heads=2, seed=3),  # rings of stages go round often
+    Problem(150, 100, -(2**30), 2**30, heads=6, seed=4),  # one epilogue after the other
 )
 
 
@@ -62,26 +65,19 @@ SHAPES = {64: Shape(192, 128, 512, 181248), 128: Shape(128, 128, 384, 197632)}
 
 def _arguments(head_dim: int, problem: Problem, lse: np.ndarray, arrays: list[np.ndarray]):
     """The kernel's parameters in order, as the host side lays them out; the arrays at the end."""
-    shape, rows, heads = SHAPES[head_dim], problem.rows, problem.heads
+    shape, rows, keys, heads = SHAPES[head_dim], problem.rows, problem.keys, problem.heads
     row = heads * head_dim * 2
-    strides = (head_dim * 2, row)  # of heads and rows
     arguments = [np.uint8(0), np.uint8(0)]
     first_array = 39
-    for at, box_rows in enumerate((64, shape.keys, shape.keys, 64)):
-        arguments.append(
-            TensorMap(
-                first_array + at,
-                "bf16",
-                (head_dim, rows, heads, 1),
-                (strides[1], strides[0], row * rows),
-                (64, box_rows, 1, 1),
-                swizzle=3,
-            )
-        )
+    tiles = ((rows, 64), (keys, shape.keys), (keys, shape.keys), (rows, 64))
+    for at, (length, box_rows) in enumerate(tiles):
+        dims, box = (head_dim, length, heads, 1), (64, box_rows, 1, 1)
+        strides = (row, head_dim * 2, row * length)
+        arguments.append(TensorMap(first_array + at, "bf16", dims, strides, box, swizzle=3))
         arguments += [np.uint32(0)] * 4
     arguments += [lse, np.uint32(rows), np.uint32(heads), np.uint32(1), np.uint32(0)]
     arguments += [np.uint64(rows), np.uint64(rows * heads)]
-    arguments += [np.int32(x) for x in (problem.lower, problem.upper, rows, rows)]
+    arguments += [np.int32(x) for x in (problem.lower, problem.upper, rows, keys)]
     arguments += [np.int32(x) for x in (-(-rows // shape.query_rows), heads, 1, heads, 1)]
     arguments += [np.float32(head_dim**-0.5 * np.log2(np.e)), *arrays]
     assert arguments[first_array] is arrays[0]
@@ -91,13 +87,13 @@ def _arguments(head_dim: int, problem: Problem, lse: np.ndarray, arrays: list[np
 def launch(run: Emulator, ptx: str, head_dim: int, problem: Problem) -> bytes:
     """The bits of out and lse; raises EmulatorError."""
     random = np.random.default_rng(problem.seed)
-    shape = (problem.rows, problem.heads, head_dim)
-    # Bits of bfloat16 numbers of moderate size.
-    q, k, v = (
-        (random.standard_normal(shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-        for _ in range(3)
-    )
-    out = np.full(shape, 0xFFFF, np.uint16)
+
+    def numbers(length):  # the bits of bfloat16 numbers of moderate size
+        values = random.standard_normal((length, problem.heads, head_dim)).astype(np.float32)
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+    q, k, v = (numbers(length) for length in (problem.rows, problem.keys, problem.keys))
+    out = np.full(q.shape, 0xFFFF, np.uint16)
     lse = np.full((problem.heads, problem.rows), np.nan, np.float32)
     arguments = _arguments(head_dim, problem, lse, [q, k, v, out])
     at = len(arguments) - 4
@@ -172,7 +168,7 @@ def score(run: Emulator, path: Path, show: bool) -> None:
     live = [s for s in survivors if s[1] != "never reached"]
     found = sum(caught.values())
     print(
-        f"{path.stem}: {total} mutants, {found} caught, {len(survivors) - len(live)} never reached, "
+        f"{path.stem}: {total} mutants, {found} caught, {total - found - len(live)} never reached, "
         f"{len(live)} survive: {found / max(1, found + len(live)):.1%} of those reached "
         f"({time.time() - began:.0f} s)"
     )

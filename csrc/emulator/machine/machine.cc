@@ -236,6 +236,27 @@ void Machine::RunCluster() {
   }
   while (CompleteOne(true)) {
   }
+  if (options.level == Level::kPtx) CheckBarriersAreWhole();
+}
+
+// A barrier that ends in the middle of a generation: somebody arrived whom nobody waited for.
+void Machine::CheckBarriersAreWhole() {
+  for (auto& cta : cluster.ctas) {
+    for (size_t id = 0; id < cta->barriers.size(); ++id) {
+      const NamedBarrier& barrier = cta->barriers[id];
+      if (barrier.arrived == 0) continue;
+      const Instruction& last = program.entry->instructions.back();
+      throw Finding{"barrier-count",
+                    "the CTA ends when " + std::to_string(barrier.arrived) + " of " +
+                        std::to_string(barrier.expected) + " threads have arrived at barrier " +
+                        std::to_string(id),
+                    static_cast<int>(cta->linear),
+                    -1,
+                    -1,
+                    last.where,
+                    last.text};
+    }
+  }
 }
 
 // Hardware may let a try_wait return false after a time; code that asks once, without a loop,

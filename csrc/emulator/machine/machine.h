@@ -210,6 +210,7 @@ struct Machine {
   bool Runnable(const Warp& warp) const;
   bool LetTryWaitsTimeOut();
   [[noreturn]] void ReportDeadlock();
+  void CheckBarriersAreWhole();
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);
   size_t last_range_ = 0;
