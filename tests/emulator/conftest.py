@@ -171,16 +171,16 @@ def _digest(*paths):
     return digest.hexdigest()[:24]
 
 
-def build(directory):
-    """Compiles what has changed, two files at a time, and links the library."""
+def build(directory, main, *link):
+    """Compiles what has changed, two files at a time, and links `main` to the engine."""
     compiler = shutil.which("g++")
     assert compiler is not None, "the package is built with g++, so it is needed here too"
     headers = sorted(SOURCES.rglob("emulator/**/*.h"))
-    sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / "face.cc"]
+    sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / main]
     objects = [directory / f"{_digest(source, *headers)}.o" for source in sources]
-    library = directory / f"{_digest(*sources, *headers)}.so"
-    if library.exists():
-        return library
+    built = directory / f"{main}.{_digest(*sources, *headers)}"
+    if built.exists():
+        return built
     directory.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source, target):
@@ -191,19 +191,27 @@ def build(directory):
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_one, sources, objects))
-    part = library.with_suffix(".part")
-    subprocess.run([compiler, "-shared", *map(str, objects), "-o", str(part)], check=True)
-    part.rename(library)
-    for old in directory.iterdir():
-        if old not in (*objects, library):
+    oldest = min(target.stat().st_mtime for target in objects)
+    for old in [*directory.glob(f"{main}.*"), *directory.glob("*.o")]:
+        if old.suffix != ".o" or old.stat().st_mtime < oldest:
             old.unlink()
-    return library
+    part = built.with_suffix(".part")
+    subprocess.run([compiler, *link, *map(str, objects), "-o", str(part)], check=True)
+    part.rename(built)
+    return built
 
 
 @pytest.fixture(scope="session")
 def run_ptx(pytestconfig):
     """`run_ptx(text, *arguments, grid=, block=, ...)` runs a kernel on the emulator."""
-    return Emulator(build(Path(pytestconfig.cache.mkdir("emulator"))))
+    directory = Path(pytestconfig.cache.mkdir("emulator"))
+    return Emulator(build(directory, "face.cc", "-shared"))
+
+
+@pytest.fixture(scope="session")
+def fuzzer(pytestconfig):
+    """Path of the fuzzer's program."""
+    return build(Path(pytestconfig.cache.mkdir("emulator")), "fuzz.cc")
 
 
 @pytest.fixture(scope="session")

@@ -287,7 +287,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(argv[1])) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(argv[1])) {
     if (entry.path().extension() == ".ptx") paths.push_back(entry.path());
   }
   std::sort(paths.begin(), paths.end());
@@ -306,6 +306,9 @@ int main(int argc, char** argv) {
     current = fuzzer.Input();
     alarm(kSeconds);
     ran += fuzzer.Run(current) ? 1 : 0;
+    if ((i + 1) % 10000 == 0) {
+      std::fprintf(stderr, "%llu inputs\n", static_cast<unsigned long long>(i + 1));
+    }
   }
   std::printf(
       "%llu inputs, %llu decoded, %llu ran to the end\n", static_cast<unsigned long long>(inputs),

@@ -195,10 +195,11 @@ FLOATS = [
     same("abs.f32", 1, lambda a: a & 0x7FFFFFFF, nan="any"),
 ]
 
+ORDERED = ("eq", "ne", "lt", "le", "gt", "ge")
 COMPARISONS = [
     Case(f"setp.{how}.{kind}", "pred", (kind, kind), partial(model.compare_integers, how))
     for kind in ("s16", "u16", "s32", "u32", "s64", "u64")
-    for how in ("eq", "ne", "lt", "le", "gt", "ge")
+    for how in ORDERED
 ]
 COMPARISONS += [
     Case(f"setp.{how}.{kind}", "pred", (kind, kind), partial(model.compare_integers, how))
@@ -207,22 +208,7 @@ COMPARISONS += [
 ]
 COMPARISONS += [
     Case(f"setp.{how}.f32", "pred", ("f32", "f32"), partial(model.compare, how))
-    for how in [
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "equ",
-        "neu",
-        "ltu",
-        "leu",
-        "gtu",
-        "geu",
-        "num",
-        "nan",
-    ]
+    for how in (*ORDERED, *(f"{how}u" for how in ORDERED), "num", "nan")
 ]
 
 CHOICES = [

@@ -19,7 +19,7 @@ FINDINGS = {
     "box_misaligned": "misaligned: the box's shared address",
     "box_outside_shared": "out-of-bounds: 256 bytes at shared address 0x780",
     "box_rank": "tensor-map: a map of 2 dimensions in a copy of 3",
-    "box_read_early": "uninitialised: a read of shared address",
+    "box_read_early": "race: a read of shared address 0x480 is not ordered",
     "deadlock_arrival": "deadlock: .*(\n.*)*lacks 1 of 2 arrivals and 0 bytes, PTX line",
     "deadlock_barrier": "deadlock: .*(\n.*)*bar.sync 1: 64 of 96 threads are there, PTX line",
     "deadlock_transactions": "deadlock: .*(\n.*)*lacks 0 of 1 arrivals and 16 bytes, PTX line",

@@ -43,8 +43,10 @@ uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool wr
 template <Space kSpace>
 class Watch {
  public:
-  Watch(Warp& warp, bool write, uint32_t element_bytes) : races_(warp.machine->races.get()) {
-    if (kSpace == Space::kParameter) races_ = nullptr;
+  Watch(Warp& warp, const Op& op, bool write, uint32_t element_bytes)
+      : races_(warp.machine->races.get()) {
+    // Accesses with an order of their own may meet.
+    if (kSpace == Space::kParameter || op.b != kNoSlot) races_ = nullptr;
     part_ = element_bytes < 4;
     if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write);
     write_ = write;
@@ -52,10 +54,12 @@ class Watch {
   void Lane(Warp& warp, int lane, uint64_t address, uint32_t size) {
     if (races_ == nullptr) return;
     if (part_) party_ = races_->Generic(warp, write_, RaceDetector::PartOfWord(address, size));
-    if (kSpace == Space::kGlobal) {
+    const uint64_t window = kSpace == Space::kGeneric ? address & kWindowMask : 0;
+    if (window == kParameterWindow) return;
+    if (kSpace == Space::kGlobal || (kSpace == Space::kGeneric && window != kSharedWindow)) {
       races_->VisitGlobal(&party_, lane, address, size);
     } else {
-      races_->VisitShared(&party_, lane, warp.machine->CtaOf(warp, lane, address),
+      races_->VisitShared(&party_, lane, warp.machine->CtaOf(warp, lane, address - window),
                           static_cast<uint32_t>(address & 0xffffff), size);
     }
   }
@@ -67,20 +71,21 @@ class Watch {
   bool write_ = false;
 };
 
-// op.target = bytes of an element in memory; negative: sign-extended.
+// op.target = bytes of an element in memory; negative: sign-extended. op.b = 0 for an access with
+// an order of its own, kNoSlot for others.
 template <Space kSpace>
 Step Load(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   const bool is_signed = op.target < 0;
   const uint32_t bytes = static_cast<uint32_t>(is_signed ? -op.target : op.target);
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
-  Watch<kSpace> watch(warp, false, bytes);
+  Watch<kSpace> watch(warp, op, false, bytes);
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = LaneAddress(warp, op, lane);
     // A race says more than a read of what is not there yet.
     if (kSpace == Space::kShared) watch.Lane(warp, lane, address, bytes * op.count);
     const uint8_t* from = Place(warp, kSpace, address, bytes * op.count, false, lane);
-    if (kSpace == Space::kGlobal) watch.Lane(warp, lane, address, bytes * op.count);
+    if (kSpace != Space::kShared) watch.Lane(warp, lane, address, bytes * op.count);
     for (uint32_t i = 0; i < op.count; ++i) {
       uint8_t* d = warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes;
       const bool negative = is_signed && bytes < 4 && (from[(i + 1) * bytes - 1] & 0x80) != 0;
@@ -96,7 +101,7 @@ Step Store(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   const uint32_t bytes = static_cast<uint32_t>(op.target);
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
-  Watch<kSpace> watch(warp, true, bytes);
+  Watch<kSpace> watch(warp, op, true, bytes);
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = LaneAddress(warp, op, lane);
     uint8_t* to = Place(warp, kSpace, address, bytes * op.count, true, lane);
@@ -110,7 +115,7 @@ Step Store(Warp& warp, const Op& op) {
 
 // Memory here is sequentially consistent: an order or a scope changes nothing. Older compilers
 // write the space first. Returns the space, empty for generic addresses.
-std::string_view Qualifiers(bool loads, Modifiers* modifiers) {
+std::string_view Qualifiers(bool loads, Modifiers* modifiers, Op* op) {
   std::string_view space;
   const auto take_space = [&] {
     for (const char* name : {"global", "shared", "shared::cta", "shared::cluster", "param"}) {
@@ -120,6 +125,7 @@ std::string_view Qualifiers(bool loads, Modifiers* modifiers) {
   take_space();
   const bool ordered = modifiers->Take("relaxed") || modifiers->Take(loads ? "acquire" : "release");
   if (ordered) {
+    op->b = 0;
     modifiers->OneOf({"cta", "cluster", "gpu", "sys"});
   } else if (!modifiers->Take("weak")) {
     modifiers->Take("volatile");
@@ -131,7 +137,7 @@ std::string_view Qualifiers(bool loads, Modifiers* modifiers) {
 void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const bool loads = instruction.opcode[0] == "ld";
-  const std::string_view space = Qualifiers(loads, &modifiers);
+  const std::string_view space = Qualifiers(loads, &modifiers, op);
   modifiers.Take("nc");  // read-only data: an ordinary load
   if (modifiers.Peek().rfind("L1::", 0) == 0) modifiers.Next();
   if (modifiers.Peek().rfind("L2::", 0) == 0) modifiers.Next();
