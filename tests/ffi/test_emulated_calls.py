@@ -83,5 +83,5 @@ def test_bad_buffers_are_refused():
 
 
 def test_a_kernel_that_was_not_loaded_is_named():
-    with pytest.raises(jax.errors.JaxRuntimeError, match="bwd_preprocess_sm100_bf16.*has no PTX"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"bwd_preprocess_sm100_bf16.*has no PTX"):
         preprocess(**PREPROCESS | {"variants": "bwd_preprocess_sm100_bf16"})
