@@ -17,7 +17,7 @@ template <typename T>
 ffi::Error ReadAttribute(std::string_view operation, const ffi::Dictionary& attributes,
                          std::string_view name, T* value) {
   auto found = attributes.get<T>(name);
-  if (found.has_error()) return InvalidArgument(operation, found.error().message());
+  if (found.has_error()) return InvalidArgument(operation, name, ": ", found.error().message());
   *value = *found;
   return ffi::Error::Success();
 }

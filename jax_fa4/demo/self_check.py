@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 import jax_fa4
-from jax_fa4.ops import reference
+from jax_fa4 import ffi
+from jax_fa4.ops import reference, selection
 from jax_fa4.ops.band import Band, Window
+from jax_fa4.ops.selection import Implementation
 
 # Called as jax_fa4.flash_attention(q, k, v, causal=, window_size=, return_lse=True).
 FlashAttention = Callable[..., tuple[jax.Array, jax.Array]]
@@ -59,6 +61,12 @@ PROBLEMS = (
     Problem(dtype="float32", lengths=(127, 127), heads=(4, 2), head_dim=32, causal=True),
 )
 
+# Where no kernel runs, the kernels are checked on the emulator: small ones, for it is slow.
+EMULATED = (
+    Problem(dtype="bfloat16", lengths=(70, 140), heads=(2, 1), head_dim=64, causal=True, batch=1),
+    Problem(dtype="float16", lengths=(90, 90), heads=(2, 2), head_dim=128, window=(40, 8), batch=1),
+)
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -97,22 +105,33 @@ class Report:
 
 
 def run(attention: FlashAttention, seed: int = 0) -> Iterator[Report]:
-    """Check every problem, one report at a time."""
+    """Check every problem, one report at a time; those for the emulator where it is of use."""
     for index, problem in enumerate(PROBLEMS):
         yield check(problem, attention, seed + index)
+    if selection.cuda_devices() or ffi.extension_problem() is not None:
+        return
+    for index, problem in enumerate(EMULATED, start=len(PROBLEMS)):
+        yield check(problem, attention, seed + index, implementation="emulator")
 
 
-def check(problem: Problem, attention: FlashAttention, seed: int) -> Report:
+def check(
+    problem: Problem,
+    attention: FlashAttention,
+    seed: int,
+    implementation: Implementation = None,
+) -> Report:
     """Check one problem on random inputs."""
     inputs, cotangents = _draw(problem, np.random.default_rng(seed))
-    mask = {"causal": problem.causal, "window_size": problem.window}
+    options = {"causal": problem.causal, "window_size": problem.window}
+    if implementation is not None:
+        options["implementation"] = implementation
     band = Band.make(
         *problem.lengths, causal=problem.causal, window=problem.window, alignment="bottom_right"
     )
     scale = problem.head_dim**-0.5
 
     def candidate(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return attention(q, k, v, **mask, return_lse=True)
+        return attention(q, k, v, **options, return_lse=True)
 
     def definition(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         return reference.attention(q, k, v, softmax_scale=scale, band=band)
@@ -127,6 +146,8 @@ def check(problem: Problem, attention: FlashAttention, seed: int) -> Report:
         for name, ours, theirs, true in zip(RESULTS, found, plain, exact, strict=True)
     }
     shaped = [jax.ShapeDtypeStruct(x.shape, dtype) for x in inputs]
+    if implementation is not None:
+        return Report(problem, implementation, measurements)
     refusal = jax_fa4.is_supported(*shaped)
     return Report(problem, "portable" if refusal else "kernel", measurements)
 

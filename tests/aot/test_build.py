@@ -1,6 +1,7 @@
 """The build of all kernels: what is compiled, what is taken from the cache, what is reported."""
 
 import json
+import lzma
 import os
 import time
 
@@ -69,6 +70,14 @@ def test_everything_is_compiled_once(tmp_path):
             assert (tmp_path / "other" / name).read_bytes() == (
                 tmp_path / "output" / name
             ).read_bytes()
+
+
+def test_packed_ptx_is_the_ptx(tmp_path):
+    (tmp_path / f"{VARIANTS[0].name}.ptx").write_text(".version 9.1\n" * 1000)
+    build.pack_ptx(VARIANTS[0], tmp_path)
+    packed = (tmp_path / f"{VARIANTS[0].name}.ptx.xz").read_bytes()
+    assert lzma.decompress(packed).decode() == ".version 9.1\n" * 1000
+    assert len(packed) < 200
 
 
 def test_only_a_changed_variant_is_recompiled(tmp_path):

@@ -7,6 +7,7 @@ import jax_fa4
 import jax_fa4.flax
 from jax_fa4 import __main__ as command
 from jax_fa4.demo import agreement, self_check, training
+from jax_fa4.ops import selection
 
 
 @pytest.fixture
@@ -15,6 +16,7 @@ def quick(monkeypatch, tiny):
     monkeypatch.setattr(training, "SMALL", tiny)
     monkeypatch.setattr(training, "LARGE", tiny)
     monkeypatch.setattr(self_check, "PROBLEMS", self_check.PROBLEMS[-2:])
+    monkeypatch.setattr(self_check, "EMULATED", self_check.EMULATED[:1])
     monkeypatch.setattr(agreement, "ORDERS", agreement.ORDERS[:1])
 
 
@@ -29,7 +31,9 @@ def test_report_and_self_check_pass(capsys):
     last, printed = last_line(capsys)
     assert last == "verdict: OK"
     assert f"jax {jax.__version__}" in printed
-    assert printed.count("  ok\n") == len(self_check.PROBLEMS)
+    emulated = 0 if selection.cuda_devices() else len(self_check.EMULATED)
+    assert printed.count("  ok\n") == len(self_check.PROBLEMS) + emulated
+    assert printed.count(" emulator ") == emulated
     assert "GPT" not in printed
 
 

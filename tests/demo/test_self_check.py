@@ -7,6 +7,7 @@ import pytest
 import jax_fa4
 from jax_fa4.demo import self_check
 from jax_fa4.demo.self_check import Problem
+from jax_fa4.ops import selection
 
 CAUSAL = Problem(dtype="bfloat16", lengths=(40, 56), heads=(4, 2), head_dim=32, causal=True)
 ROWS_WITHOUT_KEYS = Problem(
@@ -34,6 +35,24 @@ def test_attention_passes(problem):
     assert not report.failures
     assert set(report.measurements) == set(self_check.RESULTS)
     assert all(0 <= found.share <= 1 for found in report.measurements.values())
+
+
+def test_the_emulator_runs_where_no_kernel_does(monkeypatch):
+    monkeypatch.setattr(self_check, "PROBLEMS", ())
+    monkeypatch.setattr(self_check, "EMULATED", self_check.EMULATED[:1])
+    monkeypatch.setattr(selection, "cuda_devices", lambda: ())
+    (report,) = self_check.run(jax_fa4.flash_attention)
+    assert report.path == "emulator"
+    assert not report.failures
+
+
+def test_a_broken_emulator_fails():
+    def broken(q, k, v, *, implementation, **kwargs):
+        assert implementation == "emulator"
+        return jax_fa4.flash_attention(q * 1.1, k, v, **kwargs)
+
+    report = self_check.check(CAUSAL, broken, seed=0, implementation="emulator")
+    assert report.failures
 
 
 def test_the_other_alignment_fails():

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jax_fa4 import _ext
+from jax_fa4 import _ext, ffi
 from jax_fa4.variants import CATALOG, parse
 
 STUB = Path(__file__).resolve().parents[2] / "jax_fa4" / "_ext.pyi"
@@ -21,6 +21,16 @@ def test_targets_and_stages():
     for stages in registrations.values():
         assert set(stages) == {"initialize", "execute"}
         assert all(type(capsule).__name__ == "PyCapsule" for capsule in stages.values())
+
+
+def test_emulator_targets_and_stages():
+    registrations = _ext.emulator_registrations()
+    assert set(registrations) == {"jax_fa4_emulated_fwd_v1", "jax_fa4_emulated_bwd_preprocess_v1"}
+    assert all(set(stages) == {"execute"} for stages in registrations.values())
+
+
+def test_every_target_has_its_name_in_python():
+    assert {*_ext.registrations(), *_ext.emulator_registrations()} == set(ffi.TARGETS)
 
 
 def test_jax_takes_the_registrations():
@@ -44,7 +54,7 @@ def test_build_info():
 def signatures_in_stub():
     """name -> signature, for each function of the stub."""
     return {
-        node.name: f"{node.name}() -> {ast.unparse(node.returns)}"
+        node.name: f"{node.name}({ast.unparse(node.args)}) -> {ast.unparse(node.returns)}"
         for node in ast.parse(STUB.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
@@ -57,7 +67,9 @@ def test_stub_says_what_the_module_has():
         if not name.startswith("_")
     }
     # Where nanobind finds the name of the capsule's type depends on the Python version.
-    functions["registrations"] = re.sub(r"\w+\.CapsuleType", "object", functions["registrations"])
+    functions = {
+        name: re.sub(r"\w+\.CapsuleType", "object", text) for name, text in functions.items()
+    }
     assert functions == signatures_in_stub()
 
 

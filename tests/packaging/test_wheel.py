@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from jax_fa4 import _ext
+
 BUILD_AND_TEST_ROOMS = ("aot", "kernels", "testing")
 
 
@@ -43,7 +45,17 @@ def test_run_time_rooms_only(files):
     package = {file for file in files if file.parts[0] == "jax_fa4"}
     assert {file.parts[1] for file in package}.isdisjoint(BUILD_AND_TEST_ROOMS)
     assert PurePosixPath("jax_fa4/_ext.pyi") in package
-    assert {file.suffix for file in package} <= {".py", ".pyi", ".so", ".typed"}
+    assert {file.suffix for file in package} <= {".py", ".pyi", ".so", ".typed", ".xz"}
+
+
+def test_the_emulator_has_the_ptx_of_every_kernel(files):
+    packed = {file.name for file in files if file.suffix == ".xz" and file.parts[-2] == "ptx"}
+    assert packed == {f"{name}.ptx.xz" for name in _ext.variant_names()}
+
+
+def test_the_wheel_stays_small(distribution):
+    total = sum(distribution.locate_file(file).stat().st_size for file in distribution.files)
+    assert total < 40e6, "what is installed; the wheel is smaller still"
 
 
 def test_nothing_outside_the_package(files):

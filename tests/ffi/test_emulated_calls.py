@@ -1,0 +1,87 @@
+"""What the emulator's handlers refuse, called as XLA would without our Python in front."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_fa4 import ffi
+from jax_fa4.emulator import Settings, load
+
+SHAPE, ROWS = (2, 8, 4, 64), (2, 4, 8)
+BAND = {"band_lower": np.int32(-(2**30)), "band_upper": np.int32(2**30)}
+SCALARS = {"softmax_scale": np.float32(1.0), **BAND}
+FORWARD = {"variants": "fwd_sm90_bf16_d64", **SCALARS, **Settings().attributes()}
+PREPROCESS = {"variants": "bwd_preprocess_sm90_bf16", **Settings().attributes()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def handlers():
+    ffi.register_emulator()
+    load("fwd_sm90_bf16_d64")
+    load("bwd_preprocess_sm90_bf16")
+
+
+def call(target, arguments, results, attributes):
+    results = [jax.ShapeDtypeStruct(*result) for result in results]
+    arrays = [jnp.ones(*argument) for argument in arguments]
+    with jax.default_device(jax.devices("cpu")[0]):
+        function = jax.jit(lambda *a: jax.ffi.ffi_call(target, results)(*a, **attributes))
+        return jax.block_until_ready(function(*arrays))
+
+
+def forward(q=(SHAPE, jnp.bfloat16), **attributes):
+    results = [(SHAPE, jnp.bfloat16), (ROWS, jnp.float32)]
+    return call(ffi.EMULATED_FORWARD_TARGET, [q, q, q], results, attributes)
+
+
+def preprocess(**attributes):
+    arguments = [(SHAPE, jnp.bfloat16)] * 2 + [(ROWS, jnp.float32)]
+    results = [(ROWS, jnp.float32)]
+    return call(ffi.EMULATED_BACKWARD_PREPROCESS_TARGET, arguments, results, attributes)
+
+
+def test_right_calls_run():
+    out, lse = forward(**FORWARD)
+    assert (out == 1).all()  # the mean of ones
+    np.testing.assert_allclose(np.asarray(lse), 64 + np.log(8), rtol=1e-6)
+    (delta,) = preprocess(**PREPROCESS)
+    assert (delta == 63).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"completion": "soon"}, 'completion "soon": must be earliest, latest or random'),
+        ({"sm_count": np.int32(0)}, "sm_count 0: must be at least 1"),
+        ({"special": "h200"}, 'special "h200": must be rounded or h100'),
+        ({"variants": "fwd_sm90_fp16_d64"}, "variant fwd_sm90_fp16_d64 does not take q bf16"),
+        ({"variants": "no_such_kernel"}, "variant no_such_kernel is not in this build"),
+        ({"variants": ""}, 'variants="" names no kernel'),
+        ({"softmax_scale": np.float32(0)}, "softmax_scale 0: must be finite and greater than 0"),
+        ({"seed": np.int32(1)}, "seed: Wrong scalar data type: expected S64"),
+    ],
+)
+def test_bad_attributes_are_refused(changes, words):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=re.escape(words)) as caught:
+        forward(**FORWARD | changes)
+    assert str(caught.value).startswith("INVALID_ARGUMENT: jax_fa4_fwd_v1: ")
+
+
+@pytest.mark.parametrize("missing", ["seed", "completion", "exact", "variants"])
+def test_missing_attributes_are_named(missing):
+    for function, attributes in ((forward, FORWARD), (preprocess, PREPROCESS)):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=missing):
+            function(**{name: x for name, x in attributes.items() if name != missing})
+
+
+def test_bad_buffers_are_refused():
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"q fp32\(2, 8, 4, 64\): dtype must be"):
+        forward(q=(SHAPE, jnp.float32), **FORWARD)
+
+
+def test_a_kernel_that_was_not_loaded_is_named():
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"bwd_preprocess_sm100_bf16.*has no PTX"):
+        preprocess(**PREPROCESS | {"variants": "bwd_preprocess_sm100_bf16"})
