@@ -52,6 +52,15 @@ def test_a_lost_arrival_is_a_deadlock(broken):
     assert f"{VARIANT} on the emulator: deadlock" in text
 
 
+def test_lost_waits_are_a_race(broken):
+    """Products that do not wait for the copies of their operands."""
+    waits = set(re.findall(r"mbarrier\.try_wait[^;]*;", emulator.ptx_of(VARIANT)))
+    assert waits
+    broken(VARIANT, *((wait, "setp.eq.u32 P1, 0, 0;") for wait in waits))
+    text = run()
+    assert re.search(f"{VARIANT} on the emulator: (race|uninitialised): ", text)
+
+
 def test_an_address_out_of_bounds_is_named(broken):
     store = first(r"st\.global\.[a-z0-9.]+\s+\[%rd\d+\]")
     broken(VARIANT, (store, store.replace("]", "+1073741824]")))
