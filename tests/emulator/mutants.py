@@ -132,7 +132,7 @@ _EQUIVALENT = (
     (
         r"^drop wgmma\.fence",
         "between the last use of its registers and the product stands another wgmma.fence, on "
-        "every path",
+        "every path that the problems take",
     ),
     (
         r"^\+8 in mbarrier\.try_wait",

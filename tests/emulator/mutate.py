@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what each mutant was caught by")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "emulator")
     arguments = parser.parse_args()
-    run = Emulator(build(arguments.cache))
+    run = Emulator(build(arguments.cache, "face.cc", "-shared"))
     for path in arguments.ptx:
         score(run, path, arguments.show)
 
