@@ -115,3 +115,39 @@ def marked(ptx: str, line: int) -> str:
     lines = ptx.split("\n")
     lines[line - 1] = "bar.sync 16;"
     return "\n".join(lines)
+
+
+# Mutants of the forward kernels that change nothing that can be observed, and why.
+_TAIL = (
+    "the producer's last waits only keep a CTA's barriers alive for arrivals from other CTAs of a "
+    "cluster; this cluster is one CTA, and its memory lives until its last warp exits"
+)
+_EQUIVALENT = (
+    (
+        r"^drop fence\.mbarrier_init",
+        "orders mbarrier.init for other CTAs of a cluster; bar.sync orders it for the own one, and "
+        "bulk copies use their mbarrier through the generic proxy (9.7.9.25.4.1)",
+    ),
+    (r"^next in bar\.sync\s+0;", "all warps meet at another barrier that nobody else uses"),
+    (
+        r"^drop wgmma\.fence",
+        "between the last use of its registers and the product stands another wgmma.fence, on "
+        "every path that the problems take",
+    ),
+    (
+        r"^\+8 in mbarrier\.try_wait",
+        "in a ring of two stages, always waiting for the other stage waits one turn early: what "
+        "this turn needs was waited for at the turn before",
+    ),
+    (r"^drop cp\.async\.bulk\.tensor.*\.global\.shared", "nothing is wrong but the result"),
+)
+
+
+def reason(ptx: str, mutant: Mutant) -> str:
+    """Why a mutant survives, as far as it is understood; empty if it is not."""
+    lines = ptx.split("\n")
+    after = next((i for i in range(mutant.line, len(lines)) if "setmaxnreg.inc" in lines[i]), 0)
+    copies = any("cp.async.bulk.tensor" in line for line in lines[mutant.line : after])
+    if "try_wait" in mutant.what and after and not copies:
+        return _TAIL
+    return next((why for pattern, why in _EQUIVALENT if re.search(pattern, mutant.what)), "")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from conftest import Emulator, EmulatorError, TensorMap, build
-from mutants import marked, mutants
+from mutants import marked, mutants, reason
 
 TIMEOUT_SECONDS = 60.0
 
@@ -46,6 +46,7 @@ PROBLEMS = (
     Problem(400, 400, -(2**30), 0, heads=2, completion="latest", seed=1),
     Problem(400, 400, -(2**30), 0, heads=2, completion="earliest", seed=2),
     Problem(100, 1500, -(2**30), 1300, heads=2, seed=3),  # rings of stages go round often
+    Problem(400, 400, -60, 60, seed=5),  # no block is whole
     Problem(150, 100, -(2**30), 2**30, heads=6, seed=4),  # one epilogue after the other
 )
 
@@ -174,7 +175,10 @@ def score(run: Emulator, path: Path, show: bool) -> None:
     )
     print("  by finding:", ", ".join(f"{name} {count}" for name, count in caught.most_common()))
     for mutant, kind in survivors:
-        print(f"  [{kind}] {mutant}")
+        print(f"  [{kind}] {mutant}\n      {reason(ptx, mutant) or 'UNEXPLAINED'}")
+    unexplained = sum(not reason(ptx, mutant) for mutant, _ in live)
+    wrong = sum(kind == "result" for _, kind in live)
+    print(f"  survivors: {wrong} by a wrong result only, {unexplained} unexplained")
 
 
 def main() -> None:
@@ -183,7 +187,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what each mutant was caught by")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "emulator")
     arguments = parser.parse_args()
-    run = Emulator(build(arguments.cache))
+    run = Emulator(build(arguments.cache, "face.cc", "-shared"))
     for path in arguments.ptx:
         score(run, path, arguments.show)
 

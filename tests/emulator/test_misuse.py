@@ -46,7 +46,7 @@ FINDINGS = {
     "store_unread": "unfinished: exits while a bulk copy still reads",
 }
 # What an operation that completes at once cannot show.
-NOT_WHEN_EARLY = ("box_read_early", "store_uncommitted", "store_unread")
+NOT_WHEN_EARLY = ("store_uncommitted", "store_unread")
 
 
 def twin(path, dropped):

@@ -26,6 +26,8 @@ void RaceDetector::BeginCluster() {
     clocks_.resize(clocks_.size() + cta->warps.size());
   }
   for (EntityId warp = 0; warp < clocks_.size(); ++warp) clocks_[warp].generic.Raise(warp, 1);
+  fenced_inits_.assign(clocks_.size(), ProxyClocks());
+  earlier_clusters_.clear();
 }
 
 // ---- edges
@@ -43,6 +45,19 @@ void RaceDetector::FenceProxyAsync(Warp& warp) {
   ProxyClocks& own = clocks_[self];
   own.async.Join(own.generic);
   own.generic.Raise(self, own.generic[self] + 1);  // what comes later is not fenced
+}
+
+void RaceDetector::Strong(Warp& warp, uint64_t address) {
+  StrongLocation& location = strong_[address];
+  if (location.cluster != cluster_) {
+    if (location.cluster != 0) location.clusters.insert(location.cluster);
+    location.cluster = cluster_;
+    location.clocks = ProxyClocks();
+  }
+  earlier_clusters_.insert(location.clusters.begin(), location.clusters.end());
+  location.clusters.insert(earlier_clusters_.begin(), earlier_clusters_.end());
+  Acquire(warp, location.clocks);
+  Release(warp, &location.clocks);
 }
 
 void RaceDetector::Observe(Warp& warp, EntityId channel, uint32_t time) {
@@ -116,7 +131,8 @@ void RaceDetector::Finish(AccessId id, uint32_t time) {
 // ---- checks
 
 bool RaceDetector::Ordered(const Access& earlier, const Party& later) {
-  if (earlier.cluster != cluster_) return false;  // CTAs of other clusters run at any time
+  // Clusters run at any time; what they have synchronised through is known as a whole only.
+  if (earlier.cluster != cluster_) return earlier_clusters_.count(earlier.cluster) != 0;
   const ProxyClocks& own = ClocksOf(*later.warp);
   // What a thread has read by ordinary loads, and released, working kernels let TMA overwrite
   // without a proxy fence; the text (8.9.5) asks for one.

@@ -15,6 +15,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <unordered_map>
@@ -67,6 +68,13 @@ class RaceDetector {
   void Acquire(Warp& warp, const ProxyClocks& from);
   // Orders the generic accesses that `warp` knows before later ones through the async proxy.
   void FenceProxyAsync(Warp& warp);
+  // fence.mbarrier_init, and the relaxed arrival at the cluster's barrier that gives on what it
+  // fenced (PTX ISA 9.7.13.4).
+  void FenceMbarrierInit(Warp& warp) { Release(warp, &fenced_inits_[Index(warp)]); }
+  void ReleaseInits(Warp& warp, ProxyClocks* into) { into->Join(fenced_inits_[Index(warp)]); }
+  // A strong access to `address`: it orders both ways with those before it, a little more than the
+  // text gives to relaxed ones without a fence (8.8).
+  void Strong(Warp& warp, uint64_t address);
   // `warp` has waited for all operations of `channel` up to `time`.
   void Observe(Warp& warp, EntityId channel, uint32_t time);
 
@@ -93,6 +101,13 @@ class RaceDetector {
   void UseMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t offset);
 
  private:
+  // A location that threads synchronise through.
+  struct StrongLocation {
+    uint32_t cluster = 0;
+    ProxyClocks clocks;           // of that cluster
+    std::set<uint32_t> clusters;  // that came before
+  };
+
   uint32_t Index(const Warp& warp) const;
   ProxyClocks& ClocksOf(const Warp& warp) { return clocks_[Index(warp)]; }
   Party MakeParty(Warp& warp, Access access);
@@ -113,7 +128,10 @@ class RaceDetector {
   Machine* machine_;
   uint32_t cluster_ = 0;
   std::vector<ProxyClocks> clocks_;  // of the warps
-  std::vector<Channel> channels_;    // entity - number of warps
+  std::vector<ProxyClocks> fenced_inits_;
+  std::unordered_map<uint64_t, StrongLocation> strong_;
+  std::set<uint32_t> earlier_clusters_;  // that this cluster has synchronised with
+  std::vector<Channel> channels_;        // entity - number of warps
   std::map<std::tuple<int, uint32_t, uint32_t>, EntityId> channel_ids_;
   std::vector<ShadowWords> shared_;                                    // by CTA rank
   std::unordered_map<uint64_t, std::unique_ptr<ShadowWords>> global_;  // by page

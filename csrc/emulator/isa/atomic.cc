@@ -45,6 +45,7 @@ uint8_t* Place(Warp& warp, const Op& op, int lane, uint32_t size) {
   const uint64_t base =
       (op.small & 8) != 0 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
   const uint64_t address = base + static_cast<uint64_t>(op.immediate);
+  if (warp.machine->races != nullptr) warp.machine->races->Strong(warp, address);
   if (op.target == 0) return warp.machine->Global(warp, lane, address, size, true);
   warp.machine->Shared(warp, lane, address, size, false);  // it is read, too
   return warp.machine->Shared(warp, lane, address, size, true);

@@ -83,6 +83,11 @@ Step WarpSync(Warp& warp, const Op& op) {
 
 Step Nothing(Warp&, const Op&) { return Step::kNext; }
 
+Step FenceMbarrierInit(Warp& warp, const Op&) {
+  if (warp.machine->races != nullptr) warp.machine->races->FenceMbarrierInit(warp);
+  return Step::kNext;
+}
+
 // fence.proxy.async (PTX ISA 9.7.13.4); here generic accesses matter, the way back needs no fence.
 Step FenceProxyAsync(Warp& warp, const Op&) {
   if (warp.machine->races != nullptr) warp.machine->races->FenceProxyAsync(warp);
@@ -131,6 +136,7 @@ void DecodeFence(Decoder& decoder, const Instruction& instruction, Op* op) {
   } else if (modifiers.Take("mbarrier_init")) {
     modifiers.OneOf({"release"});
     modifiers.OneOf({"cluster"});
+    op->run = FenceMbarrierInit;
   } else {
     modifiers.OneOf({"acq_rel", "sc", "acquire", "release"});
     modifiers.OneOf({"cta", "cluster", "gpu", "sys"});

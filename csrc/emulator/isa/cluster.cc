@@ -16,12 +16,17 @@ bool Complete(Cluster* cluster) {
     }
   }
   ++cluster->barrier_phase;
+  cluster->completed.Join(cluster->arriving);
   ++cluster->machine->version;
   return true;
 }
 
-Step Arrive(Warp& warp, const Op&) {
+// op.small = 1: relaxed, orders nothing but fenced mbarrier inits.
+Step Arrive(Warp& warp, const Op& op) {
   Cluster* cluster = warp.cta->cluster;
+  RaceDetector* races = warp.machine->races.get();
+  if (races != nullptr && op.small == 0) races->Release(warp, &cluster->arriving);
+  if (races != nullptr && op.small == 1) races->ReleaseInits(warp, &cluster->arriving);
   ForLanes(warp.exec, [&](int lane) {
     if (warp.cluster_arrivals[lane] != 0) {
       warp.Report("barrier-count", "a second arrival at the cluster's barrier without a wait",
@@ -47,6 +52,7 @@ Step Wait(Warp& warp, const Op&) {
     return warp.Wait("barrier.cluster.wait: not every thread of the cluster has arrived");
   }
   ForLanes(warp.exec, [&](int lane) { warp.cluster_arrivals[lane] = 0; });
+  if (warp.machine->races != nullptr) warp.machine->races->Acquire(warp, cluster->completed);
   return Step::kNext;
 }
 
@@ -88,7 +94,7 @@ void DecodeClusterBarrier(Decoder& decoder, const Instruction& instruction, Modi
   if (waits) {
     modifiers->Take("acquire");
   } else if (!modifiers->Take("release")) {
-    modifiers->Take("relaxed");
+    op->small = modifiers->Take("relaxed") ? 1 : 0;
   }
   op->converged = modifiers->Take("aligned");
   modifiers->Done();

@@ -39,27 +39,34 @@ uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool wr
   return nullptr;
 }
 
+constexpr uint8_t kStrong = 0x10;  // in Op::small: relaxed, acquire, release or volatile
+
 // Tells the race detector about the accesses of an instruction's lanes.
 template <Space kSpace>
 class Watch {
  public:
   Watch(Warp& warp, const Op& op, bool write, uint32_t element_bytes)
-      : races_(warp.machine->races.get()) {
-    // Accesses with an order of their own may meet.
-    if (kSpace == Space::kParameter || op.b != kNoSlot) races_ = nullptr;
+      : races_(warp.machine->races.get()), write_(write), strong_((op.small & kStrong) != 0) {
+    if (kSpace == Space::kParameter) races_ = nullptr;
     part_ = element_bytes < 4;
-    if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write);
-    write_ = write;
+    if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write, 0xf, strong_);
   }
   void Lane(Warp& warp, int lane, uint64_t address, uint32_t size) {
     if (races_ == nullptr) return;
-    if (part_) party_ = races_->Generic(warp, write_, RaceDetector::PartOfWord(address, size));
-    const uint64_t window = kSpace == Space::kGeneric ? address & kWindowMask : 0;
-    if (window == kParameterWindow) return;
-    if (kSpace == Space::kGlobal || (kSpace == Space::kGeneric && window != kSharedWindow)) {
+    Space space = kSpace;
+    if (kSpace == Space::kGeneric) {
+      if ((address & kWindowMask) == kParameterWindow) return;
+      space = (address & kWindowMask) == kSharedWindow ? Space::kShared : Space::kGlobal;
+      address &= space == Space::kShared ? ~kWindowMask : ~uint64_t{0};
+    }
+    if (strong_) races_->Strong(warp, address);
+    if (part_) {
+      party_ = races_->Generic(warp, write_, RaceDetector::PartOfWord(address, size), strong_);
+    }
+    if (space == Space::kGlobal) {
       races_->VisitGlobal(&party_, lane, address, size);
     } else {
-      races_->VisitShared(&party_, lane, warp.machine->CtaOf(warp, lane, address - window),
+      races_->VisitShared(&party_, lane, warp.machine->CtaOf(warp, lane, address),
                           static_cast<uint32_t>(address & 0xffffff), size);
     }
   }
@@ -68,11 +75,11 @@ class Watch {
   RaceDetector* races_;
   Party party_;
   bool part_ = false;
-  bool write_ = false;
+  bool write_;
+  bool strong_;
 };
 
-// op.target = bytes of an element in memory; negative: sign-extended. op.b = 0 for an access with
-// an order of its own, kNoSlot for others.
+// op.target = bytes of an element in memory; negative: sign-extended.
 template <Space kSpace>
 Step Load(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
@@ -115,7 +122,7 @@ Step Store(Warp& warp, const Op& op) {
 
 // Memory here is sequentially consistent: an order or a scope changes nothing. Older compilers
 // write the space first. Returns the space, empty for generic addresses.
-std::string_view Qualifiers(bool loads, Modifiers* modifiers, Op* op) {
+std::string_view Qualifiers(bool loads, Modifiers* modifiers, bool* strong) {
   std::string_view space;
   const auto take_space = [&] {
     for (const char* name : {"global", "shared", "shared::cta", "shared::cluster", "param"}) {
@@ -125,11 +132,9 @@ std::string_view Qualifiers(bool loads, Modifiers* modifiers, Op* op) {
   take_space();
   const bool ordered = modifiers->Take("relaxed") || modifiers->Take(loads ? "acquire" : "release");
   if (ordered) {
-    op->b = 0;
     modifiers->OneOf({"cta", "cluster", "gpu", "sys"});
-  } else if (!modifiers->Take("weak")) {
-    modifiers->Take("volatile");
   }
+  *strong = ordered || (!modifiers->Take("weak") && modifiers->Take("volatile"));
   take_space();
   return space;
 }
@@ -137,7 +142,8 @@ std::string_view Qualifiers(bool loads, Modifiers* modifiers, Op* op) {
 void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const bool loads = instruction.opcode[0] == "ld";
-  const std::string_view space = Qualifiers(loads, &modifiers, op);
+  bool strong = false;
+  const std::string_view space = Qualifiers(loads, &modifiers, &strong);
   modifiers.Take("nc");  // read-only data: an ordinary load
   if (modifiers.Peek().rfind("L1::", 0) == 0) modifiers.Next();
   if (modifiers.Peek().rfind("L2::", 0) == 0) modifiers.Next();
@@ -156,6 +162,7 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   }
   if (bytes * elements > 32) decoder.Fail(instruction, "more than 32 bytes at once");
   decoder.Address(address, space == "global" || space.empty() ? 8 : 0, op);
+  if (strong) op->small |= kStrong;
   op->target = type[0] == 's' ? -bytes : bytes;
   if (loads) {
     op->run = space == "global"  ? Handler(Load<Space::kGlobal>)

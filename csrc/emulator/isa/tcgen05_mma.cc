@@ -267,8 +267,14 @@ Step Commit(Warp& warp, const Op& op) {
       }
     }
     const uint32_t offset = static_cast<uint32_t>(address & 0xffffff);
+    // Who sees the arrival comes after what the issuing thread knew: a commit implies
+    // tcgen05.fence::before_thread_sync (PTX ISA 9.7.16.12.1).
+    ProxyClocks known;
+    if (machine->races != nullptr) machine->races->Release(warp, &known);
     machine->Start(TensorQueue(warp, lane), [=] {
       for (Cta* cta : ctas) {
+        const auto barrier = cta->mbarriers.find(offset);
+        if (barrier != cta->mbarriers.end()) barrier->second.arriving.Join(known);
         const std::string wrong = ArriveFromEngine(machine, cta, offset);
         if (!wrong.empty()) origin.Report("mbarrier", wrong);
       }

@@ -163,7 +163,8 @@ struct Cluster {
   Dim3 id;
   std::vector<std::unique_ptr<Cta>> ctas;
   std::vector<Event> events;
-  uint32_t barrier_phase = 1;  // of barrier.cluster
+  uint32_t barrier_phase = 1;       // of barrier.cluster
+  ProxyClocks arriving, completed;  // what its arrivals released, and up to the last phase
 };
 
 struct Machine {
