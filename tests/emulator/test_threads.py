@@ -1,0 +1,47 @@
+"""Barriers, clusters, parameters and the registers that say where a thread is."""
+
+import numpy as np
+import pytest
+
+SCHEDULES = [("earliest", 0), ("latest", 0), *(("random", seed) for seed in range(6))]
+
+
+@pytest.mark.parametrize(("completion", "seed"), SCHEDULES)
+def test_barriers(run_file, completion, seed):
+    got = np.zeros(128, np.uint32)
+    run_file("barriers", got, block=(128, 1, 1), completion=completion, seed=seed)
+    reversed_lanes = np.arange(63, -1, -1)
+    np.testing.assert_array_equal(got[:64], reversed_lanes + 100)
+    np.testing.assert_array_equal(got[64:], reversed_lanes + 200)
+
+
+@pytest.mark.parametrize(("completion", "seed"), SCHEDULES)
+def test_cluster(run_file, completion, seed):
+    got = np.zeros((4, 32), np.uint32)
+    run_file("cluster", got, grid=(4, 1, 1), cluster=(2, 1, 1), completion=completion, seed=seed)
+    for cta, words in enumerate(got):
+        np.testing.assert_array_equal(words, np.arange(32) + 1000 * (1 - cta % 2))
+
+
+def test_parameters_and_places(run_file):
+    grid, block = (3, 2, 2), (4, 2, 3)
+    got = np.zeros((grid[2], grid[1], grid[0], block[2], block[1], block[0], 16), np.uint32)
+    words = np.arange(10, 18, dtype=np.uint32) * 0x01010101
+    halves = words.view(np.uint64)
+    # The block of 32 bytes, aligned to 16, begins at byte 32, where a word of 8 bytes does too.
+    run_file(
+        "parameters",
+        got,
+        np.uint32(0xCAFE),
+        np.uint64(0x0123456789ABCDEF),
+        np.uint8(0xA5),
+        *halves,
+        grid=grid,
+        block=block,
+    )
+    for place in np.ndindex(*got.shape[:-1]):
+        cz, cy, cx, tz, ty, tx = place
+        expected = [tx, ty, tz, cx, cy, cz, 0xCAFE, 0xA5, 0x89ABCDEF, 0x01234567, 0, 0]
+        assert got[place][:12].tolist() == expected
+        expected = [words[1], words[3], words[5], words[6] >> 8 & 255]
+        assert got[place][12:].tolist() == expected
