@@ -155,7 +155,7 @@ void ExactRow(const Product& product, const Unpacked& a, const Unpacked& b, int 
     c[n] = DecodeFloat(product.accumulate ? d[n] : 0.0f);
     max_exponent[n] = c[n].exponent;
   }
-  FusedRow(columns, product.depth, 2 * FractionBits(product.type),
+  FusedRow(columns, product.depth, FractionBits(product.a_type) + FractionBits(product.b_type),
            a.significand.data() + m * product.depth, a.exponent.data() + m * product.depth,
            b.significand.data(), b.exponent.data(), max_exponent, even, odd);
   for (int n = 0; n < columns; ++n) {

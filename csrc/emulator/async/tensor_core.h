@@ -32,7 +32,8 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
 // each is truncated to 25 fraction bits, the sum is exact and truncated to float32 (the model of
 // MMA-Sim, arXiv 2511.10909). Otherwise plain float32 sums in order of k.
 struct Product {
-  ElementType type = ElementType::kBF16;
+  ElementType a_type = ElementType::kBF16;
+  ElementType b_type = ElementType::kBF16;
   int rows = 0;
   int columns = 0;
   int depth = 0;

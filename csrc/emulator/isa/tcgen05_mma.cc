@@ -192,8 +192,8 @@ void ComputeOn(const Mma& mma, Cta* cta, const Unpacked& b, const Origin& origin
       std::memcpy(row(m, column), memory.Cell(lane, first), bytes * 4);
     });
   }
-  const Product product = {mma.shape.a_type, mma.rows(),     mma.shape.columns,
-                           mma.depth(),      mma.accumulate, mma.exact};
+  const Product product = {mma.shape.a_type, mma.shape.b_type, mma.rows(), mma.shape.columns,
+                           mma.depth(),      mma.accumulate,   mma.exact};
   MultiplyAdd(product, a, b, d.data());
   const uint32_t* disabled = mma.disabled + (cta == mma.ctas[0] ? 0 : 4);
   ForRowsOfD(mma, [&](int m, int column, uint32_t lane, uint32_t first, int count) {

@@ -129,6 +129,7 @@ void Compute(Warp& warp, const Operands& operands) {
     d[static_cast<size_t>(at)] = warp.Lanes<float>(slots[v])[lane];
   });
   const Product product = {operands.shape.type,
+                           operands.shape.type,
                            kWarpRows,
                            columns,
                            kDepth,
