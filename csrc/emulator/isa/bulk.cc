@@ -189,10 +189,27 @@ Step TensorLoad(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// The lanes that store a box. By the text of the ISA each does; hardware issues a store once a
+// warp, and working kernels let all lanes store the same box.
+uint32_t StoringLanes(Warp& warp, const Op& op) {
+  if (warp.machine->options.level != Level::kHardware) return warp.exec;
+  const int first = __builtin_ctz(warp.exec);
+  const auto same = [&](int lane) {
+    return SharedAddress(warp, op, lane) == SharedAddress(warp, op, first) &&
+           warp.Lanes<uint64_t>(op.a)[lane] == warp.Lanes<uint64_t>(op.a)[first] &&
+           Coordinates(warp, op, lane) == Coordinates(warp, op, first);
+  };
+  uint32_t lanes = 1u << first;
+  ForLanes(warp.exec, [&](int lane) {
+    if (!same(lane)) lanes |= 1u << lane;
+  });
+  return lanes;
+}
+
 // op.a = map.
 Step TensorStore(Warp& warp, const Op& op) {
   Machine* machine = warp.machine;
-  ForLanes(warp.exec, [&](int lane) {
+  ForLanes(StoringLanes(warp, op), [&](int lane) {
     const uint64_t shared = SharedAddress(warp, op, lane);
     const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
     CheckRank(warp, op, map, lane);
