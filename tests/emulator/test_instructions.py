@@ -56,7 +56,7 @@ def float32_sources_of_bytes():
     values = {2.0**-20, 1e-30, 448.0, 464.0, 465.0, 480.0, 57344.0, 61440.0, 65536.0, 1e30}
     for form in (E4M3, E5M2):
         numbers = [float(decode(bits, form)[1]) for bits in range(form.infinity)]
-        values |= {*numbers, *((a + b) / 2 for a, b in zip(numbers, numbers[1:], strict=False))}
+        values |= {*numbers, *((a + b) / 2 for a, b in itertools.pairwise(numbers))}
     bits = np.array(sorted(values), np.float32).view(np.uint32)
     positive = np.unique(np.concatenate([bits - (bits > 0), bits, bits + 1])).tolist()
     return [value | side for value in positive for side in (0, 0x80000000)]
