@@ -31,6 +31,8 @@ class TensorMap:
     box: tuple[int, ...]
     swizzle: int = 0  # 1: 32 bytes, 2: 64, 3: 128
     offset: int = 0  # bytes from the argument's first
+    steps: tuple[int, ...] = ()  # element strides; the first is ignored
+    fill_nan: bool = False  # outside the tensor
 
     def encode(self, address):
         """The 128 bytes as a driver writes them; the fields were read off its maps."""
@@ -41,6 +43,7 @@ class TensorMap:
         words = [0] * 16
         words[0] = address + self.offset
         words[1] = 2 | (rank - 1) << 4 | kinds[self.kind] << 7 | self.swizzle << 13 | 2 << 17
+        words[1] |= int(self.fill_nan) << 15
         words[1] |= (strides[1] & 0xFFFFFFFF) << 32
         words[2] = strides[2] & 0xFFFFFFFF | (strides[3] & 0xFFFFFFFF) << 32
         words[3] = strides[4] & 0xFFFFFFFF
@@ -49,6 +52,8 @@ class TensorMap:
         words[4] = (dims[0] - 1) | (dims[1] - 1) << 32
         words[5] = (dims[2] - 1) | (dims[3] - 1) << 32
         words[6] = (dims[4] - 1) | (box[0] - 1) << 56
+        for axis, step in enumerate(self.steps):
+            words[6] |= (step - 1) << (32 + 3 * axis)
         words[7] = (box[1] - 1) | (box[2] - 1) << 8 | (box[3] - 1) << 16 | (box[4] - 1) << 24
         return b"".join(word.to_bytes(8, "little") for word in words)
 

@@ -139,11 +139,11 @@ class Driver:
             wide(*described.dims),
             wide(*described.strides),
             words(*described.box),
-            words(*(getattr(described, "element_strides", ()) or (1,) * rank)),
+            words(*(described.steps or (1,) * rank)),
             ctypes.c_int(0),  # CU_TENSOR_MAP_INTERLEAVE_NONE
             ctypes.c_int(described.swizzle),
             ctypes.c_int(L2_128_BYTES),
-            ctypes.c_int(int(getattr(described, "fill_nan", False))),
+            ctypes.c_int(int(described.fill_nan)),
         )
         return raw.raw[at : at + 128]
 

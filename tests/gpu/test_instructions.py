@@ -20,6 +20,7 @@ TESTS = (
     "test_instructions",
     "test_lanes_and_memory",
     "test_asynchronous",
+    "test_boxes",
     "test_packed",
     "test_approximate",
     "test_threads",
