@@ -222,13 +222,13 @@ def table(description: str, results: list[Result]) -> str:
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for result in results:
         counts[result.name.partition("[")[0]][result.verdict] += 1
-        counts["**all**"][result.verdict] += 1
     lines = [
         f"The emulator against {description or 'no GPU'}: launches by verdict, bit for bit.",
         "",
         "| test | " + " | ".join(verdicts) + " |",
         "| --- |" + " ---: |" * len(verdicts),
     ]
+    counts["**all**"] = collections.Counter(result.verdict for result in results)
     for name, count in counts.items():
         lines.append(f"| {name} | " + " | ".join(str(count[v]) for v in verdicts) + " |")
     for verdict in ("differ", "failed"):
