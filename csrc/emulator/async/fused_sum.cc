@@ -119,6 +119,28 @@ __attribute__((always_inline)) inline void PlainBlock(const FusedRow& row, int f
 }  // namespace
 
 JAX_FA4_VECTORISED
+ExponentRange RangeOf(const int32_t* exponent, const float* value, int count) {
+  int32_t smallest = 127, largest = -127;
+  for (int i = 0; i < count; ++i) {
+    const int32_t low = value[i] == 0.0f ? 127 : exponent[i];
+    const int32_t high = value[i] == 0.0f ? -127 : exponent[i];
+    smallest = low < smallest ? low : smallest;
+    largest = high > largest ? high : largest;
+  }
+  return {smallest, largest};
+}
+
+JAX_FA4_VECTORISED
+bool AllFinite(const float* values, int count) {
+  int32_t largest = 0;
+  for (int i = 0; i < count; ++i) {
+    const int32_t magnitude = static_cast<int32_t>(BitsOf(values[i]) & 0x7fffffffu);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest < 0x7f800000;
+}
+
+JAX_FA4_VECTORISED
 void FusedSum(const FusedRow& row, float* d) {
   int first = 0;
   for (; first + kBlock <= row.columns; first += kBlock) Block<Wide>(row, first, d);

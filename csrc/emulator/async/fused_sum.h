@@ -24,6 +24,10 @@ struct ExponentRange {
   int32_t largest = -127;
 };
 
+ExponentRange RangeOf(const int32_t* exponent, const float* value, int count);
+
+bool AllFinite(const float* values, int count);
+
 // Whether FusedSum may be used: products of such operands are exact in float32, and so is their
 // distance to every sum that they reach.
 inline bool Ordinary(const ExponentRange& a, const ExponentRange& b) {

@@ -167,24 +167,6 @@ bool HasSpecial(const Place& place, float c) {
   return special;
 }
 
-// ---- choosing between them
-
-ExponentRange RangeOf(const int32_t* exponent, const float* value, size_t count) {
-  ExponentRange range;
-  for (size_t i = 0; i < count; ++i) {
-    const bool zero = value[i] == 0.0f;
-    range.smallest = std::min(range.smallest, zero ? range.smallest : exponent[i]);
-    range.largest = std::max(range.largest, zero ? range.largest : exponent[i]);
-  }
-  return range;
-}
-
-bool AllFinite(const float* values, int count) {
-  uint32_t largest = 0;
-  for (int n = 0; n < count; ++n) largest = std::max(largest, BitsOf(values[n]) & 0x7fffffffu);
-  return largest < 0x7f800000u;
-}
-
 }  // namespace
 
 void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out) {
@@ -201,7 +183,8 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
 }
 
 void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, float* d) {
-  const ExponentRange b_range = RangeOf(b.exponent.data(), b.value.data(), b.value.size());
+  const ExponentRange b_range =
+      RangeOf(b.exponent.data(), b.value.data(), product.depth * product.columns);
   for (int m = 0; m < product.rows; ++m) {
     const float* values = a.value.data() + m * product.depth;
     const int32_t* exponents = a.exponent.data() + m * product.depth;
@@ -211,7 +194,7 @@ void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, f
     if (!product.accumulate) std::fill(sums, sums + product.columns, 0.0f);
     if (!product.exact) {
       PlainSum(row, sums);
-    } else if (Ordinary(RangeOf(exponents, values, static_cast<size_t>(product.depth)), b_range) &&
+    } else if (Ordinary(RangeOf(exponents, values, product.depth), b_range) &&
                AllFinite(sums, product.columns)) {
       FusedSum(row, sums);
     } else {
