@@ -18,8 +18,8 @@ struct TensorMap {
   bool fill_nan = false;     // outside the tensor: NaN, where it is not zero
 
   uint64_t BoxBytes() const;
-  // What an element outside the tensor is filled with, all bits but its sign for NaN.
-  uint64_t Fill() const { return fill_nan ? (uint64_t{1} << (8 * element_bytes - 1)) - 1 : 0; }
+  // Writes elements that are outside the tensor: NaN has all bits but its sign.
+  void Fill(uint8_t* to, uint32_t bytes) const;
   // Shared address of byte `offset` of a box that begins at `begin`.
   uint32_t Swizzled(uint32_t begin, uint32_t offset) const;
 };
