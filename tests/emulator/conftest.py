@@ -37,6 +37,7 @@ class Run(ctypes.Structure):
         ("exact_tensor_cores", ctypes.c_uint64),
         ("max_instructions", ctypes.c_uint64),
         ("special_tables", ctypes.c_char_p),
+        ("hardware_level", ctypes.c_uint64),
     )
 
 
@@ -71,6 +72,7 @@ class Emulator:
         exact=True,
         max_instructions=1 << 20,
         special=None,
+        level="ptx",
     ):
         """Runs the kernel; arrays among the arguments are read and written in place.
 
@@ -110,6 +112,7 @@ class Emulator:
             int(exact),
             max_instructions,
             special,
+            ("ptx", "hardware").index(level),
         )
         error = ctypes.create_string_buffer(1 << 16)
         self._library.run_kernel(ctypes.byref(run), error, ctypes.c_uint64(len(error)))

@@ -63,8 +63,10 @@ ALLOCATED:
   ld.shared.b32 d, [columns];
   shl.b32 row, warp, 21;
   {store_a}
+  tcgen05.fence::before_thread_sync;
   barrier.cluster.arrive;
   barrier.cluster.wait;
+  tcgen05.fence::after_thread_sync;
   // Product by one thread of the pair or of the CTA.
   setp.eq.u32 p, rank, 0;
   and.pred p, p, leader;
@@ -95,6 +97,7 @@ COMMIT:
 ISSUED:
   mbarrier.try_wait.parity.shared.b64 p, [done], 0;
   @!p bra ISSUED;
+  tcgen05.fence::after_thread_sync;
   // One row a thread, 32 columns at a time.
   ld.param.u64 to, [out];
   shl.b32 at, rank, 7;
@@ -105,13 +108,14 @@ ISSUED:
   mov.b32 i, 0;
 NEXT:
   tcgen05.ld.sync.aligned.32x32b.x32.b32 {{{values}}}, [row];
+  tcgen05.wait::ld.sync.aligned;
   {stores}
   add.u32 row, row, 32;
   add.u64 to, to, 128;
   add.u32 i, i, 32;
   setp.lt.u32 p, i, {columns};
   @p bra NEXT;
-  tcgen05.wait::ld.sync.aligned;
+  tcgen05.fence::before_thread_sync;
   barrier.cluster.arrive;
   barrier.cluster.wait;
   @first tcgen05.dealloc.cta_group::{group}.sync.aligned.b32 d, 512;

@@ -143,7 +143,7 @@ def test_product_without_commit_is_a_deadlock(run_ptx, finding):
 
 
 def test_reading_before_the_commit_arrives_is_found(run_ptx, finding):
-    with pytest.raises(finding, match="uninitialised: a read of tensor memory"):
+    with pytest.raises(finding, match="race: an asynchronous read of tensor memory"):
         run_product(
             run_ptx,
             commit="mbarrier.arrive.shared.b64 _, [done];",
@@ -178,6 +178,7 @@ MEMORY = (
   shl.b32 lane, warp, 21;
   add.u32 lane, lane, d;
   {body}
+  tcgen05.fence::before_thread_sync;
   bar.sync 0;
   {end}
   ret;
@@ -247,7 +248,7 @@ def test_shapes_of_sixteen_lanes(run_ptx, shape, lane, column):
     ("body", "end", "message"),
     [
         (load() + OUT, None, r"uninitialised: a read of tensor memory lane \d+, column 8"),
-        (STORE + load() + OUT, None, "uninitialised: a read of tensor memory"),
+        (STORE + load() + OUT, None, "race: .* read of tensor memory.*missing: a tcgen05.wait::st"),
         (STORE + WAIT + load(column=24), None, "which is not allocated"),
         (STORE + WAIT + load(column=9), None, "uninitialised.*column 24"),
         ("  add.u32 lane, lane, 0x200000;\n" + STORE, None, "reaches lanes"),

@@ -36,6 +36,13 @@ std::string CheckDescriptor(uint64_t descriptor) {
   return std::string();
 }
 
+void OperandChunks(uint64_t descriptor, const OperandShape& shape,
+                   std::vector<uint32_t>* addresses) {
+  addresses->clear();
+  ForOperandChunks(ReadLayout(descriptor), shape,
+                   [&](uint32_t address, int, int, int) { addresses->push_back(address); });
+}
+
 std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape& shape,
                         int row_step, int depth_step, uint16_t* out) {
   std::string wrong;

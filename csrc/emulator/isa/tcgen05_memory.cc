@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "emulator/check/tensor_watch.h"
 #include "emulator/isa/lanes.h"
 #include "emulator/isa/tcgen05.h"
 
@@ -73,6 +74,8 @@ Step Alloc(Warp& warp, const Op& op) {
       Uniform(warp, op.a, op.small, "addresses") + static_cast<uint64_t>(op.immediate);
   const uint32_t result = static_cast<uint32_t>(first);
   std::memcpy(warp.machine->Shared(warp, -1, address, 4, true), &result, 4);
+  WatchAllocation(warp, warp.machine->CtaOf(warp, -1, address),
+                  static_cast<uint32_t>(address & 0xffffff));
   return Step::kNext;
 }
 
@@ -84,6 +87,9 @@ Step Dealloc(Warp& warp, const Op& op) {
                                 ? "an address with a lane"
                                 : warp.cta->tensor.Free(TensorColumn(address), columns);
   if (!wrong.empty()) warp.Report("tensor-memory", "dealloc of " + wrong);
+  if (warp.machine->races != nullptr) {
+    warp.machine->races->FreeTensor(warp, *warp.cta, TensorColumn(address), columns);
+  }
   ++warp.machine->version;
   return Step::kNext;
 }
@@ -150,8 +156,30 @@ uint32_t CheckedAddress(Warp& warp, const Op& op) {
   return address;
 }
 
+TensorCells CellsOf(const Op& op, uint32_t address) {
+  TensorCells cells;
+  const Shape shape = static_cast<Shape>(op.small);
+  cells.quadrants = 1u << TensorLane(address) / 32;
+  if (shape != Shape::k32x32b) cells.lanes = TensorLane(address) % 32 == 0 ? 0x3 : 0xc;
+  cells.column = TensorColumn(address);
+  cells.columns = ColumnsOf(shape, op.count, 0);
+  if (shape == Shape::k16x32bx2) cells.second = static_cast<uint32_t>(op.target);
+  return cells;
+}
+
+// Tells the checks of a load that begins.
+void WatchLoad(Warp& warp, const Op& op, uint32_t address) {
+  const uint32_t load = WatchTensorAccess(warp, false, CellsOf(op, address));
+  if (warp.registers != nullptr && load != 0) {
+    warp.registers->StartLoad(warp, warp.machine->program.op_registers[warp.group().pc], load);
+  } else if (warp.machine->options.level == Level::kHardware) {
+    WatchTensorLoads(warp, load);  // nobody sees when its registers are used
+  }
+}
+
 Step Load(Warp& warp, const Op& op) {
   const uint32_t address = CheckedAddress(warp, op);
+  WatchLoad(warp, op, address);
   TensorMemory& memory = warp.cta->tensor;
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   for (uint32_t r = 0; r < op.count; ++r) {
@@ -175,6 +203,7 @@ Step Load(Warp& warp, const Op& op) {
 // Takes effect when the scheduler lets it, at the latest at tcgen05.wait::st.
 Step Store(Warp& warp, const Op& op) {
   const uint32_t address = CheckedAddress(warp, op);
+  WatchTensorAccess(warp, true, CellsOf(op, address));
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   auto values = std::make_shared<std::vector<uint32_t>>(op.count * 32);
   for (uint32_t r = 0; r < op.count; ++r) {
