@@ -116,7 +116,7 @@ class RaceDetector {
   void VisitTensor(Party* party, int lane, const Cta& cta, uint32_t quadrant, uint32_t column,
                    uint32_t columns);
   // tcgen05.dealloc of columns that nobody may still use.
-  void FreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns);
+  void CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns);
 
   // Whether the access by `bytes` bytes at `address` needs a Party of its own: a part of a word.
   static uint8_t PartOfWord(uint64_t address, uint32_t bytes) {
