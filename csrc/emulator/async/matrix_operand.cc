@@ -34,6 +34,13 @@ uint32_t RowMajor(const Layout& layout, uint32_t row, uint32_t k) {
          k / 8 * layout.stride;
 }
 
+uint32_t ChunkAddress(const Layout& layout, const OperandShape& shape, int i, int k) {
+  const uint32_t row = static_cast<uint32_t>(i), depth = static_cast<uint32_t>(k);
+  const uint32_t address =
+      layout.start + (shape.transposed ? RowMajor(layout, row, depth) : KMajor(layout, row, depth));
+  return address ^ (address >> 7 & ((1u << layout.bits) - 1)) << 4;
+}
+
 }  // namespace
 
 std::string CheckDescriptor(uint64_t descriptor) {
@@ -47,6 +54,20 @@ std::string CheckDescriptor(uint64_t descriptor) {
   return std::string();
 }
 
+void OperandChunks(uint64_t descriptor, const OperandShape& shape,
+                   std::vector<uint32_t>* addresses) {
+  const Layout layout = ReadLayout(descriptor);
+  const int elements = static_cast<int>(kChunk) / shape.element_bytes;
+  const int outer = shape.transposed ? (shape.rows + elements - 1) / elements : shape.rows;
+  const int inner = shape.transposed ? shape.depth : shape.depth / elements;
+  addresses->clear();
+  for (int i = 0; i < outer; ++i) {
+    for (int k = 0; k < inner; ++k) {
+      addresses->push_back(ChunkAddress(layout, shape, i, k));
+    }
+  }
+}
+
 std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape& shape,
                         int row_step, int depth_step, uint16_t* out) {
   const Layout layout = ReadLayout(descriptor);
@@ -56,10 +77,7 @@ std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape&
   const int step = shape.transposed ? row_step : depth_step;
   for (int i = 0; i < outer; ++i) {
     for (int k = 0; k < inner; ++k) {
-      const uint32_t row = static_cast<uint32_t>(i), depth = static_cast<uint32_t>(k);
-      uint32_t address = layout.start + (shape.transposed ? RowMajor(layout, row, depth)
-                                                          : KMajor(layout, row, depth));
-      address ^= (address >> 7 & ((1u << layout.bits) - 1)) << 4;
+      const uint32_t address = ChunkAddress(layout, shape, i, k);
       const int count = shape.transposed ? std::min(elements, shape.rows - i * elements) : elements;
       const size_t bytes = static_cast<size_t>(count * shape.element_bytes);
       if (address < kSharedBase || address + bytes > cta.shared_end) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "emulator/machine/machine.h"
 
@@ -17,6 +18,10 @@ struct OperandShape {
 
 // What the emulator does not support in the descriptor; empty if nothing.
 std::string CheckDescriptor(uint64_t descriptor);
+
+// The addresses of its runs of 16 bytes, in no order.
+void OperandChunks(uint64_t descriptor, const OperandShape& shape,
+                   std::vector<uint32_t>* addresses);
 
 // Writes element (row, k) to out[row * row_step + k * depth_step], widened to 16 bits. Returns what
 // is wrong with the memory that is read, if something is.

@@ -31,14 +31,17 @@ class Clock {
 };
 
 // What accesses through each proxy come after. An access through the generic proxy enters the
-// async clock of others only by a fence.proxy.async on the way (PTX ISA 8.6, 8.9.5).
+// async clock of others only by a fence.proxy.async on the way (PTX ISA 8.6, 8.9.5). The accesses
+// of tcgen05 instructions to tensor memory have a clock of their own (9.7.16.6).
 struct ProxyClocks {
   Clock generic;
   Clock async;
+  Clock tensor;
 
   void Join(const ProxyClocks& other) {
     generic.Join(other.generic);
     async.Join(other.async);
+    tensor.Join(other.tensor);
   }
 };
 

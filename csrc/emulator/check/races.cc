@@ -21,12 +21,15 @@ void RaceDetector::BeginCluster() {
   channels_.clear();
   channel_ids_.clear();
   shared_.clear();
+  tensor_.assign(machine_->cluster.ctas.size(), ShadowWords());
   for (const auto& cta : machine_->cluster.ctas) {
     shared_.emplace_back((cta->shared_end + kWordBytes - 1) / kWordBytes);
     clocks_.resize(clocks_.size() + cta->warps.size());
   }
   for (EntityId warp = 0; warp < clocks_.size(); ++warp) clocks_[warp].generic.Raise(warp, 1);
   fenced_inits_.assign(clocks_.size(), ProxyClocks());
+  relayed_tensor_.assign(clocks_.size(), Clock());
+  uses_tensor_memory_ = false;
   earlier_clusters_.clear();
 }
 
@@ -34,11 +37,18 @@ void RaceDetector::BeginCluster() {
 
 void RaceDetector::Release(Warp& warp, ProxyClocks* into) {
   const uint32_t self = Index(warp);
-  into->Join(clocks_[self]);
+  into->generic.Join(clocks_[self].generic);
+  into->async.Join(clocks_[self].async);
+  if (uses_tensor_memory_) into->tensor.Join(RelayedTensor(warp));
   clocks_[self].generic.Raise(self, clocks_[self].generic[self] + 1);
 }
 
-void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) { ClocksOf(warp).Join(from); }
+void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) {
+  ProxyClocks& own = ClocksOf(warp);
+  own.generic.Join(from.generic);
+  own.async.Join(from.async);
+  if (uses_tensor_memory_) RelayedTensor(warp).Join(from.tensor);
+}
 
 void RaceDetector::FenceProxyAsync(Warp& warp) {
   const uint32_t self = Index(warp);
@@ -130,7 +140,8 @@ void RaceDetector::Finish(AccessId id, uint32_t time) {
 
 // ---- checks
 
-bool RaceDetector::Ordered(const Access& earlier, const Party& later) {
+bool RaceDetector::Ordered(const Access& earlier, const Party& later, ShadowSpace space) {
+  if (space == ShadowSpace::kTensor) return TensorOrdered(earlier, later);
   // Clusters run at any time; what they have synchronised through is known as a whole only.
   if (earlier.cluster != cluster_) return earlier_clusters_.count(earlier.cluster) != 0;
   const ProxyClocks& own = ClocksOf(*later.warp);
@@ -142,22 +153,22 @@ bool RaceDetector::Ordered(const Access& earlier, const Party& later) {
   return earlier.time <= clock[earlier.entity];
 }
 
-void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, bool shared,
+void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, ShadowSpace space,
                                uint64_t address) {
   const Access& earlier = accesses_[writer];
   const Access& own = accesses_[party->id];
   if ((earlier.bytes & own.bytes) == 0 || (earlier.atomic && own.atomic)) return;
-  if (!Ordered(earlier, *party)) ReportRace(earlier, *party, lane, shared, address);
+  if (!Ordered(earlier, *party, space)) ReportRace(earlier, *party, lane, space, address);
   party->passed_writer_ = writer;
 }
 
-void RaceDetector::CheckReaders(Party* party, int lane, ReadersId readers, bool shared,
+void RaceDetector::CheckReaders(Party* party, int lane, ReadersId readers, ShadowSpace space,
                                 uint64_t address) {
   const Access& own = accesses_[party->id];
   for (AccessId reader : readers_[readers].accesses) {
     const Access& earlier = accesses_[reader];
     if ((earlier.bytes & own.bytes) == 0) continue;
-    if (!Ordered(earlier, *party)) ReportRace(earlier, *party, lane, shared, address);
+    if (!Ordered(earlier, *party, space)) ReportRace(earlier, *party, lane, space, address);
   }
   party->passed_readers_ = readers;
 }
@@ -181,19 +192,20 @@ ReadersId RaceDetector::WithReader(Party* party, ReadersId old) {
 }
 
 void RaceDetector::Visit(Party* party, int lane, ShadowWords* shadow, size_t first, size_t count,
-                         bool shared, uint64_t address) {
-  for (size_t word = first; word < first + count; ++word, address += kWordBytes) {
+                         ShadowSpace space, uint64_t address) {
+  const uint64_t step = space == ShadowSpace::kTensor ? 1 : kWordBytes;
+  for (size_t word = first; word < first + count; ++word, address += step) {
     AccessId& writer = shadow->writer[word];
     ReadersId& readers = shadow->readers[word];
     if (writer != 0 && writer != party->passed_writer_ && writer != party->id) {
-      CheckWriter(party, lane, writer, shared, address);
+      CheckWriter(party, lane, writer, space, address);
     }
     if (!party->write) {
       readers = WithReader(party, readers);
       continue;
     }
     if (readers != 0 && readers != party->passed_readers_) {
-      CheckReaders(party, lane, readers, shared, address);
+      CheckReaders(party, lane, readers, space, address);
     }
     writer = party->id;
     readers = 0;
@@ -205,7 +217,8 @@ void RaceDetector::VisitShared(Party* party, int lane, const Cta& cta, uint32_t 
   const size_t first = offset / kWordBytes;
   const size_t last = (offset + bytes - 1) / kWordBytes;
   if (last >= shared_[cta.rank].writer.size()) return;  // Machine::Shared reports it
-  Visit(party, lane, &shared_[cta.rank], first, last - first + 1, true, first * kWordBytes);
+  Visit(party, lane, &shared_[cta.rank], first, last - first + 1, ShadowSpace::kShared,
+        first * kWordBytes);
 }
 
 void RaceDetector::VisitGlobal(Party* party, int lane, uint64_t address, uint32_t bytes) {
@@ -218,7 +231,7 @@ void RaceDetector::VisitGlobal(Party* party, int lane, uint64_t address, uint32_
     if (page == nullptr) page = std::make_unique<ShadowWords>(kPageBytes / kWordBytes);
     const size_t first = in_page / kWordBytes;
     const size_t last = (in_page + here - 1) / kWordBytes;
-    Visit(party, lane, page.get(), first, last - first + 1, false,
+    Visit(party, lane, page.get(), first, last - first + 1, ShadowSpace::kGlobal,
           address - in_page + first * kWordBytes);
     address += here;
     bytes -= here;
@@ -237,8 +250,8 @@ void RaceDetector::UseMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t of
   if (writer == 0) return;
   Party party;
   party.warp = &warp;
-  if (!Ordered(accesses_[writer], party)) {
-    ReportRace(accesses_[writer], party, lane, true, offset);
+  if (!Ordered(accesses_[writer], party, ShadowSpace::kShared)) {
+    ReportRace(accesses_[writer], party, lane, ShadowSpace::kShared, offset);
   }
 }
 
@@ -251,6 +264,7 @@ void RaceDetector::Mark(const ShadowWords& shadow) {
 
 void RaceDetector::Collect() {
   for (const ShadowWords& shadow : shared_) Mark(shadow);
+  for (const ShadowWords& shadow : tensor_) Mark(shadow);
   for (const auto& [page, shadow] : global_) Mark(*shadow);
   readers_.ForAll([this](Readers* readers) {
     if (!readers->marked) return;

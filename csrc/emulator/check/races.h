@@ -8,6 +8,8 @@
 //   bulk groups, read:  reads of a lane's bulk stores; time = number of the group
 //   bulk groups, write: their writes
 //   wgmma groups:       a warp's reads of operands in shared memory; time = number of the group
+//   tcgen05 products:   a lane's operands and accumulators; time = number of the commit
+//   tcgen05.ld, st:     a warp's accesses to tensor memory; time = number of the instruction
 // A channel's time enters a warp's clocks, both of them, when the warp has waited: completion is
 // followed by an implicit proxy fence (9.7.9.25.2, 9.7.15.4).
 #pragma once
@@ -29,12 +31,21 @@ struct Cta;
 struct Machine;
 struct Warp;
 
-enum class ChannelKind : uint8_t { kMbarrier, kBulkRead, kBulkWrite, kProducts };
+enum class ChannelKind : uint8_t {
+  kMbarrier,
+  kBulkRead,
+  kBulkWrite,
+  kProducts,
+  kTensorProducts,
+  kTensorLoads,
+  kTensorStores,
+};
 
 struct Channel {
   ChannelKind kind = ChannelKind::kMbarrier;
   uint32_t cta_rank = 0;
-  uint32_t key = 0;  // mbarrier: its shared address; others: 32 * warp + lane
+  uint32_t key = 0;    // mbarrier: its shared address; others: 32 * warp + lane
+  uint32_t count = 0;  // of what its time numbers, where nobody else counts
 };
 
 // The access that an instruction of `warp` makes, in one or several places.
@@ -44,6 +55,7 @@ class Party {
   AccessId id = 0;
   bool write = false;
   bool async = false;
+  bool synchronous = false;  // in tensor memory: needs no fence::after_thread_sync
 
  private:
   friend class RaceDetector;
@@ -80,6 +92,7 @@ class RaceDetector {
 
   EntityId MbarrierChannel(const Cta& cta, uint32_t offset);
   EntityId LaneChannel(const Warp& warp, ChannelKind kind, int lane);
+  uint32_t& CountOf(EntityId channel) { return channels_[channel - clocks_.size()].count; }
 
   // ---- accesses
   Party Generic(Warp& warp, bool write, uint8_t bytes = 0xf, bool atomic = false);
@@ -87,6 +100,24 @@ class RaceDetector {
   Party Async(Warp& warp, bool write, EntityId channel, uint32_t time, bool atomic = false);
   void VisitShared(Party* party, int lane, const Cta& cta, uint32_t offset, uint32_t bytes);
   void VisitGlobal(Party* party, int lane, uint64_t address, uint32_t bytes);
+
+  // ---- tensor memory (tensor_races.cc)
+  // tcgen05.fence::before_thread_sync: what `warp` releases from now on orders its tcgen05
+  // instructions up to here; ::after_thread_sync: what it has acquired orders those that follow.
+  void FenceBeforeThreadSync(Warp& warp);
+  void FenceAfterThreadSync(Warp& warp);
+  // `warp` has waited for its tcgen05.ld or st up to number `time` of `channel`.
+  void ObserveTensor(Warp& warp, EntityId channel, uint32_t time);
+  // What sees an arrival of a tcgen05.commit that is issued now: the products up to it are done.
+  ProxyClocks CommitProducts(Warp& warp, int lane);
+  // `lanes`: a bit for 8 lanes of the quadrants; `pipeline`: see Access.
+  Party Tensor(Warp& warp, bool write, EntityId channel, uint32_t time, uint8_t lanes,
+               uint32_t pipeline = 0);
+  void VisitTensor(Party* party, int lane, const Cta& cta, uint32_t quadrant, uint32_t column,
+                   uint32_t columns);
+  // tcgen05.dealloc of columns that nobody may still use.
+  void CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns);
+
   // Whether the access by `bytes` bytes at `address` needs a Party of its own: a part of a word.
   static uint8_t PartOfWord(uint64_t address, uint32_t bytes) {
     return bytes >= 4 ? 0xf : static_cast<uint8_t>(((1u << bytes) - 1) << (address & 3));
@@ -111,29 +142,40 @@ class RaceDetector {
   uint32_t Index(const Warp& warp) const;
   ProxyClocks& ClocksOf(const Warp& warp) { return clocks_[Index(warp)]; }
   Party MakeParty(Warp& warp, Access access);
-  bool Ordered(const Access& earlier, const Party& later);
-  void CheckWriter(Party* party, int lane, AccessId writer, bool shared, uint64_t address);
-  void CheckReaders(Party* party, int lane, ReadersId readers, bool shared, uint64_t address);
+  // What `warp` gives on of tensor memory when it releases.
+  Clock& RelayedTensor(const Warp& warp);
+  bool Ordered(const Access& earlier, const Party& later, ShadowSpace space);
+  bool TensorOrdered(const Access& earlier, const Party& later);
+  void CheckWriter(Party* party, int lane, AccessId writer, ShadowSpace space, uint64_t address);
+  void CheckReaders(Party* party, int lane, ReadersId readers, ShadowSpace space, uint64_t address);
   ReadersId WithReader(Party* party, ReadersId old);
-  void Visit(Party* party, int lane, ShadowWords* shadow, size_t first, size_t count, bool shared,
-             uint64_t address);
+  void Visit(Party* party, int lane, ShadowWords* shadow, size_t first, size_t count,
+             ShadowSpace space, uint64_t address);
   void Collect();
   void Mark(const ShadowWords& shadow);
-  [[noreturn]] void ReportRace(const Access& earlier, const Party& later, int lane, bool shared,
-                               uint64_t address);
+  [[noreturn]] void ReportRace(const Access& earlier, const Party& later, int lane,
+                               ShadowSpace space, uint64_t address);
   std::string Describe(const Access& access) const;
   std::string MissingEdge(const Access& earlier, const Party& later);
   std::string NotWaited(const Access& earlier);
+  std::string MissingTensorEdge(const Access& earlier, const Party& later);
+  const Channel& ChannelOf(const Access& access) const {
+    return channels_[access.entity - clocks_.size()];
+  }
+  uint32_t IssuerOf(const Access& access, const Party& later) const;
 
   Machine* machine_;
   uint32_t cluster_ = 0;
   std::vector<ProxyClocks> clocks_;  // of the warps
   std::vector<ProxyClocks> fenced_inits_;
+  std::vector<Clock> relayed_tensor_;  // at level kPtx
+  bool uses_tensor_memory_ = false;
   std::unordered_map<uint64_t, StrongLocation> strong_;
   std::set<uint32_t> earlier_clusters_;  // that this cluster has synchronised with
   std::vector<Channel> channels_;        // entity - number of warps
   std::map<std::tuple<int, uint32_t, uint32_t>, EntityId> channel_ids_;
   std::vector<ShadowWords> shared_;                                    // by CTA rank
+  std::vector<ShadowWords> tensor_;                                    // by CTA rank
   std::unordered_map<uint64_t, std::unique_ptr<ShadowWords>> global_;  // by page
   Pool<Access> accesses_;
   Pool<Readers> readers_;

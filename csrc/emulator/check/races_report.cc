@@ -13,6 +13,16 @@ std::string HexOf(uint64_t value) {
 
 std::string WarpName(const Access& access) { return "warp " + std::to_string(access.warp); }
 
+// Of a word of a shadow.
+std::string PlaceName(ShadowSpace space, uint64_t address) {
+  if (space == ShadowSpace::kTensor) {
+    const uint64_t lane = address / kTensorColumns * 32;
+    return "tensor memory lanes " + std::to_string(lane) + " to " + std::to_string(lane + 31) +
+           ", column " + std::to_string(address % kTensorColumns);
+  }
+  return (space == ShadowSpace::kShared ? "shared address " : "global address ") + HexOf(address);
+}
+
 }  // namespace
 
 std::string RaceDetector::Describe(const Access& access) const {
@@ -30,7 +40,7 @@ std::string RaceDetector::Describe(const Access& access) const {
 
 // What the reader of the report should have waited for to see `earlier` done.
 std::string RaceDetector::NotWaited(const Access& earlier) {
-  const Channel& channel = channels_[earlier.entity - clocks_.size()];
+  const Channel& channel = ChannelOf(earlier);
   switch (channel.kind) {
     case ChannelKind::kMbarrier:
       return "a wait for the phase of the mbarrier at shared address " + HexOf(channel.key) +
@@ -41,6 +51,12 @@ std::string RaceDetector::NotWaited(const Access& earlier) {
       return "a cp.async.bulk.wait_group by the thread that issued it";
     case ChannelKind::kProducts:
       return "a wgmma.wait_group by " + WarpName(earlier);
+    case ChannelKind::kTensorProducts:
+      return "a wait for an mbarrier at which a later tcgen05.commit of the issuing thread arrives";
+    case ChannelKind::kTensorLoads:
+      return "a tcgen05.wait::ld by " + WarpName(earlier);
+    case ChannelKind::kTensorStores:
+      return "a tcgen05.wait::st by " + WarpName(earlier);
   }
   return std::string();
 }
@@ -49,10 +65,8 @@ std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later)
   if (earlier.cluster != cluster_) return "CTAs of different clusters are not ordered";
   const ProxyClocks& own = ClocksOf(*later.warp);
   if (earlier.entity >= clocks_.size()) {
-    const uint32_t issuer = channels_[earlier.entity - clocks_.size()].cta_rank *
-                                static_cast<uint32_t>(later.warp->cta->warps.size()) +
-                            static_cast<uint32_t>(earlier.warp);
-    const bool mbarrier = channels_[earlier.entity - clocks_.size()].kind == ChannelKind::kMbarrier;
+    const uint32_t issuer = IssuerOf(earlier, later);
+    const bool mbarrier = ChannelOf(earlier).kind == ChannelKind::kMbarrier;
     if (!mbarrier && earlier.time <= clocks_[issuer].generic[earlier.entity]) {
       return WarpName(earlier) +
              " has waited for its completion, but nothing that it released afterwards was "
@@ -68,13 +82,38 @@ std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later)
          " waits for before";
 }
 
-void RaceDetector::ReportRace(const Access& earlier, const Party& later, int lane, bool shared,
-                              uint64_t address) {
-  const std::string what = std::string(later.async ? "an asynchronous " : "a ") +
-                           (later.write ? "write to " : "read of ") +
-                           (shared ? "shared" : "global") + " address " + HexOf(address) +
-                           " is not ordered after " + Describe(earlier) + "; " +
-                           MissingEdge(earlier, later);
+uint32_t RaceDetector::IssuerOf(const Access& access, const Party& later) const {
+  return ChannelOf(access).cta_rank * static_cast<uint32_t>(later.warp->cta->warps.size()) +
+         static_cast<uint32_t>(access.warp);
+}
+
+std::string RaceDetector::MissingTensorEdge(const Access& earlier, const Party& later) {
+  const uint32_t issuer = IssuerOf(earlier, later);
+  const auto covers = [&](const Clock& clock) { return earlier.time <= clock[earlier.entity]; };
+  const bool fences = machine_->options.level == Level::kPtx;
+  if (fences && covers(relayed_tensor_[Index(*later.warp)])) {
+    return "missing: a tcgen05.fence::after_thread_sync before this instruction";
+  }
+  if (!covers(clocks_[issuer].tensor) || issuer == Index(*later.warp)) {
+    return "missing: " + NotWaited(earlier);
+  }
+  if (fences && !covers(relayed_tensor_[issuer])) {
+    return "missing: a tcgen05.fence::before_thread_sync in " + WarpName(earlier) +
+           ", after its wait and before it releases";
+  }
+  return WarpName(earlier) +
+         " has waited for its completion, but nothing that it released afterwards was acquired "
+         "here";
+}
+
+void RaceDetector::ReportRace(const Access& earlier, const Party& later, int lane,
+                              ShadowSpace space, uint64_t address) {
+  const bool tensor = space == ShadowSpace::kTensor;
+  const std::string what =
+      std::string(later.async ? "an asynchronous " : "a ") +
+      (later.write ? "write to " : "read of ") + PlaceName(space, address) +
+      " is not ordered after " + Describe(earlier) + "; " +
+      (tensor ? MissingTensorEdge(earlier, later) : MissingEdge(earlier, later));
   later.warp->Report("race", what, lane);
 }
 

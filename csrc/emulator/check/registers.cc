@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "emulator/check/tensor_watch.h"
 #include "emulator/machine/machine.h"
 
 namespace jax_fa4::emulator {
@@ -21,24 +22,69 @@ void RegisterChecker::CheckInitialised(Warp& warp, uint32_t index) {
               __builtin_ctz(missing));
 }
 
+// What a tcgen05.ld gives is used: the load is done, and with it all before it that are.
+void RegisterChecker::UseLoad(Warp& warp, uint32_t load) {
+  if (load <= loads_done_ || warp.machine->options.level == Level::kPtx) return;
+  loads_pending_[load - loads_done_ - 1] = false;
+  while (!loads_pending_.empty() && !loads_pending_.front()) {
+    loads_pending_.pop_front();
+    ++loads_done_;
+  }
+  WatchTensorLoads(warp, loads_done_);
+}
+
+// A copy only passes it on: it may be no instruction at all. Returns the load that is passed on.
+uint32_t RegisterChecker::PassLoad(Warp& warp, uint32_t index, uint32_t passed) {
+  const uint32_t load = load_[index];
+  if (load <= loads_done_) return passed;
+  if (passed != 0 && passed != load) UseLoad(warp, std::min(passed, load));
+  return std::max(passed, load);
+}
+
+void RegisterChecker::OverwriteLoaded(Warp& warp, uint32_t index, uint32_t passed) {
+  if (load_[index] > loads_done_ && warp.machine->options.level == Level::kPtx) {
+    warp.Report("register-in-flight", "register " + warp.machine->program.register_names[index] +
+                                          " is written while a tcgen05.ld may still write it; "
+                                          "missing: tcgen05.wait::ld");
+  }
+  UseLoad(warp, load_[index]);
+  load_[index] = warp.machine->options.level == Level::kPtx ? 0 : passed;
+}
+
+void RegisterChecker::StartLoad(Warp& warp, const OpRegisters& registers, uint32_t load) {
+  const uint32_t* index = warp.machine->program.registers.data() + registers.first;
+  for (uint32_t i = 0; i < registers.writes; ++i) load_[index[registers.reads + i]] = load;
+  loads_pending_.push_back(true);
+}
+
+void RegisterChecker::FinishLoads() {
+  loads_done_ += static_cast<uint32_t>(loads_pending_.size());
+  loads_pending_.clear();
+}
+
 void RegisterChecker::Check(Warp& warp, const OpRegisters& registers) {
   const bool product = registers.kind == OpRegisters::kProduct;
   const uint32_t reads = product ? registers.plain_reads : registers.reads;
   const uint32_t* index = warp.machine->program.registers.data() + registers.first;
   uint32_t known = warp.exec;
+  const bool loads = !loads_pending_.empty();
+  uint32_t passed = 0;
   for (uint32_t i = 0; i < reads; ++i, ++index) {
     if (product_[*index] > waited_) ReportBusy(warp, *index);
     touched_[*index] = fences_ + 1;
     // A copy of nothing is nothing; what computes with it is wrong.
     if (registers.kind == OpRegisters::kCopy) {
+      if (loads) passed = PassLoad(warp, *index, passed);
       known &= initialised_[*index];
     } else {
+      if (loads) UseLoad(warp, load_[*index]);
       CheckInitialised(warp, *index);
     }
   }
   if (product) return;
   for (uint32_t i = 0; i < registers.writes; ++i, ++index) {
     if (product_[*index] > waited_) ReportBusy(warp, *index);
+    if (loads) OverwriteLoaded(warp, *index, passed);
     touched_[*index] = fences_ + 1;
     initialised_[*index] = (initialised_[*index] & ~warp.exec) | known;
   }

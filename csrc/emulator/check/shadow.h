@@ -14,6 +14,10 @@ using ReadersId = uint32_t;  // 0: nobody
 
 inline constexpr uint32_t kUnfinished = 0xffffffffu;  // no clock reaches it
 
+// The memory that a shadow is of. Tensor memory has a word for each quadrant of 32 lanes and
+// column.
+enum class ShadowSpace : uint8_t { kShared, kGlobal, kTensor };
+
 // One party of a possible race. The accesses of one instruction share one of these.
 struct Access {
   uint64_t cta = 0;
@@ -22,12 +26,16 @@ struct Access {
   uint32_t time = 0;
   int32_t pc = 0;
   int16_t warp = 0;
-  uint8_t bytes = 0xf;  // of the word, a bit each
+  uint8_t bytes = 0xf;  // of the word, a bit each; of a quadrant, a bit for 8 lanes
   bool write = false;
   bool async = false;   // through the async proxy
   bool atomic = false;  // atomics do not race with each other
   bool kept = false;    // somebody holds the id
   bool marked = false;
+  // Of tcgen05.mma: the products that take effect in order share a pipeline (PTX ISA 9.7.16.6.2).
+  uint32_t pipeline = 0;  // 0: none
+  EntityId issuer = 0;    // the warp, and its time then
+  uint32_t issued = 0;
 };
 
 // Readers of a word since its last write: the latest access of each entity.

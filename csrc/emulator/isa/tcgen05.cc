@@ -1,15 +1,32 @@
 // tcgen05.* (PTX ISA, "TensorCore 5th Generation Family Instructions"): what they have in common.
 #include "emulator/isa/tcgen05.h"
 
+#include "emulator/check/tensor_watch.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
 namespace {
 
-Step Nothing(Warp&, const Op&) { return Step::kNext; }
+// A load's registers are there as soon as the instruction is done; its read of tensor memory is
+// known to be done only here.
+Step WaitLoad(Warp& warp, const Op&) {
+  WatchTensorWait(warp, false);
+  return Step::kNext;
+}
 
 Step WaitStore(Warp& warp, const Op&) {
   if (warp.tensor_stores != 0) return warp.Wait("tcgen05.wait::st: stores are under way");
+  WatchTensorWait(warp, true);
+  return Step::kNext;
+}
+
+Step FenceBefore(Warp& warp, const Op&) {
+  if (warp.machine->races != nullptr) warp.machine->races->FenceBeforeThreadSync(warp);
+  return Step::kNext;
+}
+
+Step FenceAfter(Warp& warp, const Op&) {
+  if (warp.machine->races != nullptr) warp.machine->races->FenceAfterThreadSync(warp);
   return Step::kNext;
 }
 
@@ -31,8 +48,10 @@ void DecodeTcgen05(Decoder& decoder, const Instruction& instruction, Op* op) {
     }
     modifiers.Done();
     decoder.ExpectOperands(instruction, 0);
-    // A load's registers are there as soon as the instruction is done.
-    op->run = what == "wait::st" ? WaitStore : Nothing;
+    op->run = what == "wait::st"                    ? WaitStore
+              : what == "wait::ld"                  ? WaitLoad
+              : what == "fence::before_thread_sync" ? FenceBefore
+                                                    : FenceAfter;
     return;
   }
   DecodeTensorAllocation(decoder, instruction, &modifiers, what, op);
@@ -48,7 +67,33 @@ Cta& PeerCta(const Warp& warp) {
                                 std::to_string(ctas.size()) + " and this one is rank " +
                                 std::to_string(warp.cta->rank));
   }
+  if (ctas[peer]->Exited()) {
+    warp.Report("cta-pair", "the pair's other CTA, " + std::to_string(ctas[peer]->linear) +
+                                " in the grid, has exited");
+  }
   return *ctas[peer];
+}
+
+uint64_t UniformValue(Warp& warp, Slot slot, int bytes, const char* what) {
+  const auto value = [&](int lane) -> uint64_t {
+    return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
+  };
+  const uint64_t first = value(__builtin_ctz(warp.exec));
+  ForLanes(warp.exec, [&](int lane) {
+    if (value(lane) != first) {
+      warp.Report("divergent", std::string("the lanes of a warp give different ") + what, lane);
+    }
+  });
+  return first;
+}
+
+void CheckCtaGroup(Warp& warp, int group) {
+  int& used = warp.machine->cta_group;
+  if (used != 0 && used != group) {
+    warp.Report("cta-pair", ".cta_group::" + std::to_string(group) +
+                                " in a kernel that uses ::" + std::to_string(used) + ", too");
+  }
+  used = group;
 }
 
 uint64_t TensorQueue(const Warp& warp, int lane) {

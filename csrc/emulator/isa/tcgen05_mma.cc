@@ -1,26 +1,17 @@
-// tcgen05.mma and tcgen05.commit (PTX ISA, "tcgen05.mma", "tcgen05.commit").
+// tcgen05.mma (PTX ISA, "tcgen05.mma").
 //
 // A product reads its operands and writes D when the scheduler lets it complete; those of one
 // thread take effect in order, and a commit arrives after all that its thread issued before.
+#include "emulator/isa/tcgen05_mma.h"
+
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "emulator/async/matrix_operand.h"
-#include "emulator/async/mbarriers.h"
-#include "emulator/async/tensor_core.h"
 #include "emulator/isa/lanes.h"
-#include "emulator/isa/tcgen05.h"
 
 namespace jax_fa4::emulator {
 namespace {
-
-// The 32-bit instruction descriptor.
-struct Description {
-  ElementType a_type, b_type;
-  bool negate_a, negate_b, transpose_a, transpose_b;
-  int rows, columns;  // M and N
-};
 
 enum class MmaKind : uint8_t { kF16, kF8F6F4 };
 
@@ -57,33 +48,6 @@ Description ReadDescription(uint32_t bits, MmaKind kind, int ctas, const Origin&
   }
   return d;
 }
-
-// One issued product.
-struct Mma {
-  std::vector<Cta*> ctas;  // one, or the pair with the even rank first
-  Description shape;
-  bool exact = true;
-  bool accumulate = false;
-  bool a_in_tensor_memory = false;
-  uint64_t a = 0;  // descriptor, or address in tensor memory
-  uint64_t b = 0;
-  uint32_t d = 0;
-  uint32_t disabled[8] = {};  // lanes of D that stay as they are
-
-  int rows() const { return shape.rows / static_cast<int>(ctas.size()); }  // of one CTA
-  int depth() const { return ElementBytes(shape.a_type) == 2 ? 16 : 32; }
-};
-
-// Where row `m` of a CTA's D or A lies. A product of 64 rows on one CTA uses every second half of
-// 32 lanes; one of 128 rows on two CTAs folds N's upper half into lanes 64 to 127.
-uint32_t LaneOfRow(const Mma& mma, uint32_t address, uint32_t m) {
-  if (mma.rows() == 64 && mma.ctas.size() == 1) {
-    return TensorLane(address) + m % 16 + 32 * (m / 16);
-  }
-  return TensorLane(address) + m;
-}
-
-bool Folded(const Mma& mma) { return mma.rows() == 64 && mma.ctas.size() == 2; }
 
 void ReadTensorA(const Mma& mma, Cta* cta, const Origin& origin, std::vector<uint16_t>* bits) {
   TensorMemory& memory = cta->tensor;
@@ -217,6 +181,7 @@ Step IssueMma(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   ForLanes(warp.exec, [&](int lane) {
     const Origin origin(warp, lane);
+    CheckCtaGroup(warp, (op.small & 2) != 0 ? 2 : 1);
     auto mma = std::make_shared<Mma>();
     mma->ctas = CtasOf(warp, (op.small & 2) != 0 ? 2 : 1);
     mma->shape = ReadDescription(warp.Lanes<uint32_t>(op.c)[lane],
@@ -240,44 +205,10 @@ Step IssueMma(Warp& warp, const Op& op) {
       mma->disabled[i] = warp.Lanes<uint32_t>(slots[i])[lane];
     }
     for (Cta* cta : mma->ctas) CheckD(*mma, cta, origin);
+    WatchMma(warp, lane, *mma);
     warp.machine->Start(TensorQueue(warp, lane), [mma, origin] {
       const Unpacked b = LoadB(*mma, origin);
       for (Cta* cta : mma->ctas) ComputeOn(*mma, cta, b, origin);
-    });
-  });
-  return Step::kNext;
-}
-
-// op.a + op.immediate = mbarrier, op.b = mask of CTAs or kNoSlot, op.target = CTAs of the group.
-Step Commit(Warp& warp, const Op& op) {
-  Machine* machine = warp.machine;
-  ForLanes(warp.exec, [&](int lane) {
-    const uint64_t base =
-        op.small == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
-    const uint64_t address = base + static_cast<uint64_t>(op.immediate);
-    const Origin origin(warp, lane);
-    std::vector<Cta*> ctas;
-    if (op.b == kNoSlot) {
-      ctas.push_back(&machine->CtaOf(warp, lane, address));
-    } else {
-      const uint32_t mask = warp.Lanes<uint32_t>(op.b)[lane] & 0xffffu;
-      for (uint32_t rest = mask; rest != 0; rest &= rest - 1) {
-        const uint64_t rank = static_cast<uint64_t>(__builtin_ctz(rest));
-        ctas.push_back(&machine->CtaOf(warp, lane, rank << 24));
-      }
-    }
-    const uint32_t offset = static_cast<uint32_t>(address & 0xffffff);
-    // Who sees the arrival comes after what the issuing thread knew: a commit implies
-    // tcgen05.fence::before_thread_sync (PTX ISA 9.7.16.12.1).
-    ProxyClocks known;
-    if (machine->races != nullptr) machine->races->Release(warp, &known);
-    machine->Start(TensorQueue(warp, lane), [=] {
-      for (Cta* cta : ctas) {
-        const auto barrier = cta->mbarriers.find(offset);
-        if (barrier != cta->mbarriers.end()) barrier->second.arriving.Join(known);
-        const std::string wrong = ArriveFromEngine(machine, cta, offset);
-        if (!wrong.empty()) origin.Report("mbarrier", wrong);
-      }
     });
   });
   return Step::kNext;
@@ -323,20 +254,6 @@ void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers
   op->small =
       static_cast<uint8_t>((a_in_tensor_memory ? 1 : 0) | (group == 2 ? 2 : 0) | (bytes ? 4 : 0));
   op->run = IssueMma;
-}
-
-void DecodeTensorCommit(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
-                        Op* op) {
-  op->target = TakeCtaGroup(modifiers);
-  modifiers->OneOf({"mbarrier::arrive::one"});
-  modifiers->OneOf({"shared::cluster"});
-  const bool multicast = modifiers->Take("multicast::cluster");
-  modifiers->OneOf({"b64"});
-  modifiers->Done();
-  decoder.ExpectOperands(instruction, multicast ? 2 : 1);
-  decoder.Address(instruction.operands[0], 0, op);
-  if (multicast) op->b = decoder.Source(instruction.operands[1], 4);
-  op->run = Commit;
 }
 
 }  // namespace jax_fa4::emulator
