@@ -158,16 +158,29 @@ def test_stmatrix(run_file, transposed):
 
 
 def operand(form, shape, kind, seed):
-    """16-bit patterns: moderate values, any finite ones that cannot overflow, or with specials."""
+    """16-bit patterns: moderate values, any finite ones that cannot overflow, or with specials.
+
+    "spread" has exponents far apart, zeros, and subnormals in the first matrix's odd rows alone,
+    "tiny" products around the smallest normal float32: the engine takes ordinary rows by another
+    way than the rest.
+    """
     rng = np.random.default_rng(seed)
     sign = rng.integers(0, 2, shape) << 15
     fraction = rng.integers(0, 2**form.fraction_bits, shape)
     middle, spread = form.bias, 3
     if kind == "wide":
         middle, spread = form.bias - 4, min(40, form.bias - 6)
+    if kind == "spread":
+        middle, spread = form.bias + 3, min(52, form.bias - 4)
+    if kind == "tiny":
+        middle, spread = max(form.bias - 68, 5), 4
     field = rng.integers(middle - spread, middle + spread + 1, shape)
     bits = sign | field << form.fraction_bits | fraction
-    if kind != "moderate":
+    if kind == "spread":
+        bits[rng.random(shape) < 0.2] &= 0x8000
+        odd = np.arange(shape[0])[:, None] % 2 == 1
+        bits[odd & (rng.random(shape) < (0.1 if seed == 1 else 0))] &= 0x8000 | 3
+    elif kind in ("wide", "special"):
         bits[rng.random(shape) < 0.1] &= 0x8000  # zeros of both signs
         small = rng.random(shape) < 0.1
         bits[small] &= 0x8000 | (2**form.fraction_bits - 1)  # subnormals
@@ -182,7 +195,9 @@ def accumulator(shape, kind, seed):
     values = rng.normal(size=shape) * 10.0 ** rng.integers(-8, 4, shape)
     if kind == "special":
         values[rng.random(shape) < 0.01] = np.inf
-    if kind != "moderate":
+    if kind == "tiny":
+        values *= 1e-40
+    elif kind != "moderate":
         values[rng.random(shape) < 0.05] = 1e-41
     return values.astype(np.float32).view(np.uint32)
 
@@ -197,7 +212,7 @@ PRODUCTS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["moderate", "wide", "special"])
+@pytest.mark.parametrize("kind", ["moderate", "spread", "tiny", "wide", "special"])
 @pytest.mark.parametrize(
     ("name", "columns", "form", "registers", "a_k", "b_k", "swizzle"), PRODUCTS
 )

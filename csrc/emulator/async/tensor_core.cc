@@ -1,89 +1,111 @@
 #include "emulator/async/tensor_core.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
-#include <cstring>
 
+#include "emulator/async/fused_sum.h"
 #include "emulator/isa/half.h"
-
-// The inner loops are written for the compiler to vectorise, for what the processor has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
-#define JAX_FA4_VECTORISED \
-  __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3")))
-#else
-#define JAX_FA4_VECTORISED
-#endif
 
 namespace jax_fa4::emulator {
 namespace {
 
-constexpr int kAlignedBits = 25;  // fraction bits kept when terms are aligned
-constexpr int kMaxColumns = 256;
+constexpr int32_t kNotFinite = 1 << 10;  // as an exponent: far from every ordinary one
 
-// How an element's bits are divided. Both 8-bit formats are brought to three fraction bits, so
-// that they can be multiplied with each other.
+// How an element's bits are divided.
 struct Format {
-  int exponent_bits, fraction_bits, bias, widened_fraction_bits;
+  int exponent_bits, fraction_bits, bias;
 };
 
 Format FormatOf(ElementType type) {
   switch (type) {
     case ElementType::kF16:
-      return {5, 10, 15, 10};
+      return {5, 10, 15};
     case ElementType::kBF16:
-      return {8, 7, 127, 7};
+      return {8, 7, 127};
     case ElementType::kE4M3:
-      return {4, 3, 7, 3};
+      return {4, 3, 7};
     case ElementType::kE5M2:
-      return {5, 2, 15, 3};
+      return {5, 2, 15};
   }
   return {};
 }
 
-int FractionBits(ElementType type) { return FormatOf(type).widened_fraction_bits; }
+// ---- unpacking
 
-struct Decoded {
-  int32_t significand;
+struct Element {
+  float value;
   int32_t exponent;
 };
 
-Decoded Decode(ElementType type, uint16_t bits) {
+Element ByteElement(ElementType type, uint8_t bits) {
   const Format format = FormatOf(type);
-  const int fraction_bits = format.fraction_bits;
-  const int exponent_mask = (1 << format.exponent_bits) - 1;
-  const int32_t fraction = bits & ((1 << fraction_bits) - 1);
-  const int field = bits >> fraction_bits & exponent_mask;
-  int32_t significand = field == 0 ? fraction : fraction | 1 << fraction_bits;
-  significand <<= format.widened_fraction_bits - fraction_bits;
-  int32_t exponent = std::max(field, 1) - format.bias;
-  if (significand == 0) exponent = -126;
-  const bool negative = (bits >> (format.exponent_bits + fraction_bits) & 1) != 0;
-  return {negative ? -significand : significand, exponent};
+  const float value = type == ElementType::kE4M3 ? FloatFromE4M3(bits)
+                                                 : FloatFromHalf(static_cast<uint16_t>(bits << 8));
+  const int field = bits >> format.fraction_bits & ((1 << format.exponent_bits) - 1);
+  const int32_t exponent = std::max(field, 1) - format.bias;
+  return {value, !std::isfinite(value) ? kNotFinite : value == 0.0f ? -126 : exponent};
 }
 
-float ValueOf(ElementType type, uint16_t bits) {
-  switch (type) {
-    case ElementType::kF16:
-      return FloatFromHalf(bits);
-    case ElementType::kBF16:
-      return FloatFromBFloat16(bits);
-    case ElementType::kE4M3:
-      return FloatFromE4M3(static_cast<uint8_t>(bits));
-    case ElementType::kE5M2:
-      return FloatFromHalf(static_cast<uint16_t>(bits << 8));
+using ByteTable = std::array<Element, 256>;
+
+ByteTable MakeByteTable(ElementType type) {
+  ByteTable table;
+  for (int bits = 0; bits < 256; ++bits) {
+    table[static_cast<size_t>(bits)] = ByteElement(type, static_cast<uint8_t>(bits));
   }
-  return 0.0f;
+  return table;
 }
 
-Decoded DecodeFloat(float value) {
-  const uint32_t bits = BitsOf(value);
-  const int field = static_cast<int>(bits >> 23 & 0xff);
-  int32_t significand = static_cast<int32_t>(bits & 0x7fffff);
-  if (field != 0) significand |= 1 << 23;
-  int32_t exponent = std::max(field, 1) - 127;
-  if (significand == 0) exponent = -126;
-  return {(bits >> 31) != 0 ? -significand : significand, exponent};
+void UnpackBytes(ElementType type, const uint16_t* bits, size_t count, Unpacked* out) {
+  static const ByteTable kE4M3 = MakeByteTable(ElementType::kE4M3);
+  static const ByteTable kE5M2 = MakeByteTable(ElementType::kE5M2);
+  const ByteTable& table = type == ElementType::kE4M3 ? kE4M3 : kE5M2;
+  for (size_t i = 0; i < count; ++i) {
+    const Element& element = table[bits[i] & 0xffu];
+    out->value[i] = element.value;
+    out->exponent[i] = element.exponent;
+  }
+}
+
+// Without branches, for the compiler to vectorise; so is UnpackHalfs.
+void UnpackBFloat16s(const uint16_t* bits, size_t count, float* value, int32_t* exponent) {
+  for (size_t i = 0; i < count; ++i) {
+    const int32_t field = bits[i] >> 7 & 0xff;
+    value[i] = FloatFromBFloat16(bits[i]);
+    exponent[i] = field == 0xff ? kNotFinite : (field > 1 ? field : 1) - 127;
+  }
+}
+
+void UnpackHalfs(const uint16_t* bits, size_t count, float* value, int32_t* exponent) {
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t sign = static_cast<uint32_t>(bits[i] & 0x8000) << 16;
+    const uint32_t magnitude = bits[i] & 0x7fffu;
+    const int32_t field = static_cast<int32_t>(magnitude >> 10);
+    const uint32_t normal = (magnitude << 13) + (112u << 23);
+    const uint32_t large = (magnitude << 13) | 0x7f800000u;
+    // A subnormal is so many 2^-24.
+    const uint32_t small = BitsOf(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
+    value[i] = FloatOf(sign | (field == 31 ? large : field == 0 ? small : normal));
+    const int32_t ordinary = (field > 1 ? field : 1) - 15;
+    exponent[i] = field == 31 ? kNotFinite : magnitude == 0 ? -126 : ordinary;
+  }
+}
+
+// ---- exact sums of any operands, one at a time
+
+// value * 2^(fraction_bits - exponent), a whole number.
+int64_t Significand(float value, int32_t exponent, int fraction_bits) {
+  return std::isfinite(value) ? static_cast<int64_t>(std::ldexp(static_cast<double>(value),
+                                                                fraction_bits - exponent))
+                              : 0;
+}
+
+// significand * 2^(kAlignedBits - fraction_bits - distance), towards zero.
+int64_t Aligned(int64_t significand, int fraction_bits, int32_t distance) {
+  const int64_t magnitude = std::abs(significand) << (kAlignedBits - fraction_bits);
+  const int64_t kept = distance > 62 ? 0 : magnitude >> distance;
+  return significand < 0 ? -kept : kept;
 }
 
 // sum * 2^(exponent - kAlignedBits), truncated to float32.
@@ -98,117 +120,90 @@ float Truncated(int64_t sum, int32_t exponent) {
   return static_cast<float>(sum < 0 ? -value : value);
 }
 
-// One row: aligned sums of `depth` products and c, in two parts that cannot overflow.
-JAX_FA4_VECTORISED
-void FusedRow(int columns, int depth, int product_bits, const int32_t* a, const int32_t* a_exponent,
-              const int32_t* b, const int32_t* b_exponent, int32_t* max_exponent, int32_t* even,
-              int32_t* odd) {
-  for (int k = 0; k < depth; ++k) {
-    const int32_t* exponents = b_exponent + k * columns;
-    const int32_t own = a_exponent[k];
-    for (int n = 0; n < columns; ++n) {
-      const int32_t sum = own + exponents[n];
-      max_exponent[n] = max_exponent[n] > sum ? max_exponent[n] : sum;
-    }
+// One element of the product: row m of A with column n of B, and c.
+struct Place {
+  const Product& product;
+  const Unpacked& a;
+  const Unpacked& b;
+  int m, n;
+
+  size_t OfA(int k) const { return static_cast<size_t>(m * product.depth + k); }
+  size_t OfB(int k) const { return static_cast<size_t>(k * product.columns + n); }
+};
+
+float ExactSum(const Place& place, float c) {
+  const int a_bits = FormatOf(place.product.a_type).fraction_bits;
+  const int b_bits = FormatOf(place.product.b_type).fraction_bits;
+  const int32_t c_exponent = std::max(static_cast<int32_t>(BitsOf(c) >> 23 & 0xff), 1) - 127;
+  int32_t largest = c_exponent;
+  for (int k = 0; k < place.product.depth; ++k) {
+    largest = std::max(largest, place.a.exponent[place.OfA(k)] + place.b.exponent[place.OfB(k)]);
   }
-  const int left = kAlignedBits - product_bits;
-  for (int k = 0; k < depth; ++k) {
-    const int32_t* values = b + k * columns;
-    const int32_t* exponents = b_exponent + k * columns;
-    const int32_t own = a_exponent[k];
-    const int32_t factor = a[k];
-    int32_t* part = k % 2 == 0 ? even : odd;
-    for (int n = 0; n < columns; ++n) {
-      const int32_t product = factor * values[n];
-      const int32_t sign = product >> 31;
-      const uint32_t magnitude = static_cast<uint32_t>((product ^ sign) - sign) << left;
-      const int32_t distance = max_exponent[n] - (own + exponents[n]);
-      const uint32_t shift = static_cast<uint32_t>(distance < 31 ? distance : 31);
-      const int32_t aligned = static_cast<int32_t>(magnitude >> shift);
-      part[n] += (aligned ^ sign) - sign;
-    }
+  int64_t sum = Aligned(Significand(c, c_exponent, 23), 23, largest - c_exponent);
+  for (int k = 0; k < place.product.depth; ++k) {
+    const size_t i = place.OfA(k), j = place.OfB(k);
+    const int64_t product = Significand(place.a.value[i], place.a.exponent[i], a_bits) *
+                            Significand(place.b.value[j], place.b.exponent[j], b_bits);
+    sum += Aligned(product, a_bits + b_bits, largest - place.a.exponent[i] - place.b.exponent[j]);
   }
+  return Truncated(sum, largest);
 }
 
-bool IsSpecial(float value) { return !std::isfinite(value); }
-
 // Sums with an infinity or a NaN follow IEEE; a NaN is canonical.
-float SpecialSum(const Product& product, const Unpacked& a, const Unpacked& b, int m, int n,
-                 float c) {
+float SpecialSum(const Place& place, float c) {
   double sum = c;
-  for (int k = 0; k < product.depth; ++k) {
-    sum += static_cast<double>(a.value[m * product.depth + k]) * b.value[k * product.columns + n];
+  for (int k = 0; k < place.product.depth; ++k) {
+    sum += static_cast<double>(place.a.value[place.OfA(k)]) * place.b.value[place.OfB(k)];
   }
   return std::isnan(sum) ? FloatOf(0x7fffffffu) : static_cast<float>(sum);
 }
 
-bool AnySpecial(const Unpacked& operand) {
-  return std::any_of(operand.value.begin(), operand.value.end(), IsSpecial);
-}
-
-void ExactRow(const Product& product, const Unpacked& a, const Unpacked& b, int m, bool special,
-              float* d) {
-  const int columns = product.columns;
-  int32_t max_exponent[kMaxColumns], even[kMaxColumns] = {}, odd[kMaxColumns] = {};
-  Decoded c[kMaxColumns];
-  for (int n = 0; n < columns; ++n) {
-    c[n] = DecodeFloat(product.accumulate ? d[n] : 0.0f);
-    max_exponent[n] = c[n].exponent;
+bool HasSpecial(const Place& place, float c) {
+  bool special = !std::isfinite(c);
+  for (int k = 0; k < place.product.depth; ++k) {
+    special = special || place.a.exponent[place.OfA(k)] == kNotFinite ||
+              place.b.exponent[place.OfB(k)] == kNotFinite;
   }
-  FusedRow(columns, product.depth, FractionBits(product.a_type) + FractionBits(product.b_type),
-           a.significand.data() + m * product.depth, a.exponent.data() + m * product.depth,
-           b.significand.data(), b.exponent.data(), max_exponent, even, odd);
-  for (int n = 0; n < columns; ++n) {
-    const float old = product.accumulate ? d[n] : 0.0f;
-    if (special || IsSpecial(old)) {
-      const float sum = SpecialSum(product, a, b, m, n, old);
-      if (IsSpecial(sum)) {
-        d[n] = sum;
-        continue;
-      }
-    }
-    const int32_t distance = std::min(max_exponent[n] - c[n].exponent, 31);
-    const int64_t magnitude =
-        (static_cast<int64_t>(std::abs(c[n].significand)) << (kAlignedBits - 23)) >> distance;
-    const int64_t aligned = c[n].significand < 0 ? -magnitude : magnitude;
-    d[n] = Truncated(int64_t{even[n]} + odd[n] + aligned, max_exponent[n]);
-  }
-}
-
-JAX_FA4_VECTORISED
-void PlainRow(int columns, int depth, const float* a, const float* b, float* d) {
-  for (int k = 0; k < depth; ++k) {
-    for (int n = 0; n < columns; ++n) d[n] += a[k] * b[k * columns + n];
-  }
+  return special;
 }
 
 }  // namespace
 
 void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out) {
-  out->significand.resize(count);
   out->exponent.resize(count);
   out->value.resize(count);
-  for (size_t i = 0; i < count; ++i) {
-    const Decoded decoded = Decode(type, bits[i]);
-    out->significand[i] = decoded.significand;
-    out->exponent[i] = decoded.exponent;
-    out->value[i] = ValueOf(type, bits[i]);
+  switch (type) {
+    case ElementType::kBF16:
+      return UnpackBFloat16s(bits, count, out->value.data(), out->exponent.data());
+    case ElementType::kF16:
+      return UnpackHalfs(bits, count, out->value.data(), out->exponent.data());
+    default:
+      return UnpackBytes(type, bits, count, out);
   }
 }
 
 void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, float* d) {
-  if (!product.exact) {
-    for (int m = 0; m < product.rows; ++m) {
-      float* row = d + m * product.columns;
-      if (!product.accumulate) std::fill(row, row + product.columns, 0.0f);
-      PlainRow(product.columns, product.depth, a.value.data() + m * product.depth, b.value.data(),
-               row);
-    }
-    return;
-  }
-  const bool special = AnySpecial(a) || AnySpecial(b);
+  const ExponentRange b_range =
+      RangeOf(b.exponent.data(), b.value.data(), product.depth * product.columns);
   for (int m = 0; m < product.rows; ++m) {
-    ExactRow(product, a, b, m, special, d + m * product.columns);
+    const float* values = a.value.data() + m * product.depth;
+    const int32_t* exponents = a.exponent.data() + m * product.depth;
+    const FusedRow row = {product.columns, product.depth,  values,
+                          exponents,       b.value.data(), b.exponent.data()};
+    float* sums = d + m * product.columns;
+    if (!product.accumulate) std::fill(sums, sums + product.columns, 0.0f);
+    if (!product.exact) {
+      PlainSum(row, sums);
+    } else if (Ordinary(RangeOf(exponents, values, product.depth), b_range) &&
+               AllFinite(sums, product.columns)) {
+      FusedSum(row, sums);
+    } else {
+      for (int n = 0; n < product.columns; ++n) {
+        const Place place = {product, a, b, m, n};
+        sums[n] =
+            HasSpecial(place, sums[n]) ? SpecialSum(place, sums[n]) : ExactSum(place, sums[n]);
+      }
+    }
   }
 }
 

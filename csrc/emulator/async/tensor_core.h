@@ -13,20 +13,19 @@ inline int ElementBytes(ElementType type) {
   return type == ElementType::kF16 || type == ElementType::kBF16 ? 2 : 1;
 }
 
-// A matrix operand unpacked for the fused sum: value = significand * 2^(exponent - fraction bits).
+// A matrix operand unpacked for the fused sum. The exponent is that of the type's bits: subnormals
+// share the smallest, a zero has -126, whatever its type, as in the hardware.
 struct Unpacked {
-  std::vector<int32_t> significand;
   std::vector<int32_t> exponent;
   std::vector<float> value;
 };
 
-// Unpacks elements, each in 16 bits. A zero has exponent -126, whatever its type, as in the
-// hardware.
+// Unpacks elements, each in 16 bits.
 void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out);
 
-// d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16, for 8-bit elements
-// up to 32. `a` is (rows, depth), `b` is
-// (depth, columns), `d` is (rows, columns), all row-major.
+// d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16, for 8-bit elements up to 32,
+// and a multiple of 8 columns. `a` is (rows, depth), `b` is (depth, columns), `d` is (rows,
+// columns), all row-major.
 //
 // Exact mode: the products, which are exact, and d are aligned to the largest exponent among them,
 // each is truncated to 25 fraction bits, the sum is exact and truncated to float32 (the model of

@@ -1,4 +1,5 @@
 // Bulk asynchronous copies (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor").
+#include <algorithm>
 #include <array>
 
 #include "emulator/async/mbarriers.h"
@@ -33,33 +34,71 @@ TensorMap MapAt(Warp& warp, int lane, uint64_t address) {
   return map;
 }
 
-// Calls body(offset in the box, pointer to the element row in global memory or null if outside,
-// bytes) for every run of 16 bytes of the box.
+// Calls body(offset in the box, global address or 0 if outside the tensor, bytes) for every run of
+// neighbouring elements of the box.
 template <typename Body>
 void ForBox(const TensorMap& map, const std::array<int32_t, 5>& at, Body body) {
-  const uint32_t row_bytes = map.box[0] * static_cast<uint32_t>(map.element_bytes);
+  const uint32_t element = static_cast<uint32_t>(map.element_bytes);
+  const int64_t width = map.box[0], first = at[0];
+  // Elements of a row before the tensor begins, and before it ends.
+  const int64_t before = std::clamp<int64_t>(-first, 0, width);
+  const int64_t end = std::clamp<int64_t>(static_cast<int64_t>(map.dims[0]) - first, before, width);
   uint32_t offset = 0;
+  const auto run = [&](int64_t from, int64_t to, uint64_t address) {
+    if (from == to) return;
+    body(offset + static_cast<uint32_t>(from) * element, address,
+         static_cast<uint32_t>(to - from) * element);
+  };
   std::array<uint32_t, 5> index = {};
   while (true) {
     bool inside = true;
-    uint64_t address = map.address;
+    uint64_t address = map.address + static_cast<uint64_t>(first + before) * element;
     for (int axis = 1; axis < map.rank; ++axis) {
       const int64_t coordinate = int64_t{at[axis]} + index[axis];
       inside = inside && coordinate >= 0 && coordinate < static_cast<int64_t>(map.dims[axis]);
       address += static_cast<uint64_t>(coordinate) * map.strides[axis];
     }
-    for (uint32_t byte = 0; byte < row_bytes; byte += static_cast<uint32_t>(map.element_bytes)) {
-      const int64_t coordinate = int64_t{at[0]} + byte / static_cast<uint32_t>(map.element_bytes);
-      const bool element_inside =
-          inside && coordinate >= 0 && coordinate < static_cast<int64_t>(map.dims[0]);
-      body(offset + byte,
-           element_inside ? address + static_cast<uint64_t>(coordinate) * map.strides[0] : 0);
+    if (inside) {
+      run(0, before, 0);
+      run(before, end, address);
+      run(end, width, 0);
+    } else {
+      run(0, width, 0);
     }
-    offset += row_bytes;
+    offset += map.box[0] * element;
     int axis = 1;
     while (axis < map.rank && ++index[axis] == map.box[axis]) index[axis++] = 0;
     if (axis >= map.rank) return;
   }
+}
+
+// Calls body(shared address, offset in the run, bytes) for the pieces of a run at `offset` of a box
+// at shared address `begin`, which the swizzle takes apart.
+template <typename Body>
+void ForPieces(const TensorMap& map, uint32_t begin, uint32_t offset, uint32_t bytes, Body body) {
+  constexpr uint32_t kPiece = 16;
+  if (map.swizzle == 0) return body(begin + offset, 0, bytes);
+  for (uint32_t done = 0; done < bytes;) {
+    const uint32_t here = std::min(bytes - done, kPiece - (offset + done) % kPiece);
+    body(map.Swizzled(begin, offset + done), done, here);
+    done += here;
+  }
+}
+
+// Checks a box's global side, and tells the race detector of it.
+void CheckBox(Warp& warp, int lane, const TensorMap& map, const std::array<int32_t, 5>& at,
+              bool write, GlobalRuns* runs) {
+  Machine* machine = warp.machine;
+  const uint32_t element = static_cast<uint32_t>(map.element_bytes);
+  ForBox(map, at, [&](uint32_t, uint64_t address, uint32_t bytes) {
+    if (address == 0) return;
+    machine->Global(warp, lane, address, element, write);
+    if (machine->LastGlobalHolds(address, bytes)) return runs->Add(address, bytes);
+    for (uint32_t done = 0; done < bytes; done += element) {
+      machine->Global(warp, lane, address + done, element, write);
+      runs->Add(address + done, element);
+    }
+  });
 }
 
 std::array<int32_t, 5> Coordinates(Warp& warp, const Op& op, int lane) {
@@ -150,20 +189,19 @@ void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int3
   WatchedLoad watched =
       WatchLoad(warp, lane, *receiver.cta, begin, bytes, *receiver.barrier_cta, barrier);
   GlobalRuns runs(warp, lane, false, watched.channel, kUnfinished);
-  ForBox(map, at, [&](uint32_t, uint64_t address) {
-    if (address == 0) return;
-    machine->Global(warp, lane, address, map.element_bytes, false);
-    runs.Add(address, map.element_bytes);
-  });
+  CheckBox(warp, lane, map, at, false, &runs);
   watched.read = runs.Done();
   machine->Start(machine->NewQueue(), [=] {
-    ForBox(map, at, [&](uint32_t offset, uint64_t address) {
-      uint8_t* to = receiver.cta->shared.data() + map.Swizzled(begin, offset);
-      if (address != 0) {
-        std::memcpy(to, reinterpret_cast<const uint8_t*>(address), map.element_bytes);
-      } else {
-        std::memset(to, 0, map.element_bytes);
-      }
+    uint8_t* shared = receiver.cta->shared.data();
+    ForBox(map, at, [&](uint32_t offset, uint64_t address, uint32_t run) {
+      const uint8_t* from = reinterpret_cast<const uint8_t*>(address);
+      ForPieces(map, begin, offset, run, [&](uint32_t to, uint32_t done, uint32_t count) {
+        if (from != nullptr) {
+          std::memcpy(shared + to, from + done, count);
+        } else {
+          std::memset(shared + to, 0, count);
+        }
+      });
     });
     std::memset(receiver.cta->shared_initialised.data() + begin, 1, bytes);
     LoadCompletes(machine, watched, *receiver.barrier_cta, barrier);
@@ -222,19 +260,17 @@ Step TensorStore(Warp& warp, const Op& op) {
     const uint64_t group = groups.first_group + groups.committed.size();
     const EntityId writes = WatchStore(warp, lane, *cta, begin, map.BoxBytes(), group + 1);
     GlobalRuns runs(warp, lane, true, writes, static_cast<uint32_t>(group + 1));
-    ForBox(map, at, [&](uint32_t, uint64_t address) {
-      if (address == 0) return;
-      machine->Global(warp, lane, address, map.element_bytes, true);
-      runs.Add(address, map.element_bytes);
-    });
+    CheckBox(warp, lane, map, at, true, &runs);
     runs.Done();
     ++groups.open;
     Warp* owner = &warp;
     machine->Start(machine->NewQueue(), [=] {
-      ForBox(map, at, [&](uint32_t offset, uint64_t address) {
+      ForBox(map, at, [&](uint32_t offset, uint64_t address, uint32_t run) {
         if (address == 0) return;
-        std::memcpy(reinterpret_cast<uint8_t*>(address),
-                    cta->shared.data() + map.Swizzled(begin, offset), map.element_bytes);
+        uint8_t* to = reinterpret_cast<uint8_t*>(address);
+        ForPieces(map, begin, offset, run, [&](uint32_t from, uint32_t done, uint32_t count) {
+          std::memcpy(to + done, cta->shared.data() + from, count);
+        });
       });
       BulkGroups& done = owner->bulk[lane];
       if (group < done.first_group + done.committed.size()) {

@@ -75,7 +75,6 @@ void ReadTensorA(const Mma& mma, Cta* cta, const Origin& origin, std::vector<uin
 }
 
 void Negate(Unpacked* operand) {
-  for (int32_t& significand : operand->significand) significand = -significand;
   for (float& value : operand->value) value = -value;
 }
 

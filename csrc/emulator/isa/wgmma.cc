@@ -4,6 +4,7 @@
 // matters to it. Products of one warp take effect in order.
 #include <memory>
 
+#include "emulator/async/matrix_operand.h"
 #include "emulator/async/tensor_core.h"
 #include "emulator/isa/lanes.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int kDepth = 16;
 constexpr int kWarpRows = 16;
+constexpr int kMaxColumns = 256;
 
 struct Shape {
   ElementType type;
@@ -20,99 +22,104 @@ struct Shape {
   bool transpose_a, transpose_b;
 };
 
-// A matrix in shared memory, by its 64-bit descriptor.
-struct Matrix {
-  uint32_t start, leading, stride;
-  int swizzle_bits;  // log2 of the swizzle's rows: 0, 1 (32 bytes), 2 (64), 3 (128)
-};
-
-Matrix ReadDescriptor(Warp& warp, uint64_t descriptor) {
-  static constexpr int kSwizzleBits[] = {0, 3, 2, 1};
-  Matrix matrix;
-  matrix.start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
-  matrix.leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
-  matrix.stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
-  matrix.swizzle_bits = kSwizzleBits[descriptor >> 62];
+OperandLayout ReadDescriptor(Warp& warp, uint64_t descriptor) {
+  static constexpr uint32_t kSwizzleBits[] = {0, 3, 2, 1};
+  OperandLayout layout;
+  layout.start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
+  layout.leading = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
+  layout.stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
+  layout.bits = kSwizzleBits[descriptor >> 62];
   if ((descriptor >> 49 & 7) != 0) warp.Report("descriptor", "a base offset is not supported");
-  return matrix;
+  return layout;
 }
 
-// Shared address of element (row, k) of 16-bit type; `row` runs along M or N.
-uint32_t ElementAddress(const Matrix& matrix, bool transposed, uint32_t row, uint32_t k) {
-  const int bits = matrix.swizzle_bits;
-  uint32_t offset = 0;
-  if (!transposed) {
-    offset = bits == 0 ? row % 8 * 16 + row / 8 * matrix.stride + k % 8 * 2 + k / 8 * matrix.leading
-                       : row % 8 * (16u << bits) + row / 8 * matrix.stride + k * 2;
-  } else if (bits == 0) {
-    offset = row % 8 * 2 + row / 8 * matrix.stride + k % 8 * 16 + k / 8 * matrix.leading;
-  } else {
-    const uint32_t chunks = 1u << bits;
-    offset = row % 8 * 2 + row / 8 % chunks * 16 + row / (8 * chunks) * matrix.leading +
-             k % 8 * chunks * 16 + k / 8 * matrix.stride;
-  }
-  const uint32_t address = matrix.start + offset;
-  return address ^ ((address >> 7 & ((1u << bits) - 1)) << 4);
+OperandShape ShapeOfA(const Warp& warp, const Shape& shape) {
+  return {kWarpRows, kDepth, 2, shape.transpose_a, warp.index % 4 * kWarpRows};
 }
 
-uint16_t ReadElement(Warp& warp, const Matrix& matrix, bool transposed, uint32_t row, uint32_t k) {
+OperandShape ShapeOfB(const Shape& shape) { return {shape.columns, kDepth, 2, shape.transpose_b}; }
+
+// Writes element (row, k) to out[row * row_step + k * depth_step].
+void ReadMatrix(Warp& warp, const OperandLayout& layout, const OperandShape& shape, int row_step,
+                int depth_step, uint16_t* out) {
   const uint64_t rank = uint64_t{warp.cta->rank} << 24;
-  uint16_t bits;
-  std::memcpy(
-      &bits,
-      warp.machine->Shared(warp, -1, rank | ElementAddress(matrix, transposed, row, k), 2, false),
-      2);
-  return bits;
+  const int step = shape.transposed ? row_step : depth_step;
+  ForOperandChunks(layout, shape, [&](uint32_t address, int row, int k, int count) {
+    const uint8_t* from = warp.machine->Shared(warp, -1, rank | address, kOperandChunk, false);
+    WidenChunk(from, count, 2, step, out + row * row_step + k * depth_step);
+  });
 }
 
 // This warp's 16 rows of A: from registers, or from shared memory.
-void LoadA(Warp& warp, const Shape& shape, const Matrix& matrix, const uint32_t* registers,
+void LoadA(Warp& warp, const Shape& shape, const OperandLayout& layout, const uint32_t* registers,
            Unpacked* out) {
   uint16_t bits[kWarpRows * kDepth];
-  const uint32_t first_row = static_cast<uint32_t>(warp.index % 4) * kWarpRows;
-  for (uint32_t row = 0; row < kWarpRows; ++row) {
-    for (uint32_t k = 0; k < kDepth; ++k) {
-      if (shape.a_in_registers) {
-        // Register v holds k = 2 (lane % 4) + v % 2 + 8 (v / 4), row = lane / 4 + 8 (v / 2 % 2).
-        const uint32_t lane = row % 8 * 4 + k % 8 / 2;
-        const uint32_t v = k % 2 + 2 * (row / 8) + 4 * (k / 8);
-        bits[row * kDepth + k] =
-            static_cast<uint16_t>(registers[v / 2 * 32 + lane] >> (16 * (v % 2)));
-      } else {
-        bits[row * kDepth + k] = ReadElement(warp, matrix, shape.transpose_a, first_row + row, k);
+  if (shape.a_in_registers) {
+    // Register v holds k = 2 (lane % 4) + v % 2 + 8 (v / 4), row = lane / 4 + 8 (v / 2 % 2).
+    for (int pair = 0; pair < 4; ++pair) {
+      for (int lane = 0; lane < 32; ++lane) {
+        const uint32_t both = registers[pair * 32 + lane];
+        const int row = lane / 4 + 8 * (pair % 2), k = 2 * (lane % 4) + 8 * (pair / 2);
+        bits[row * kDepth + k] = static_cast<uint16_t>(both);
+        bits[row * kDepth + k + 1] = static_cast<uint16_t>(both >> 16);
       }
     }
+  } else {
+    ReadMatrix(warp, layout, ShapeOfA(warp, shape), kDepth, 1, bits);
   }
   Unpack(shape.type, bits, sizeof(bits) / sizeof(bits[0]), out);
 }
 
-void LoadB(Warp& warp, const Shape& shape, const Matrix& matrix, Unpacked* out) {
-  std::vector<uint16_t> bits(static_cast<size_t>(kDepth * shape.columns));
-  for (int k = 0; k < kDepth; ++k) {
-    for (int n = 0; n < shape.columns; ++n) {
-      bits[k * shape.columns + n] = ReadElement(warp, matrix, shape.transpose_b,
-                                                static_cast<uint32_t>(n), static_cast<uint32_t>(k));
-    }
-  }
-  Unpack(shape.type, bits.data(), bits.size(), out);
+void LoadB(Warp& warp, const Shape& shape, const OperandLayout& layout, Unpacked* out) {
+  uint16_t bits[kDepth * kMaxColumns];
+  ReadMatrix(warp, layout, ShapeOfB(shape), 1, shape.columns, bits);
+  Unpack(shape.type, bits, static_cast<size_t>(kDepth * shape.columns), out);
 }
 
-// Reads and writes the accumulator: register v holds row lane / 4 + 8 (v / 2 % 2) and column
+// Four lanes' shares of a row: register v has the even columns, v + 1 the odd ones.
+typedef float Four __attribute__((vector_size(16)));
+
+// Calls body(even, odd, at): two rows of four lanes and where their eight columns begin in the
+// accumulator. Register v holds row lane / 4 + 8 (v / 2 % 2) and column
 // 2 (lane % 4) + v % 2 + 8 (v / 4).
 template <typename Body>
-void ForAccumulator(int columns, Body body) {
-  for (int v = 0; v < columns / 2; ++v) {
-    for (int lane = 0; lane < 32; ++lane) {
-      const int row = lane / 4 + 8 * (v / 2 % 2);
-      const int column = 2 * (lane % 4) + v % 2 + 8 * (v / 4);
-      body(v, lane, row * columns + column);
+void ForAccumulator(Warp& warp, const Slot* slots, int columns, Body body) {
+  for (int v = 0; v < columns / 2; v += 2) {
+    float* even = warp.Lanes<float>(slots[v]);
+    float* odd = warp.Lanes<float>(slots[v + 1]);
+    for (int row = 0; row < 8; ++row) {
+      body(even + 4 * row, odd + 4 * row, (row + v / 2 % 2 * 8) * columns + v / 4 * 8);
     }
   }
+}
+
+void ReadAccumulator(Warp& warp, const Slot* slots, int columns, float* d) {
+  ForAccumulator(warp, slots, columns, [&](const float* even, const float* odd, int at) {
+    Four low, high;
+    std::memcpy(&low, even, sizeof(low));
+    std::memcpy(&high, odd, sizeof(high));
+    const Four first = __builtin_shufflevector(low, high, 0, 4, 1, 5);
+    const Four second = __builtin_shufflevector(low, high, 2, 6, 3, 7);
+    std::memcpy(d + at, &first, sizeof(first));
+    std::memcpy(d + at + 4, &second, sizeof(second));
+  });
+}
+
+void WriteAccumulator(Warp& warp, const Slot* slots, int columns, const float* d) {
+  ForAccumulator(warp, slots, columns, [&](float* even, float* odd, int at) {
+    Four first, second;
+    std::memcpy(&first, d + at, sizeof(first));
+    std::memcpy(&second, d + at + 4, sizeof(second));
+    const Four low = __builtin_shufflevector(first, second, 0, 2, 4, 6);
+    const Four high = __builtin_shufflevector(first, second, 1, 3, 5, 7);
+    std::memcpy(even, &low, sizeof(low));
+    std::memcpy(odd, &high, sizeof(high));
+  });
 }
 
 struct Operands {
   Shape shape;
-  Matrix a, b;
+  OperandLayout a, b;
   std::array<uint32_t, 4 * 32> registers = {};
   bool accumulate = false;
   const Op* op = nullptr;
@@ -123,11 +130,9 @@ void Compute(Warp& warp, const Operands& operands) {
   Unpacked a, b;
   LoadA(warp, operands.shape, operands.a, operands.registers.data(), &a);
   LoadB(warp, operands.shape, operands.b, &b);
-  std::vector<float> d(static_cast<size_t>(kWarpRows * columns));
+  float d[kWarpRows * kMaxColumns];
   const Slot* slots = warp.machine->program.slots.data() + operands.op->first;
-  ForAccumulator(columns, [&](int v, int lane, int at) {
-    d[static_cast<size_t>(at)] = warp.Lanes<float>(slots[v])[lane];
-  });
+  ReadAccumulator(warp, slots, columns, d);
   const Product product = {operands.shape.type,
                            operands.shape.type,
                            kWarpRows,
@@ -135,10 +140,8 @@ void Compute(Warp& warp, const Operands& operands) {
                            kDepth,
                            operands.accumulate,
                            warp.machine->options.exact_tensor_cores};
-  MultiplyAdd(product, a, b, d.data());
-  ForAccumulator(columns, [&](int v, int lane, int at) {
-    warp.Lanes<float>(slots[v])[lane] = d[static_cast<size_t>(at)];
-  });
+  MultiplyAdd(product, a, b, d);
+  WriteAccumulator(warp, slots, columns, d);
 }
 
 // Tells the race detector what this warp reads of shared memory: 16 bytes at a time.
@@ -147,21 +150,13 @@ void Watch(Warp& warp, const Operands& operands) {
   if (races == nullptr) return;
   Party party = races->Async(warp, false, races->LaneChannel(warp, ChannelKind::kProducts, 0),
                              warp.wgmma_groups + 1);
-  const auto visit = [&](const Matrix& matrix, bool transposed, uint32_t first, uint32_t rows) {
-    const uint32_t row_step = transposed ? 8 : 1;
-    const uint32_t k_step = transposed ? 1 : 8;
-    for (uint32_t row = first; row < first + rows; row += row_step) {
-      for (uint32_t k = 0; k < kDepth; k += k_step) {
-        const uint32_t address = ElementAddress(matrix, transposed, row, k);
-        races->VisitShared(&party, -1, *warp.cta, address, 16);
-      }
-    }
+  const auto visit = [&](const OperandLayout& layout, const OperandShape& shape) {
+    ForOperandChunks(layout, shape, [&](uint32_t address, int, int, int) {
+      races->VisitShared(&party, -1, *warp.cta, address, kOperandChunk);
+    });
   };
-  const Shape& shape = operands.shape;
-  visit(operands.b, shape.transpose_b, 0, static_cast<uint32_t>(shape.columns));
-  if (shape.a_in_registers) return;
-  visit(operands.a, shape.transpose_a, static_cast<uint32_t>(warp.index % 4) * kWarpRows,
-        kWarpRows);
+  visit(operands.b, ShapeOfB(operands.shape));
+  if (!operands.shape.a_in_registers) visit(operands.a, ShapeOfA(warp, operands.shape));
 }
 
 uint64_t QueueOf(const Warp& warp) {

@@ -198,6 +198,11 @@ struct Machine {
   uint8_t* Global(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
   // Whether the range of the last call may be written.
   bool LastGlobalIsWritable() const { return launch.memory[last_range_].writable; }
+  // Whether `size` bytes at `address` lie in that range.
+  bool LastGlobalHolds(uint64_t address, uint64_t size) const {
+    const GlobalRange& range = launch.memory[last_range_];
+    return address >= range.begin && address <= range.end && size <= range.end - address;
+  }
   // `size` bytes of shared memory at shared::cluster address `address`.
   uint8_t* Shared(const Warp& warp, int lane, uint64_t address, uint32_t size, bool write);
   // The CTA that a shared::cluster address lies in.
