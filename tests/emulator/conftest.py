@@ -34,6 +34,7 @@ class Run(ctypes.Structure):
         ("completion", ctypes.c_uint64),
         ("exact_tensor_cores", ctypes.c_uint64),
         ("max_instructions", ctypes.c_uint64),
+        ("hardware_level", ctypes.c_uint64),
     )
 
 
@@ -117,6 +118,7 @@ class Emulator:
         completion="random",
         exact=True,
         max_instructions=1 << 20,
+        level="ptx",
     ):
         """Runs the kernel; arrays among the arguments are read and written in place.
 
@@ -154,6 +156,7 @@ class Emulator:
             ("earliest", "latest", "random").index(completion),
             int(exact),
             max_instructions,
+            ("ptx", "hardware").index(level),
         )
         error = ctypes.create_string_buffer(1 << 16)
         self._library.run_kernel(ctypes.byref(run), error, ctypes.c_uint64(len(error)))

@@ -22,6 +22,7 @@ struct Run {
   uint64_t completion;
   uint64_t exact_tensor_cores;
   uint64_t max_instructions;
+  uint64_t hardware_level;
 };
 
 Dim3 ToDim3(const uint32_t* values) { return {values[0], values[1], values[2]}; }
@@ -44,6 +45,7 @@ std::string RunIt(const Run& run) {
   options.completion = static_cast<Completion>(run.completion);
   options.exact_tensor_cores = run.exact_tensor_cores != 0;
   options.max_instructions = run.max_instructions;
+  options.level = run.hardware_level != 0 ? Level::kHardware : Level::kPtx;
   const Report report = RunKernel(*kernel.program, launch, options);
   return report.ok ? std::string() : report.error;
 }
