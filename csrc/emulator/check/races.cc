@@ -147,6 +147,7 @@ void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, bool sha
   const Access& earlier = accesses_[writer];
   const Access& own = accesses_[party->id];
   if ((earlier.bytes & own.bytes) == 0 || (earlier.atomic && own.atomic)) return;
+  if (party->agrees && !earlier.async && earlier.bytes == own.bytes) return;
   if (!Ordered(earlier, *party)) ReportRace(earlier, *party, lane, shared, address);
   party->passed_writer_ = writer;
 }

@@ -44,6 +44,7 @@ class Party {
   AccessId id = 0;
   bool write = false;
   bool async = false;
+  bool agrees = false;  // memory holds already what it writes
 
  private:
   friend class RaceDetector;
