@@ -15,6 +15,9 @@ enum class Space { kGlobal, kShared, kParameter, kGeneric };
 uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool write, int lane) {
   switch (space) {
     case Space::kGlobal:
+      if (size == 32 && address % 32 != 0) {
+        warp.Report("misaligned", "global memory is accessed by 32 bytes, not aligned to 32", lane);
+      }
       return warp.machine->Global(warp, lane, address, size, write);
     case Space::kShared:
       return warp.machine->Shared(warp, lane, address, size, write);
@@ -167,6 +170,7 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   size_t elements = 1;
   if (modifiers.Take("v2")) elements = 2;
   if (modifiers.Take("v4")) elements = 4;
+  if (space == "global" && modifiers.Take("v8")) elements = 8;
   const std::string_view type = modifiers.Next();
   modifiers.Done();
   const int bytes = MemoryBytes(type);
@@ -177,6 +181,7 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (decoder.Elements(value, LaneBytes(type), loads, op) != elements) {
     decoder.Fail(value, "not as many registers as the vector has elements");
   }
+  if (elements == 8 && bytes != 4) decoder.Fail(instruction, "eight elements are of 32 bits");
   if (bytes * elements > 32) decoder.Fail(instruction, "more than 32 bytes at once");
   decoder.Address(address, space == "global" || space.empty() ? 8 : 0, op);
   if (strong) op->small |= kStrong;
