@@ -56,6 +56,7 @@ class Party {
   bool write = false;
   bool async = false;
   bool synchronous = false;  // in tensor memory: needs no fence::after_thread_sync
+  bool agrees = false;  // memory holds already what it writes
 
  private:
   friend class RaceDetector;

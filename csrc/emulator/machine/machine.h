@@ -134,6 +134,7 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t expected = 0;
   int64_t transactions = 0;
+  uint64_t initialised_by = 0;      // Machine::executed at the time
   ProxyClocks arriving, completed;  // what arrivals released, and up to the last phase
 };
 
