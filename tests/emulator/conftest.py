@@ -2,11 +2,11 @@
 
 import ctypes
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))  # the models beside this file
+from launches import Recorder, TensorMap, pack  # noqa: E402
+
 SOURCES = HERE.parents[1] / "csrc"
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", "-Wextra", f"-I{SOURCES}"]
 
@@ -34,48 +36,13 @@ class Run(ctypes.Structure):
         ("completion", ctypes.c_uint64),
         ("exact_tensor_cores", ctypes.c_uint64),
         ("max_instructions", ctypes.c_uint64),
+        ("special_tables", ctypes.c_char_p),
         ("hardware_level", ctypes.c_uint64),
     )
 
 
 class EmulatorError(Exception):
     """What the emulator has to say against a kernel."""
-
-
-@dataclass(frozen=True)
-class TensorMap:
-    """A tensor map over an argument of the same call, by its place among the arguments.
-
-    `dims` and `box` are in elements, fastest first; `strides` are bytes of dims 1 and up.
-    """
-
-    argument: int
-    kind: str  # "u8", "f32", "bf16"
-    dims: tuple[int, ...]
-    strides: tuple[int, ...]
-    box: tuple[int, ...]
-    swizzle: int = 0  # 1: 32 bytes, 2: 64, 3: 128
-    offset: int = 0  # bytes from the argument's first
-
-    def encode(self, address):
-        """The 128 bytes as a driver writes them; the fields were read off its maps."""
-        kinds = {"u8": 0, "u16": 1, "u32": 2, "f16": 6, "f32": 7, "bf16": 10}
-        rank = len(self.dims)
-        dims, box = [*self.dims, 1, 1, 1, 1][:5], [*self.box, 1, 1, 1, 1][:5]
-        strides = [stride >> 4 for stride in [0, *self.strides, 0, 0, 0, 0][:5]]
-        words = [0] * 16
-        words[0] = address + self.offset
-        words[1] = 2 | (rank - 1) << 4 | kinds[self.kind] << 7 | self.swizzle << 13 | 2 << 17
-        words[1] |= (strides[1] & 0xFFFFFFFF) << 32
-        words[2] = strides[2] & 0xFFFFFFFF | (strides[3] & 0xFFFFFFFF) << 32
-        words[3] = strides[4] & 0xFFFFFFFF
-        for axis in range(1, 5):
-            words[3] |= (strides[axis] >> 32) << (32 + 4 * (axis - 1))
-        words[4] = (dims[0] - 1) | (dims[1] - 1) << 32
-        words[5] = (dims[2] - 1) | (dims[3] - 1) << 32
-        words[6] = (dims[4] - 1) | (box[0] - 1) << 56
-        words[7] = (box[1] - 1) | (box[2] - 1) << 8 | (box[3] - 1) << 16 | (box[4] - 1) << 24
-        return b"".join(word.to_bytes(8, "little") for word in words)
 
 
 def _aligned(array):
@@ -85,20 +52,6 @@ def _aligned(array):
     copy = raw[begin : begin + array.nbytes]
     copy[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return copy
-
-
-def _parameters(arguments, copies):
-    """The bytes of a kernel's parameters: pointers for arrays, values for NumPy's scalars."""
-    block = b""
-    for at, argument in enumerate(arguments):
-        if isinstance(argument, TensorMap):
-            value, align = argument.encode(copies[argument.argument].ctypes.data), 64
-        elif isinstance(argument, np.ndarray):
-            value, align = copies[at].ctypes.data.to_bytes(8, "little"), 8
-        else:
-            value, align = argument.tobytes(), argument.itemsize
-        block += b"\0" * (-len(block) % align) + value
-    return block
 
 
 class Emulator:
@@ -118,10 +71,12 @@ class Emulator:
         completion="random",
         exact=True,
         max_instructions=1 << 20,
+        special=None,
         level="ptx",
     ):
         """Runs the kernel; arrays among the arguments are read and written in place.
 
+        `special` is None for correctly rounded ex2 and rcp, or the bytes of an H100's tables.
         Raises EmulatorError with the engine's text if it finds something wrong.
         """
         text = ptx.encode()
@@ -139,7 +94,7 @@ class Emulator:
                 int(at not in read_only),
             )
         ]
-        parameters = _parameters(arguments, copies)
+        parameters = pack(arguments, {at: copy.ctypes.data for at, copy in copies.items()})
         three = ctypes.c_uint32 * 3
         run = Run(
             text,
@@ -156,6 +111,7 @@ class Emulator:
             ("earliest", "latest", "random").index(completion),
             int(exact),
             max_instructions,
+            special,
             ("ptx", "hardware").index(level),
         )
         error = ctypes.create_string_buffer(1 << 16)
@@ -208,7 +164,15 @@ def build(directory, main, *link):
 def run_ptx(pytestconfig):
     """`run_ptx(text, *arguments, grid=, block=, ...)` runs a kernel on the emulator."""
     directory = Path(pytestconfig.cache.mkdir("emulator"))
-    return Emulator(build(directory, "face.cc", "-shared"))
+    emulator = Emulator(build(directory, "face.cc", "-shared"))
+    # For a real GPU to run the same launches: tests/gpu/instructions.py.
+    record = os.environ.get("JAX_FA4_RECORD_LAUNCHES")
+    if not record:
+        yield emulator
+        return
+    recorder = Recorder(emulator)
+    yield recorder
+    recorder.save(record)
 
 
 @pytest.fixture(scope="session")

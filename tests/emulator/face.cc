@@ -22,10 +22,23 @@ struct Run {
   uint64_t completion;
   uint64_t exact_tensor_cores;
   uint64_t max_instructions;
+  const int8_t* special_tables;  // null, or three of SpecialTables::kEntries, one after the other
   uint64_t hardware_level;
 };
 
 Dim3 ToDim3(const uint32_t* values) { return {values[0], values[1], values[2]}; }
+
+// As an H100 rounds; kept, for a process has one set of tables.
+const SpecialTables* Tables(const int8_t* entries) {
+  if (entries == nullptr) return nullptr;
+  static const auto* const tables = [&] {
+    constexpr size_t kEntries = SpecialTables::kEntries;
+    return new SpecialTables{{entries, entries + kEntries},
+                             {entries + kEntries, entries + 2 * kEntries},
+                             {entries + 2 * kEntries, entries + 3 * kEntries}};
+  }();
+  return tables;
+}
 
 std::string RunIt(const Run& run) {
   const Kernel kernel = LoadKernel(std::string_view(run.ptx, run.ptx_bytes));
@@ -45,6 +58,7 @@ std::string RunIt(const Run& run) {
   options.completion = static_cast<Completion>(run.completion);
   options.exact_tensor_cores = run.exact_tensor_cores != 0;
   options.max_instructions = run.max_instructions;
+  options.special_tables = Tables(run.special_tables);
   options.level = run.hardware_level != 0 ? Level::kHardware : Level::kPtx;
   const Report report = RunKernel(*kernel.program, launch, options);
   return report.ok ? std::string() : report.error;

@@ -211,6 +211,29 @@ COMPARISONS += [
     for how in (*ORDERED, *(f"{how}u" for how in ORDERED), "num", "nan")
 ]
 
+COMBINATIONS = {"and": int.__and__, "or": int.__or__, "xor": int.__xor__}
+
+
+def combined(how, combine, negated, a, b, c):
+    """Both predicates of a setp with a third operand: bit 0 the one, bit 1 its twin."""
+    holds = int(model.compare_integers(how, a, b))
+    return combine(holds, c ^ negated) | combine(1 - holds, c ^ negated) << 1
+
+
+COMPARISONS += [
+    Case(
+        f"setp.ge.{name}.s32",
+        "u32",
+        ("s32", "s32", "pred"),
+        partial(combined, "ge", combine, int(negation != "")),
+        f"setp.ge.{name}.s32 %p4|%p5, {{1}}, {{2}}, {negation}{{3}};\n"
+        "selp.b32 %r4, 1, 0, %p4;\nselp.b32 %r5, 2, 0, %p5;\nor.b32 {0}, %r4, %r5;",
+        suffix="_not" if negation else "",
+    )
+    for name, combine in COMBINATIONS.items()
+    for negation in ("", "!")
+]
+
 CHOICES = [
     *typed(
         "b16 b32 b64 f32",

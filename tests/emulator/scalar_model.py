@@ -13,6 +13,7 @@ from fractions import Fraction
 class Format:
     exponent_bits: int
     fraction_bits: int
+    finite: bool = False  # no infinities: all ones is NaN, and what is before it a number
 
     @property
     def bias(self):
@@ -24,6 +25,9 @@ class Format:
 
     @property
     def infinity(self):
+        """The pattern after the largest number."""
+        if self.finite:
+            return self.nan
         return (2**self.exponent_bits - 1) << self.fraction_bits
 
     @property
@@ -32,14 +36,17 @@ class Format:
         return 2 ** (self.bits - 1) - 1
 
 
-F32, F16, BF16 = Format(8, 23), Format(5, 10), Format(8, 7)
+F32, F16, BF16, TF32 = Format(8, 23), Format(5, 10), Format(8, 7), Format(8, 10)
+E4M3, E5M2 = Format(4, 3, finite=True), Format(5, 2)
 
 
 def decode(bits, form):
     sign = bits >> (form.bits - 1) & 1
     field = bits >> form.fraction_bits & (2**form.exponent_bits - 1)
     fraction = bits & (2**form.fraction_bits - 1)
-    if field == 2**form.exponent_bits - 1:
+    if form.finite and bits & form.nan == form.nan:
+        return sign, math.nan
+    if not form.finite and field == 2**form.exponent_bits - 1:
         return sign, math.nan if fraction else math.inf
     significand = fraction if field == 0 else fraction | 1 << form.fraction_bits
     return sign, Fraction(significand) * Fraction(2) ** (
@@ -53,6 +60,8 @@ def _round(scaled, sign, rounding):
     rest = scaled - down
     if rounding == "nearest":
         up = rest > Fraction(1, 2) or (rest == Fraction(1, 2) and down % 2 == 1)
+    elif rounding == "away":
+        up = rest >= Fraction(1, 2)
     else:
         up = rest > 0 and rounding == ("minus" if sign else "plus")
     return down + up
@@ -74,9 +83,23 @@ def encode(value, form, rounding="nearest"):
     # The implicit bit adds one to the exponent's field, and so does a carry out of the fraction.
     bits = significand + ((exponent - smallest) << form.fraction_bits)
     if bits >= form.infinity:
-        away = rounding == "nearest" or rounding == ("minus" if sign else "plus")
+        away = rounding in ("nearest", "away", "minus" if sign else "plus")
         bits = form.infinity if away else form.infinity - 1
     return sign << (form.bits - 1) | bits
+
+
+def narrow(bits, source, target, rounding="nearest", relu=False, saturates=False):
+    """cvt of one value to a narrower format."""
+    sign, magnitude = decode(bits, source)
+    if magnitude != magnitude:
+        return target.nan
+    if relu and sign:
+        return 0
+    result = encode((sign, magnitude), target, rounding)
+    top = 1 << (target.bits - 1)
+    if saturates and result & (top - 1) >= target.infinity:
+        return result & top | target.infinity - 1
+    return result
 
 
 def flush(bits, form=F32):
@@ -206,12 +229,12 @@ def clamped_shift(a, amount, kind, left):
 
 
 def float_to_integer(bits, kind, rounding):
-    """cvt.<rounding>i: saturates, NaN gives 0."""
+    """cvt.<rounding>i: saturates; NaN gives 0, or in 64 bits the highest bit alone."""
     sign, magnitude = decode(bits, F32)
     width = int(kind[1:])
     low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if kind[0] == "s" else (0, 2**width - 1)
     if magnitude != magnitude:
-        return 0
+        return 2**63 if width == 64 else 0
     if magnitude == math.inf:
         return low if sign else high
     value = _round(magnitude, sign, rounding) * (-1 if sign else 1)

@@ -1,16 +1,12 @@
-"""Copies, boxes, mbarriers and matrix products, each against a model of its own."""
+"""Copies, mbarriers and matrix products, each against a model of its own."""
 
 import matrix_model
 import numpy as np
 import pytest
+from boxes import random_bits
 from scalar_model import BF16, F16
 
 COMPLETIONS = ["earliest", "latest", "random"]
-DTYPES = {"u8": np.uint8, "u16": np.uint16, "f32": np.uint32, "bf16": np.uint16}
-
-
-def random_bits(dtype, shape, seed=0):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
 @pytest.mark.parametrize("completion", COMPLETIONS)
@@ -51,96 +47,6 @@ def test_bulk_copy_and_reduction(run_file, completion):
     run_file("bulk_copy", total, copied, term, np.uint32(256), shared=1024, completion=completion)
     np.testing.assert_array_equal(total, expected)
     np.testing.assert_array_equal(copied, term)
-
-
-def box_of(tensor, at, box):
-    """The box at `at` (slowest first), zeros outside."""
-    result = np.zeros(box, tensor.dtype)
-    for index in np.ndindex(*box):
-        place = tuple(a + i for a, i in zip(at, index, strict=True))
-        if all(0 <= p < size for p, size in zip(place, tensor.shape, strict=True)):
-            result[index] = tensor[place]
-    return result
-
-
-def swizzled(image, swizzle):
-    """16-byte chunks exchanged within 128 bytes, by the address that they have."""
-    chunks = np.ascontiguousarray(image).view(np.uint8).reshape(-1, 16)
-    result = np.zeros_like(chunks)
-    for number, chunk in enumerate(chunks):
-        result[number ^ (number >> 3) % (1 << swizzle)] = chunk
-    return result
-
-
-# kind, swizzle, box and tensor, slowest dimension first, coordinates of the box
-BOXES = [
-    ("u8", 0, (8, 16), (20, 48), (3, 16)),
-    ("u8", 0, (8, 16), (20, 48), (-3, 40)),
-    ("f32", 0, (5, 12), (20, 16), (17, -5)),
-    ("bf16", 1, (16, 16), (20, 48), (2, 8)),
-    ("bf16", 2, (16, 32), (20, 48), (-1, 32)),
-    ("bf16", 3, (16, 64), (20, 72), (8, 16)),
-    ("bf16", 3, (9, 64), (20, 72), (30, 0)),
-    ("f32", 3, (8, 32), (12, 40), (-7, -31)),
-    ("bf16", 3, (2, 8, 64), (3, 10, 64), (2, 5, 0)),
-    ("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
-    ("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
-]
-
-
-def describe(tensor_map, argument, kind, swizzle, box, tensor):
-    strides = tuple(reversed(tensor.strides[:-1]))
-    return tensor_map(argument, kind, tensor.shape[::-1], strides, box[::-1], swizzle)
-
-
-@pytest.mark.parametrize("completion", ["latest", "random"])
-@pytest.mark.parametrize(("kind", "swizzle", "box", "shape", "at"), BOXES)
-def test_tensor_load(run_ptx, run_file, tensor_map, kind, swizzle, box, shape, at, completion):
-    tensor = random_bits(DTYPES[kind], shape)
-    expected = swizzled(box_of(tensor, at, box), swizzle)
-    got = np.full_like(expected, 0xEE)
-    # The map's tensor is an argument that no parameter of the kernel names, so it comes last.
-    coordinates = [np.int32(c) for c in at[::-1]]
-    place = 3 + len(coordinates)
-    described = describe(tensor_map, place, kind, swizzle, box, tensor)
-    run_file(
-        f"tensor_load_{len(box)}d",
-        described,
-        got,
-        np.uint32(got.nbytes),
-        *coordinates,
-        tensor,
-        shared=65536 + 64,
-        completion=completion,
-        read_only=(place,),
-    )
-    np.testing.assert_array_equal(got, expected)
-
-
-@pytest.mark.parametrize("completion", ["latest", "random"])
-@pytest.mark.parametrize(("kind", "swizzle", "box", "shape", "at"), BOXES)
-def test_tensor_store(run_file, tensor_map, kind, swizzle, box, shape, at, completion):
-    tensor = random_bits(DTYPES[kind], shape)
-    values = random_bits(DTYPES[kind], box, seed=1)
-    expected = tensor.copy()
-    for index in np.ndindex(*box):
-        place = tuple(a + i for a, i in zip(at, index, strict=True))
-        if all(0 <= p < size for p, size in zip(place, shape, strict=True)):
-            expected[place] = values[index]
-    image = swizzled(values, swizzle)
-    coordinates = [np.int32(c) for c in at[::-1]]
-    described = describe(tensor_map, 3 + len(coordinates), kind, swizzle, box, tensor)
-    run_file(
-        f"tensor_store_{len(box)}d",
-        described,
-        image,
-        np.uint32(image.nbytes),
-        *coordinates,
-        tensor,
-        shared=65536,
-        completion=completion,
-    )
-    np.testing.assert_array_equal(tensor, expected)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 from instruction_cases import CASES
-from scalar_model import BF16, F16, F32
+from narrow_cases import NARROW
+from scalar_model import BF16, E4M3, E5M2, F16, F32, decode
 
 THREADS = 128
 FLOAT_FORMATS = {"f32": F32, "f16": F16, "bf16": BF16}
@@ -17,6 +18,9 @@ BIT_KINDS = {
     "f32": "u32",
     "f16": "u16",
     "bf16": "u16",
+    "f16x2": "u32",
+    "e4m3x2": "u16",
+    "e5m2x2": "u16",
     "b16": "u16",
     "b32": "u32",
     "b64": "u64",
@@ -47,6 +51,17 @@ def float32_sources_of_narrow_formats():
     return [value | side for value in bits for side in (0, 0x80000000)]
 
 
+def float32_sources_of_bytes():
+    """Every number of the 8-bit formats, what is halfway to the next, and their neighbours."""
+    values = {2.0**-20, 1e-30, 448.0, 464.0, 465.0, 480.0, 57344.0, 61440.0, 65536.0, 1e30}
+    for form in (E4M3, E5M2):
+        numbers = [float(decode(bits, form)[1]) for bits in range(form.infinity)]
+        values |= {*numbers, *((a + b) / 2 for a, b in itertools.pairwise(numbers))}
+    bits = np.array(sorted(values), np.float32).view(np.uint32)
+    positive = np.unique(np.concatenate([bits - (bits > 0), bits, bits + 1])).tolist()
+    return [value | side for value in positive for side in (0, 0x80000000)]
+
+
 def corners(kind):
     """Values of a type where things go wrong, and a few others."""
     if kind == "pred":
@@ -57,6 +72,10 @@ def corners(kind):
         return [0, 1, 5, 8, 31, 32, 33, 63, 64, 255, 256, 0x110]
     if kind == "selector":
         return [0x3210, 0x7654, 0x0000, 0xFEDC, 0x8080, 0x4B1F, 0xFFFF3210]
+    if kind == "f16x2":
+        return [low | (low * 40503 + 77 & 0xFFFF) << 16 for low in range(0, 65536, 7)]
+    if kind in ("e4m3x2", "e5m2x2"):
+        return [low | (low * 167 + 13 & 255) << 8 for low in range(256)]
     if kind in FLOAT_FORMATS:
         return float_corners(FLOAT_FORMATS[kind])
     kind = BIT_KINDS.get(kind, kind)
@@ -72,6 +91,8 @@ def corners(kind):
 def inputs(case):
     if case.opcode.startswith("cvt") and case.sources[0] == "f32":
         values = corners("f32") + float32_sources_of_narrow_formats()
+        if case.result in ("e4m3x2", "e5m2x2"):
+            values += float32_sources_of_bytes()
         rows = [(value, values[-1 - at])[: len(case.sources)] for at, value in enumerate(values)]
     else:
         values = [corners(kind) for kind in case.sources]
@@ -92,7 +113,7 @@ def agrees(case, got, expected):
     return got == expected
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.file)
+@pytest.mark.parametrize("case", [*CASES, *NARROW], ids=lambda case: case.file)
 def test_instruction(case, run_file):
     rows = inputs(case)
     sources = [

@@ -99,3 +99,16 @@ def test_generic_ordered_atomic(run_file):
     np.testing.assert_array_equal(got[32:64], values)
     bits = np.bitwise_or.reduce(values) | 1 << 20
     assert got[64:].tolist() == [7 + values.sum(), max(-5, values.max()), bits, values.sum()]
+
+
+def test_local(run_file):
+    values = np.random.default_rng(2).integers(-(2**31), 2**31, (64, 4)).astype(np.int32)
+    got = np.zeros((64, 8), np.int32)
+    run_file("local", got, values, block=(64, 1, 1))
+    index = (values[:, 0] & 12) // 4
+    chosen = values[np.arange(64), index]
+    halves = values[:, 1] >> 16
+    with np.errstate(over="ignore"):
+        first = values[:, 0] + values[:, 2]
+    columns = (chosen, values[:, 2], values[:, 3], halves, first, *values.T[1:])
+    np.testing.assert_array_equal(got, np.stack(columns, 1))

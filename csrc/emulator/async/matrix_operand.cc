@@ -39,9 +39,8 @@ std::string CheckDescriptor(uint64_t descriptor) {
 void OperandChunks(uint64_t descriptor, const OperandShape& shape,
                    std::vector<uint32_t>* addresses) {
   addresses->clear();
-  ForOperandChunks(ReadLayout(descriptor), shape, [&](uint32_t address, int, int, int) {
-    addresses->push_back(address);
-  });
+  ForOperandChunks(ReadLayout(descriptor), shape,
+                   [&](uint32_t address, int, int, int) { addresses->push_back(address); });
 }
 
 std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape& shape,

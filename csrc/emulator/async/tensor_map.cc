@@ -17,6 +17,13 @@ uint32_t TensorMap::Swizzled(uint32_t begin, uint32_t offset) const {
   return address ^ ((address >> 7 & mask) << 4);
 }
 
+void TensorMap::Fill(uint8_t* to, uint32_t bytes) const {
+  std::memset(to, fill_nan ? 0xff : 0, bytes);
+  if (!fill_nan) return;
+  const uint32_t element = static_cast<uint32_t>(element_bytes);
+  for (uint32_t last = element - 1; last < bytes; last += element) to[last] = 0x7f;
+}
+
 // The layout was read off a driver's own maps, one parameter at a time.
 std::string ReadTensorMap(const uint8_t* bytes, TensorMap* map) {
   uint64_t words[8];
@@ -29,9 +36,10 @@ std::string ReadTensorMap(const uint8_t* bytes, TensorMap* map) {
   const uint64_t type = field(1, 7, 4);
   if (type >= sizeof(kElementBytes) / sizeof(kElementBytes[0])) return "an unknown element type";
   if (field(1, 11, 2) != 0) return "an interleaved layout";
-  if (field(1, 15, 1) != 0) return "out-of-bounds fill with NaN";
   if (field(1, 16, 1) != 0) return "conversion to tf32";
-  if ((words[6] >> 32 & 0x7fff) != 0) return "element strides";
+  const bool is_float = type >= 6;
+  map->fill_nan = field(1, 15, 1) != 0;
+  if (map->fill_nan && !is_float) return "out-of-bounds fill with NaN for integers";
   map->address = words[0] & 0x1fffffffffffff0ull;
   map->rank = static_cast<int>(field(1, 4, 3)) + 1;
   if (map->rank > 5) return "more than five dimensions";
@@ -47,7 +55,9 @@ std::string ReadTensorMap(const uint8_t* bytes, TensorMap* map) {
   for (int axis = 0; axis < 5; ++axis) {
     map->dims[axis] = dims[axis] + 1;
     map->strides[axis] = axis == 0 ? static_cast<uint64_t>(map->element_bytes) : strides[axis] << 4;
-    map->box[axis] = static_cast<uint32_t>(box[axis]) + 1;
+    // The first dimension has no steps without interleaving, whatever the map says.
+    map->steps[axis] = axis == 0 ? 1 : static_cast<uint32_t>(field(6, 32 + 3 * axis, 3)) + 1;
+    map->box[axis] = (static_cast<uint32_t>(box[axis]) + map->steps[axis]) / map->steps[axis];
   }
   return std::string();
 }

@@ -13,9 +13,13 @@ struct TensorMap {
   int swizzle = 0;           // 0 none, 1: 32 bytes, 2: 64, 3: 128
   uint64_t dims[5] = {};     // elements
   uint64_t strides[5] = {};  // bytes; strides[0] is the element's size
-  uint32_t box[5] = {};      // elements
+  uint32_t box[5] = {};      // elements that are copied
+  uint32_t steps[5] = {};    // elements from one that is copied to the next; steps[0] is 1
+  bool fill_nan = false;     // outside the tensor: NaN, where it is not zero
 
   uint64_t BoxBytes() const;
+  // Writes elements that are outside the tensor: NaN has all bits but its sign.
+  void Fill(uint8_t* to, uint32_t bytes) const;
   // Shared address of byte `offset` of a box that begins at `begin`.
   uint32_t Swizzled(uint32_t begin, uint32_t offset) const;
 };

@@ -11,6 +11,20 @@
 namespace jax_fa4::emulator {
 namespace {
 
+// Prefetches bring nothing that a kernel could see; their operands must be right all the same.
+Step PrefetchBulk(Warp& warp, const Op& op) {
+  ForLanes(warp.exec, [&](int lane) {
+    const uint64_t address = warp.Lanes<uint64_t>(op.a)[lane] + static_cast<uint64_t>(op.immediate);
+    const uint32_t bytes = warp.Lanes<uint32_t>(op.b)[lane];
+    if (bytes % 16 != 0) {
+      warp.Report("bulk-copy", std::to_string(bytes) + " bytes is no multiple of 16", lane);
+    }
+    if (address % 16 != 0) warp.Report("misaligned", "a bulk prefetch not aligned to 16", lane);
+    if (bytes != 0) warp.machine->Global(warp, lane, address, bytes, false);
+  });
+  return Step::kNext;
+}
+
 uint64_t Value(Warp& warp, Slot slot, int bytes, int lane) {
   return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
 }
@@ -54,7 +68,7 @@ void ForBox(const TensorMap& map, const std::array<int32_t, 5>& at, Body body) {
     bool inside = true;
     uint64_t address = map.address + static_cast<uint64_t>(first + before) * element;
     for (int axis = 1; axis < map.rank; ++axis) {
-      const int64_t coordinate = int64_t{at[axis]} + index[axis];
+      const int64_t coordinate = int64_t{at[axis]} + index[axis] * map.steps[axis];
       inside = inside && coordinate >= 0 && coordinate < static_cast<int64_t>(map.dims[axis]);
       address += static_cast<uint64_t>(coordinate) * map.strides[axis];
     }
@@ -199,7 +213,7 @@ void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int3
         if (from != nullptr) {
           std::memcpy(shared + to, from + done, count);
         } else {
-          std::memset(shared + to, 0, count);
+          map.Fill(shared + to, count);
         }
       });
     });
@@ -337,6 +351,36 @@ void MapOperand(Decoder& decoder, const Operand& operand, uint32_t rank, Op* op)
   }
 }
 
+Step PrefetchTensor(Warp& warp, const Op& op) {
+  ForLanes(warp.exec, [&](int lane) {
+    CheckRank(warp, op, MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]), lane);
+  });
+  return Step::kNext;
+}
+
+// cp.async.bulk.prefetch.tensor.2d.L2.global.tile [map, {c0, c1}], cp.async.bulk.prefetch.L2.global
+// [address], bytes; with a cache hint.
+void DecodePrefetch(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                    Op* op) {
+  const bool tensor = modifiers->Take("tensor");
+  std::string_view rank = "0";
+  if (tensor) rank = modifiers->OneOf({"1d", "2d", "3d", "4d", "5d"});
+  modifiers->OneOf({"L2"});
+  modifiers->OneOf({"global"});
+  if (tensor) modifiers->Take("tile");
+  const bool hint = modifiers->Take("L2::cache_hint");
+  modifiers->Done();
+  decoder.ExpectOperands(instruction, (tensor ? 1u : 2u) + (hint ? 1u : 0u));
+  if (tensor) {
+    MapOperand(decoder, instruction.operands[0], static_cast<uint32_t>(rank[0] - '0'), op);
+    op->run = PrefetchTensor;
+    return;
+  }
+  decoder.Address(instruction.operands[0], 8, op);
+  op->b = decoder.Source(instruction.operands[1], 4);
+  op->run = PrefetchBulk;
+}
+
 // A shared address; returns the bytes of its register.
 uint8_t SharedOperand(Decoder& decoder, const Operand& operand, Slot* slot, int64_t* offset) {
   Op address;
@@ -395,8 +439,9 @@ void DecodeCp(Decoder& decoder, const Instruction& instruction, Op* op) {
     DecodeBulkCopy(decoder, instruction, modifiers.OneOf({"global"}), &modifiers, op);
     return;
   }
-  const std::string_view what = modifiers.OneOf(
-      {"tensor", "commit_group", "wait_group", "global", "shared::cta", "shared::cluster"});
+  const std::string_view what = modifiers.OneOf({"tensor", "commit_group", "wait_group", "prefetch",
+                                                 "global", "shared::cta", "shared::cluster"});
+  if (what == "prefetch") return DecodePrefetch(decoder, instruction, &modifiers, op);
   if (what == "global" || what == "shared::cta" || what == "shared::cluster") {
     DecodeBulkCopy(decoder, instruction, what, &modifiers, op);
     return;

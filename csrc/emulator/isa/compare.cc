@@ -41,7 +41,25 @@ bool Gtu(float a, float b) { return Unordered(a, b) || a > b; }
 bool Geu(float a, float b) { return Unordered(a, b) || a >= b; }
 bool Num(float a, float b) { return !Unordered(a, b); }
 
-// d = a ? b; op.immediate is the slot of the complement, or kNoSlot.
+// How a third operand of setp goes into its result.
+enum class Combination : uint8_t { kNone, kAnd, kOr, kXor };
+
+uint32_t Combine(Combination how, uint32_t a, uint32_t b) {
+  switch (how) {
+    case Combination::kAnd:
+      return a & b;
+    case Combination::kOr:
+      return a | b;
+    case Combination::kXor:
+      return a ^ b;
+    case Combination::kNone:
+      break;
+  }
+  return a;
+}
+
+// d = (a ? b) combined with a predicate, op.c, or kNoSlot = (not (a ? b)) combined with it. The
+// predicate's slot is op.target, negated if op.count; how it is combined is op.small.
 template <typename T, auto Function>
 Step Compare(Warp& warp, const Op& op) {
   using Lane = typename LaneOf<T>::type;
@@ -51,11 +69,16 @@ Step Compare(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     result |= uint32_t{Function(static_cast<T>(a[lane]), static_cast<T>(b[lane]))} << lane;
   });
+  const Combination how = static_cast<Combination>(op.small);
+  uint32_t with = 0;  // read first: it may be d
+  if (how != Combination::kNone) {
+    with = warp.Predicate(static_cast<Slot>(op.target)) ^ (op.count != 0 ? ~0u : 0u);
+  }
   uint32_t& d = warp.Predicate(op.d);
-  d = (d & ~warp.exec) | result;
+  d = (d & ~warp.exec) | (Combine(how, result, with) & warp.exec);
   if (op.c != kNoSlot) {
     uint32_t& complement = warp.Predicate(op.c);
-    complement = (complement & ~warp.exec) | (~result & warp.exec);
+    complement = (complement & ~warp.exec) | (Combine(how, ~result, with) & warp.exec);
   }
   return Step::kNext;
 }
@@ -101,12 +124,24 @@ Handler CompareOf(std::string_view how, std::string_view type) {
   return nullptr;
 }
 
+Combination TakeCombination(Modifiers* modifiers) {
+  if (modifiers->Take("and")) return Combination::kAnd;
+  if (modifiers->Take("or")) return Combination::kOr;
+  return modifiers->Take("xor") ? Combination::kXor : Combination::kNone;
+}
+
 void DecodeSetp(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const std::string_view how = modifiers.Next();
+  const Combination combination = TakeCombination(&modifiers);
   const std::string_view type = modifiers.Next();
   modifiers.Done();
-  decoder.ExpectOperands(instruction, 3);
+  decoder.ExpectOperands(instruction, combination == Combination::kNone ? 3 : 4);
+  op->small = static_cast<uint8_t>(combination);
+  if (combination != Combination::kNone) {
+    op->target = static_cast<int32_t>(decoder.PredicateSource(instruction.operands[3]));
+    op->count = instruction.operands[3].negated ? 1 : 0;
+  }
   op->run = type.empty() ? nullptr : CompareOf(how, type);
   if (op->run == nullptr) decoder.Fail(instruction, "this comparison is not supported");
   const Operand& d = instruction.operands[0];

@@ -1,4 +1,6 @@
 // cvt, cvta (PTX ISA, "Data Movement and Conversion Instructions").
+#include "emulator/isa/convert.h"
+
 #include <cmath>
 #include <limits>
 
@@ -27,7 +29,8 @@ Step IntegerToInteger(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
-// To the nearest integer by `kRound`, then to the nearest that T has; a NaN gives zero.
+// To the nearest integer by `kRound`, then to the nearest that T has. A NaN gives zero; in 64 bits
+// only the highest bit (PTX ISA, "cvt", integer notes).
 template <typename T, float (*kRound)(float)>
 Step FloatToInteger(Warp& warp, const Op& op) {
   using Limits = std::numeric_limits<T>;
@@ -43,6 +46,8 @@ Step FloatToInteger(Warp& warp, const Op& op) {
       result = Limits::min();
     } else if (!std::isnan(value)) {
       result = static_cast<T>(value);
+    } else if (sizeof(T) == 8) {
+      result = static_cast<T>(uint64_t{1} << 63);
     }
     d[lane] = ToLane<T>(result);
   });
@@ -131,7 +136,15 @@ Step FloatsToPair(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// cvt.rn to 16 bits, which attention is full of, have handlers of their own below.
+bool IsPlainNarrowing(const Instruction& instruction) {
+  const auto& words = instruction.opcode;
+  return words.size() == 4 && words[1] == "rn" && words[2].find("16") != std::string::npos &&
+         words[3] == "f32";
+}
+
 void DecodeCvt(Decoder& decoder, const Instruction& instruction, Op* op) {
+  if (!IsPlainNarrowing(instruction) && DecodeNarrowConversion(decoder, instruction, op)) return;
   Modifiers modifiers(decoder, instruction);
   const bool rounds = modifiers.Take("rn");
   std::string_view to_integer;

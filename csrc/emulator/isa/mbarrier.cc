@@ -87,8 +87,7 @@ Step Wait(Warp& warp, const Op& op) {
 
 void DecodeWait(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers, Op* op) {
   modifiers->OneOf({"parity"});
-  modifiers->Take("acquire");
-  modifiers->Take("cta");
+  if (modifiers->Take("acquire")) modifiers->OneOf({"cta", "cluster"});
   modifiers->OneOf({"shared", "shared::cta"});
   modifiers->OneOf({"b64"});
   modifiers->Done();

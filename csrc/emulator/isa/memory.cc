@@ -1,5 +1,6 @@
 // ld and st (PTX ISA, "ld", "st").
 #include "emulator/isa/lanes.h"
+#include "emulator/isa/local.h"
 
 namespace jax_fa4::emulator {
 namespace {
@@ -10,7 +11,7 @@ uint64_t LaneAddress(Warp& warp, const Op& op, int lane) {
   return base + static_cast<uint64_t>(op.immediate);
 }
 
-enum class Space { kGlobal, kShared, kParameter, kGeneric };
+enum class Space { kGlobal, kShared, kLocal, kParameter, kGeneric };
 
 uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool write, int lane) {
   switch (space) {
@@ -26,11 +27,14 @@ uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool wr
       if (window == kSharedWindow) {
         return warp.machine->Shared(warp, lane, address & ~kWindowMask, size, write);
       }
+      if (window == kLocalWindow) return Local(warp, lane, address & ~kWindowMask, size, write);
       if (window == kParameterWindow && !write) {
         return Place(warp, Space::kParameter, address & ~kWindowMask, size, write, lane);
       }
       return warp.machine->Global(warp, lane, address, size, write);
     }
+    case Space::kLocal:
+      return Local(warp, lane, address, size, write);
     case Space::kParameter: {
       const std::vector<uint8_t>& parameters = warp.machine->launch.parameters;
       if (address + size > parameters.size()) {
@@ -50,7 +54,7 @@ class Watch {
  public:
   Watch(Warp& warp, const Op& op, bool write, uint32_t element_bytes)
       : races_(warp.machine->races.get()), write_(write), strong_((op.small & kStrong) != 0) {
-    if (kSpace == Space::kParameter) races_ = nullptr;
+    if (kSpace == Space::kParameter || kSpace == Space::kLocal) races_ = nullptr;
     part_ = element_bytes < 4;
     if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write, 0xf, strong_);
   }
@@ -64,8 +68,9 @@ class Watch {
     if (races_ == nullptr) return;
     Space space = kSpace;
     if (kSpace == Space::kGeneric) {
-      if ((address & kWindowMask) == kParameterWindow) return;
-      space = (address & kWindowMask) == kSharedWindow ? Space::kShared : Space::kGlobal;
+      const uint64_t window = address & kWindowMask;
+      if (window == kParameterWindow || window == kLocalWindow) return;
+      space = window == kSharedWindow ? Space::kShared : Space::kGlobal;
       address &= space == Space::kShared ? ~kWindowMask : ~uint64_t{0};
     }
     if (strong_) races_->Strong(warp, address);
@@ -145,7 +150,8 @@ Step Store(Warp& warp, const Op& op) {
 std::string_view Qualifiers(bool loads, Modifiers* modifiers, bool* strong) {
   std::string_view space;
   const auto take_space = [&] {
-    for (const char* name : {"global", "shared", "shared::cta", "shared::cluster", "param"}) {
+    for (const char* name :
+         {"global", "shared", "shared::cta", "shared::cluster", "local", "param"}) {
       if (space.empty() && modifiers->Take(name)) space = name;
     }
   };
@@ -189,14 +195,16 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (loads) {
     op->run = space == "global"  ? Handler(Load<Space::kGlobal>)
               : space == "param" ? Handler(Load<Space::kParameter>)
+              : space == "local" ? Handler(Load<Space::kLocal>)
               : space.empty()    ? Handler(Load<Space::kGeneric>)
                                  : Handler(Load<Space::kShared>);
   } else {
     if (space == "param") decoder.Fail(instruction, "parameters cannot be written");
     op->target = bytes;
-    op->run = space == "global" ? Handler(Store<Space::kGlobal>)
-              : space.empty()   ? Handler(Store<Space::kGeneric>)
-                                : Handler(Store<Space::kShared>);
+    op->run = space == "global"  ? Handler(Store<Space::kGlobal>)
+              : space == "local" ? Handler(Store<Space::kLocal>)
+              : space.empty()    ? Handler(Store<Space::kGeneric>)
+                                 : Handler(Store<Space::kShared>);
   }
 }
 

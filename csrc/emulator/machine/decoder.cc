@@ -23,7 +23,8 @@ const InstructionTable& Instructions() {
   return *table;
 }
 
-constexpr uint64_t kMaxVariableBytes = 1u << 24;  // of all shared, or of all local ones
+constexpr uint64_t kMaxSharedBytes = 1u << 24;
+constexpr uint64_t kMaxLocalBytes = 512u << 10;  // of a thread
 
 struct NamedSpecial {
   std::string_view name;
@@ -332,10 +333,13 @@ void Decoder::PlaceVariables() {
   }
   uint64_t shared = kSharedBase;
   const auto place = [&](const std::string& name, const Variable& variable) {
-    uint64_t& next = variable.space == "shared" ? shared : symbols_["%local"];
+    const bool is_shared = variable.space == "shared";
+    uint64_t& next = is_shared ? shared : symbols_["%local"];
     next = (next + variable.align - 1) / variable.align * variable.align;
-    if (next + variable.size > kMaxVariableBytes) {
-      throw SyntaxError{"variable " + name + " is larger than any memory of a CTA", Location()};
+    if (next + variable.size > (is_shared ? kMaxSharedBytes : kMaxLocalBytes)) {
+      throw SyntaxError{
+          "variable " + name + " is larger than any memory of a " + (is_shared ? "CTA" : "thread"),
+          Location()};
     }
     symbols_[name] = next;
     if (variable.space == "shared") shared_symbols_.insert(name);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -89,6 +90,7 @@ struct Warp {
   Cta* cta = nullptr;
   int index = 0;
   std::unique_ptr<uint8_t[]> frame;
+  std::unique_ptr<uint8_t, decltype(&std::free)> local{nullptr, &std::free};  // isa/local.cc
   uint32_t exec = 0;  // lanes for which the current instruction acts
   uint32_t alive = 0;
   std::vector<LaneGroup> groups;

@@ -1,0 +1,154 @@
+"""Boxes of tensors by TMA: every rank, swizzle and kind of fill, to one CTA or to several."""
+
+import numpy as np
+import pytest
+from boxes import Box, random_bits
+
+BOXES = [
+    Box("u8", 0, (8, 16), (20, 48), (3, 16)),
+    Box("u8", 0, (8, 16), (20, 48), (-3, 40)),
+    Box("f32", 0, (5, 12), (20, 16), (17, -5)),
+    Box("bf16", 1, (16, 16), (20, 48), (2, 8)),
+    Box("bf16", 2, (16, 32), (20, 48), (-1, 32)),
+    Box("bf16", 3, (16, 64), (20, 72), (8, 16)),
+    Box("bf16", 3, (9, 64), (20, 72), (30, 0)),
+    Box("f32", 3, (8, 32), (12, 40), (-7, -31)),
+    Box("bf16", 3, (2, 8, 64), (3, 10, 64), (2, 5, 0)),
+    Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
+    Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
+    # One dimension: inside, over the end, before the beginning, nothing of it inside.
+    Box("f32", 0, (32,), (100,), (40,)),
+    Box("f32", 0, (64,), (100,), (72,)),
+    Box("bf16", 3, (64,), (100,), (-9,)),
+    Box("u8", 0, (16,), (64,), (64,)),
+    Box("u32", 1, (8,), (64,), (3,)),
+    # Far outside, on either side.
+    Box("u16", 0, (4, 16), (9, 16), (-(2**31), 0)),
+    Box("u16", 0, (4, 16), (9, 16), (2**31 - 4, 2**31 - 16)),
+    # Every second or third row of the box; the step of the contiguous dimension says nothing.
+    Box("f32", 0, (8, 8), (20, 16), (1, 4), steps=(2, 1)),
+    Box("f32", 0, (8, 8), (20, 16), (14, -2), steps=(3, 1)),
+    Box("bf16", 3, (16, 64), (40, 64), (-3, 0), steps=(2, 1)),
+    Box("u16", 0, (5, 4, 8), (9, 7, 16), (2, 1, 4), steps=(2, 3, 1)),
+    Box("u8", 0, (1, 3, 5, 2, 16), (2, 4, 6, 3, 32), (1, 1, -1, 1, 8), steps=(1, 2, 2, 1, 1)),
+]
+FILLED = [
+    Box("f32", 0, (5, 12), (20, 16), (17, -5), fill_nan=True),
+    Box("bf16", 3, (9, 64), (20, 72), (15, 32), fill_nan=True),
+    Box("f16", 1, (4, 16), (6, 24), (-2, 16), fill_nan=True),
+    Box("f16", 0, (8,), (40,), (36,), fill_nan=True),
+]
+
+
+@pytest.mark.parametrize("completion", ["latest", "random"])
+@pytest.mark.parametrize("box", [*BOXES, *FILLED])
+def test_load(run_file, tensor_map, box, completion):
+    tensor = random_bits(box.dtype, box.shape)
+    expected = box.image(box.cut(tensor))
+    got = np.full_like(expected, 0xEE)
+    # The map's tensor is an argument that no parameter of the kernel names, so it comes last.
+    described = box.describe(tensor_map, 3 + box.rank, tensor)
+    run_file(
+        f"tensor_load_{box.rank}d",
+        described,
+        got,
+        np.uint32(got.nbytes),
+        *map(np.int32, box.at[::-1]),
+        tensor,
+        shared=65536 + 64,
+        completion=completion,
+        read_only=(3 + box.rank,),
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("completion", ["latest", "random"])
+@pytest.mark.parametrize("box", BOXES)
+def test_store(run_file, tensor_map, box, completion):
+    tensor = random_bits(box.dtype, box.shape)
+    values = random_bits(box.dtype, box.copied, seed=1)
+    expected = box.paste(tensor, values)
+    image = box.image(values)
+    described = box.describe(tensor_map, 3 + box.rank, tensor)
+    run_file(
+        f"tensor_store_{box.rank}d",
+        described,
+        image,
+        np.uint32(image.nbytes),
+        *map(np.int32, box.at[::-1]),
+        tensor,
+        shared=65536,
+        completion=completion,
+    )
+    np.testing.assert_array_equal(tensor, expected)
+
+
+@pytest.mark.parametrize("completion", ["earliest", "latest", "random"])
+def test_load_to_every_cta_of_a_cluster(run_file, tensor_map, completion):
+    box = Box("f32", 3, (4, 32), (14, 32), (0, 0))
+    tensor = random_bits(box.dtype, box.shape)
+    # One behind the other: only every second begins where a swizzle's pattern does.
+    boxes = box.image(np.stack([box.cut(tensor, (4 * rank, 0)) for rank in range(4)]))
+    got = np.zeros((8, 4, 4, 32), np.uint32)
+    run_file(
+        "multicast",
+        box.describe(tensor_map, 2, tensor),
+        got,
+        tensor,
+        np.uint32(0b1111),
+        grid=(8, 1, 1),
+        cluster=(4, 1, 1),
+        shared=4096 + 64,
+        completion=completion,
+    )
+    np.testing.assert_array_equal(got, np.broadcast_to(boxes, got.shape))
+
+
+@pytest.mark.parametrize("completion", ["earliest", "latest", "random"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        Box("bf16", 3, (8, 64), (20, 72), (-2, 8)),
+        Box("bf16", 3, (2, 8, 64), (3, 10, 72), (2, 5, 0)),
+        Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
+        Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
+    ],
+)
+def test_a_pair_signals_one_mbarrier(run_file, tensor_map, box, completion):
+    tensor = random_bits(box.dtype, box.shape)
+    *slow, fast = box.at
+    expected = [box.image(box.cut(tensor, (*slow, fast + rank))) for rank in range(2)]
+    got = np.zeros((2, *box.copied), box.dtype)
+    run_file(
+        f"tensor_load_pair_{box.rank}d",
+        box.describe(tensor_map, 3 + box.rank, tensor),
+        got,
+        np.uint32(got.nbytes // 2),
+        *map(np.int32, box.at[::-1]),
+        tensor,
+        grid=(2, 1, 1),
+        cluster=(2, 1, 1),
+        shared=65536 + 64,
+        completion=completion,
+    )
+    np.testing.assert_array_equal(got, np.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "u32", "fill_nan": True}, "out-of-bounds fill with NaN for integers"),
+        ({"swizzle": 1, "box": (4, 16)}, "a box wider than its swizzle"),
+    ],
+)
+def test_maps_that_are_refused(run_file, tensor_map, finding, changes, message):
+    tensor = np.zeros((8, 16), np.uint32)
+    fields = {"kind": "f32", "swizzle": 0, "box": (4, 8), "shape": (8, 16), "at": (0, 0)}
+    box = Box(**fields | changes)
+    described = box.describe(tensor_map, 5, tensor)
+    got = np.zeros(box.copied, np.uint32)
+    zeros = [np.int32(0)] * 2
+    with pytest.raises(finding, match=message):
+        run_file(
+            "tensor_load_2d", described, got, np.uint32(got.nbytes), *zeros, tensor, shared=66000
+        )
