@@ -15,6 +15,11 @@ constexpr std::pair<std::string_view, emulator::Completion> kCompletions[] = {
     {"random", emulator::Completion::kRandom},
 };
 
+constexpr std::pair<std::string_view, emulator::Level> kLevels[] = {
+    {"ptx", emulator::Level::kPtx},
+    {"hardware", emulator::Level::kHardware},
+};
+
 // Of a warp. A minute or two of emulation, far above what kernels need; a warp that gets there
 // loops forever.
 constexpr uint64_t kMaxInstructions = uint64_t{1} << 30;
@@ -26,6 +31,21 @@ emulator::GlobalRange RangeOf(const Named& argument, bool writable) {
   range.writable = writable;
   range.name = std::string(argument.name);
   return range;
+}
+
+// A word that stands for a value.
+template <typename T, size_t N>
+ffi::Error ReadChoice(std::string_view operation, const ffi::Dictionary& attributes,
+                      std::string_view name, const std::pair<std::string_view, T> (&choices)[N],
+                      std::string_view expected, T* value) {
+  std::string_view word;
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, name, &word));
+  for (const auto& [choice, meaning] : choices) {
+    if (choice != word) continue;
+    *value = meaning;
+    return ffi::Error::Success();
+  }
+  return InvalidArgument(operation, name, " \"", word, "\": must be ", expected);
 }
 
 ffi::Error ReadSpecial(std::string_view operation, const ffi::Dictionary& attributes,
@@ -48,9 +68,7 @@ ffi::Error ReadSpecial(std::string_view operation, const ffi::Dictionary& attrib
 ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionary& attributes,
                                 EmulatorSettings* settings) {
   int64_t seed = 0;
-  std::string_view completion;
   JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "seed", &seed));
-  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "completion", &completion));
   JAX_FA4_RETURN_IF_ERROR(
       ReadAttribute(operation, attributes, "exact", &settings->options.exact_tensor_cores));
   JAX_FA4_RETURN_IF_ERROR(ReadAttribute(operation, attributes, "sm_count", &settings->sm_count));
@@ -60,13 +78,10 @@ ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionar
   if (settings->sm_count < 1) {
     return InvalidArgument(operation, "sm_count ", settings->sm_count, ": must be at least 1");
   }
-  for (const auto& [name, value] : kCompletions) {
-    if (name != completion) continue;
-    settings->options.completion = value;
-    return ffi::Error::Success();
-  }
-  return InvalidArgument(operation, "completion \"", completion,
-                         "\": must be earliest, latest or random");
+  JAX_FA4_RETURN_IF_ERROR(ReadChoice(operation, attributes, "level", kLevels, "ptx or hardware",
+                                     &settings->options.level));
+  return ReadChoice(operation, attributes, "completion", kCompletions, "earliest, latest or random",
+                    &settings->options.completion);
 }
 
 ffi::Error LaunchEmulated(const Operation& operation, const std::vector<const Variant*>& variants,

@@ -23,7 +23,7 @@ ffi::Error ReadAttribute(std::string_view operation, const ffi::Dictionary& attr
 }
 
 // How the emulator is to run, as every emulated call says it in its attributes: seed, completion,
-// exact, special, sm_count (jax_fa4/emulator/settings.py).
+// exact, special, sm_count, level (jax_fa4/emulator/settings.py).
 struct EmulatorSettings {
   emulator::Options options;
   int32_t sm_count = 0;

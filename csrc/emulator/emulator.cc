@@ -48,10 +48,10 @@ std::string CheckLaunch(const Program& program, const Launch& launch) {
 
 }  // namespace
 
-Kernel LoadKernel(std::string_view ptx) {
+Kernel LoadKernel(std::string_view ptx, std::string_view entry) {
   Kernel kernel;
   try {
-    kernel.program = Decode(ptx);
+    kernel.program = Decode(ptx, entry);
   } catch (const SyntaxError& error) {
     kernel.error = error.what;
   } catch (const std::exception& error) {

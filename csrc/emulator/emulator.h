@@ -21,7 +21,8 @@ struct Kernel {
   std::string error;
 };
 
-Kernel LoadKernel(std::string_view ptx);
+// The entry of that name; no name means the only entry of `ptx`.
+Kernel LoadKernel(std::string_view ptx, std::string_view entry = {});
 
 // Runs the grid. Never throws, never crashes, whatever the kernel does.
 Report RunKernel(const Program& program, const Launch& launch, const Options& options);

@@ -12,8 +12,12 @@ import numpy as np
 
 Completion = Literal["earliest", "latest", "random"]
 Special = Literal["rounded", "h100"]
+Level = Literal["ptx", "hardware"]
 COMPLETIONS = ("earliest", "latest", "random")
 SPECIALS = ("rounded", "h100")
+LEVELS = ("ptx", "hardware")
+
+_CHOICES = {"completion": COMPLETIONS, "special": SPECIALS, "level": LEVELS}
 
 # The seed is an int64 attribute, the number of SMs an int32 one.
 _MAX_SEED = 2**63 - 1
@@ -29,7 +33,10 @@ class Settings:
     ("latest") or at any time between ("random"). `exact` rounds products as the tensor cores do;
     without it they are plain float32 sums, which is faster. `special` is how ex2.approx and
     rcp.approx round: correctly, or as an H100 does. `sm_count` is the number of SMs that
-    the kernel is told; it divides the work by it.
+    the kernel is told; it divides the work by it. `level` is how strictly the order of accesses is
+    judged: by the text of the ISA ("ptx", which the kernels of this package satisfy), or by what
+    working kernels of others rely on besides ("hardware"); csrc/emulator/check/README.md has the
+    differences.
     """
 
     seed: int = 0
@@ -37,16 +44,15 @@ class Settings:
     exact: bool = True
     special: Special = "rounded"
     sm_count: int = 132
+    level: Level = "ptx"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _MAX_SEED:
             raise ValueError(f"seed is {self.seed}, expected a number from 0 to 2**63 - 1")
-        if self.completion not in COMPLETIONS:
-            choices = ", ".join(map(repr, COMPLETIONS))
-            raise ValueError(f"completion is {self.completion!r}, expected one of {choices}")
-        if self.special not in SPECIALS:
-            choices = ", ".join(map(repr, SPECIALS))
-            raise ValueError(f"special is {self.special!r}, expected one of {choices}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                expected = ", ".join(map(repr, choices))
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {expected}")
         if not 1 <= self.sm_count <= _MAX_SM_COUNT:
             raise ValueError(f"sm_count is {self.sm_count}, expected at least 1")
 
@@ -58,6 +64,7 @@ class Settings:
             "exact": np.bool_(self.exact),
             "special": self.special,
             "sm_count": np.int32(self.sm_count),
+            "level": self.level,
         }
 
 

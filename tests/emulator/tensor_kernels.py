@@ -1,5 +1,6 @@
 """PTX of small kernels for the fifth-generation tensor cores, and operands laid out for them."""
 
+import ml_dtypes
 import numpy as np
 
 BYTES = 32768  # of each operand in shared memory
@@ -218,3 +219,77 @@ def instruction_descriptor(rows, columns, a_type, b_type, *, negate=(0, 0), tran
         | columns // 8 << 17
         | rows // 16 << 24
     )
+
+
+TYPES = {
+    "f16": ("f16", 0, np.float16),
+    "bf16": ("f16", 1, ml_dtypes.bfloat16),
+    "e4m3": ("f8f6f4", 0, ml_dtypes.float8_e4m3fn),
+    "e5m2": ("f8f6f4", 1, ml_dtypes.float8_e5m2),
+}
+
+
+def run_product(
+    run,
+    *,
+    types=("bf16", "bf16"),
+    columns=64,
+    group=1,
+    rows_contiguous=(False, False),
+    swizzles=(128, 128),
+    a_in_tensor_memory=False,
+    twice=1,
+    keep=0,
+    negate=(0, 0),
+    shape=None,
+    how=None,
+    **changes,
+):
+    """Runs A B of small integers, whose sums are exact; returns what came out, and A B."""
+    kind, a_type, a_dtype = TYPES[types[0]]
+    _, b_type, b_dtype = TYPES[types[1]]
+    depth = 32 // np.dtype(a_dtype).itemsize
+    random = np.random.default_rng(0)
+    a = random.integers(-3, 4, (128 * group, depth)).astype(a_dtype)
+    b = random.integers(-3, 4, (columns, depth)).astype(b_dtype)
+    a_parts, b_parts = np.split(a, group), np.split(b, group)
+    a_images = [
+        lay_out(part, rows_contiguous=rows_contiguous[0], swizzle=swizzles[0]) for part in a_parts
+    ]
+    b_images = [
+        lay_out(part, rows_contiguous=rows_contiguous[1], swizzle=swizzles[1]) for part in b_parts
+    ]
+    a_bytes = np.concatenate([image for image, _ in a_images])
+    if a_in_tensor_memory:
+        a_bytes[: a.nbytes] = np.ascontiguousarray(a).view(np.uint8).reshape(-1)
+    out = np.full((128 * group, columns), np.nan, np.float32)
+    run(
+        product(
+            columns=columns,
+            kind=kind,
+            group=group,
+            a_in_tensor_memory=a_in_tensor_memory,
+            **changes,
+        ),
+        a_bytes,
+        np.concatenate([image for image, _ in b_images]),
+        out,
+        a_images[0][1],
+        b_images[0][1],
+        shape
+        or instruction_descriptor(
+            128 * group,
+            columns,
+            a_type,
+            b_type,
+            negate=negate,
+            transposed=tuple(map(int, rows_contiguous)),
+        ),
+        np.uint32(twice),
+        np.uint32(keep),
+        grid=(group, 1, 1),
+        block=(128, 1, 1),
+        cluster=(group, 1, 1),
+        **(how or {}),
+    )
+    return out, a.astype(np.float64) @ b.astype(np.float64).T

@@ -57,6 +57,39 @@ def test_widths(run_file, space):
     np.testing.assert_array_equal(got, expected)
 
 
+VECTORS_OF_8 = """
+.version 8.8
+.target sm_100a
+.address_size 64
+.visible .entry kernel(.param .u64 to, .param .u64 from)
+{
+  .reg .b32 %r<16>;
+  .reg .b64 %rd<8>;
+  mov.u32 %r0, %tid.x;
+  mul.wide.u32 %rd2, %r0, 32;
+  ld.param.b64 %rd0, [to];
+  ld.param.b64 %rd1, [from];
+  add.s64 %rd0, %rd0, %rd2;
+  add.s64 %rd1, %rd1, %rd2;
+  ld.global.v8.b32 {%r1, %r2, %r3, %r4, %r5, %r6, %r7, %r8}, [%rd1];
+  st.global.v8.b32 [%rd0+OFFSET], {%r8, %r7, %r6, %r5, %r4, %r3, %r2, %r1};
+  ret;
+}
+"""
+
+
+def test_vectors_of_8(run_ptx, finding):
+    values = np.random.default_rng(1).integers(0, 2**32, (32, 8), np.uint32)
+    got = np.zeros_like(values)
+    run_ptx(VECTORS_OF_8.replace("OFFSET", "0"), got, values)
+    np.testing.assert_array_equal(got, values[:, ::-1])
+    with pytest.raises(finding, match="misaligned: .* not aligned to 32"):
+        run_ptx(VECTORS_OF_8.replace("OFFSET", "16"), got, values)
+    for wrong in (".shared.v8.b32", ".global.v8.b64"):
+        with pytest.raises(finding, match="syntax: "):
+            run_ptx(VECTORS_OF_8.replace(".global.v8.b32", wrong), got, values)
+
+
 def test_generic_ordered_atomic(run_file):
     values = np.random.default_rng(1).integers(-1000, 1000, 32).astype(np.int32)
     got = np.zeros(68, np.int32)

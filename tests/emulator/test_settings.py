@@ -31,6 +31,8 @@ def test_options_nest_and_end():
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"completion": "soon"}, "completion is 'soon', expected one of 'earliest'"),
         ({"sm_count": 0}, "sm_count is 0"),
+        ({"special": "h200"}, "special is 'h200', expected one of 'rounded', 'h100'"),
+        ({"level": "sass"}, "level is 'sass', expected one of 'ptx', 'hardware'"),
     ],
 )
 def test_bad_options_are_refused(changes, words):
@@ -42,11 +44,12 @@ def test_settings_are_attributes_of_the_call():
     def call(q, k, v):
         return jax_fa4.flash_attention(q, k, v, implementation="emulator")
 
-    with options(seed=7, completion="latest", exact=False, sm_count=4):
+    with options(seed=7, completion="latest", exact=False, sm_count=4, level="hardware"):
         text = jax.jit(call).lower(X, X, X).as_text()
     assert ffi.EMULATED_FORWARD_TARGET in text
     for words in ("seed = 7 : i64", 'completion = "latest"', "exact = false", "sm_count = 4 : i32"):
         assert words in text
+    assert 'level = "hardware"' in text
     assert 'variants = "fwd_sm90_bf16_d64"' in text
 
 

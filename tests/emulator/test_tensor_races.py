@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
-from tensor_races import KERNELS, text
+from tensor_kernels import run_product
+from tensor_races import text
+from tensor_races_one_thread import ONE_THREAD
+from tensor_races_threads import THREADS
 
 SCHEDULES = [("earliest", 0), ("latest", 0), *(("random", seed) for seed in range(2))]
 LEVELS = ("ptx", "hardware")
+KERNELS = ONE_THREAD | THREADS
 CASES = [
     pytest.param(name, edge, level, id=f"{name}: {edge or 'as it is'}, {level}")
     for name, (_, findings) in KERNELS.items()
@@ -34,3 +38,60 @@ def test_every_edge_is_there():
     for body, findings in KERNELS.values():
         for edge in findings:
             assert edge == "" or f"// NEEDS {edge}\n" in body
+
+
+# What a pair of CTAs may lose: (text of the kernel, what stands there instead, finding).
+FENCE = "fence.proxy.async.shared::cta;"
+MEET = "  barrier.cluster.arrive;\n  barrier.cluster.wait;\n  @first tcgen05.dealloc"
+PAIR = {
+    "the odd CTA's proxy fence": (
+        FENCE,
+        f"{{ .reg .pred even; setp.eq.u32 even, rank, 0; @even {FENCE} }}",
+        "race: .*read of shared address.*CTA 1 warp.*missing: fence.proxy.async",
+    ),
+    "the hand-over of the operands": (
+        "  barrier.cluster.arrive;\n  barrier.cluster.wait;\n  tcgen05.fence::after",
+        "  bar.sync 0;\n  tcgen05.fence::after",
+        "race: .*CTA 1 warp|uninitialised: (A|B) in shared memory|D in column|never initialised"
+        "|other CTA, 1 in the grid, has exited",
+    ),
+    "the commit to both": (
+        "mov.b16 all, 3;",
+        "mov.b16 all, 1;",
+        "deadlock: ",
+    ),
+    "the meeting before dealloc": (
+        MEET,
+        "  bar.sync 0;\n  @first tcgen05.dealloc",
+        "race: .*CTA [01] warp .'s asynchronous read by tcgen05.ld",
+    ),
+    "the odd CTA's dealloc": (
+        "  @first tcgen05.dealloc",
+        "  setp.eq.u32 p, rank, 0; and.pred first, first, p;\n  @first tcgen05.dealloc",
+        r"deadlock: (.|\n)*tcgen05.dealloc: waits for the pair's other CTA|unfinished",
+    ),
+    "one cta_group": (
+        "tcgen05.relinquish_alloc_permit.cta_group::2",
+        "tcgen05.relinquish_alloc_permit.cta_group::1",
+        "cta-pair: .cta_group::1 in a kernel that uses ::2, too",
+    ),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("edge", [None, *PAIR])
+def test_pair_of_ctas(edge, level, run_ptx, finding):
+    def run(kernel, *arguments, **how):
+        if edge is not None:
+            old, new, _ = PAIR[edge]
+            assert old in kernel
+            kernel = kernel.replace(old, new)
+        return run_ptx(kernel, *arguments, **how)
+
+    for completion, seed in SCHEDULES:
+        how = {"completion": completion, "seed": seed, "level": level}
+        if edge is None:
+            run_product(run, group=2, how=how)
+            continue
+        with pytest.raises(finding, match=PAIR[edge][2]):
+            run_product(run, group=2, how=how)

@@ -45,3 +45,37 @@ def test_parameters_and_places(run_file):
         assert got[place][:12].tolist() == expected
         expected = [words[1], words[3], words[5], words[6] >> 8 & 255]
         assert got[place][12:].tolist() == expected
+
+
+MAPA = """
+.version 8.6
+.target sm_90a
+.address_size 64
+.shared .align 16 .b8 memory[16];
+.visible .entry kernel(.param .u64 d)
+{
+  .reg .pred %p<4>;
+  .reg .b32 %r<8>;
+  mov.u32 %r0, %tid.x;
+  mov.u32 %r1, memory;
+  mapa.shared::cluster.u32 %r2, %r1, %r0;
+  setp.OUTSIDE.u32 %p0, %r0, 2;
+  setp.eq.u32 %p1, %r0, 0;
+  @%p1 mbarrier.init.shared.b64 [%r1], 64;
+  fence.mbarrier_init.release.cluster;
+  barrier.cluster.arrive;
+  barrier.cluster.wait;
+  @%p0 mbarrier.arrive.shared::cluster.b64 _, [%r2];
+  barrier.cluster.arrive;
+  barrier.cluster.wait;
+  ret;
+}
+"""
+
+
+def test_mapa_of_ctas_that_are_not_there(run_ptx, finding):
+    """9.7.9.23: it computes an address. Who uses one of no CTA is told."""
+    where = {"grid": (2, 1, 1), "cluster": (2, 1, 1)}
+    run_ptx(MAPA.replace("OUTSIDE", "lt"), np.zeros(1, np.uint32), **where)
+    with pytest.raises(finding, match="out-of-bounds: .* of CTA 2 in a cluster of 2"):
+        run_ptx(MAPA.replace("OUTSIDE", "le"), np.zeros(1, np.uint32), **where)

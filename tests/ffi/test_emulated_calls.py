@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_fa4 import ffi
-from jax_fa4.emulator import Settings, load
+from jax_fa4.emulator import Settings, load, ptx_of
 
 SHAPE, ROWS = (2, 8, 4, 64), (2, 4, 8)
 BAND = {"band_lower": np.int32(-(2**30)), "band_upper": np.int32(2**30)}
@@ -56,6 +56,7 @@ def test_right_calls_run():
     [
         ({"completion": "soon"}, 'completion "soon": must be earliest, latest or random'),
         ({"sm_count": np.int32(0)}, "sm_count 0: must be at least 1"),
+        ({"level": "sass"}, 'level "sass": must be ptx or hardware'),
         ({"special": "h200"}, 'special "h200": must be rounded or h100'),
         ({"variants": "fwd_sm90_fp16_d64"}, "variant fwd_sm90_fp16_d64 does not take q bf16"),
         ({"variants": "no_such_kernel"}, "variant no_such_kernel is not in this build"),
@@ -70,11 +71,26 @@ def test_bad_attributes_are_refused(changes, words):
     assert str(caught.value).startswith("INVALID_ARGUMENT: jax_fa4_fwd_v1: ")
 
 
-@pytest.mark.parametrize("missing", ["seed", "completion", "exact", "variants"])
+@pytest.mark.parametrize("missing", ["seed", "completion", "exact", "level", "variants"])
 def test_missing_attributes_are_named(missing):
     for function, attributes in ((forward, FORWARD), (preprocess, PREPROCESS)):
         with pytest.raises(jax.errors.JaxRuntimeError, match=missing):
             function(**{name: x for name, x in attributes.items() if name != missing})
+
+
+def test_levels_differ_in_what_they_let_pass():
+    """Arrivals at a barrier that nobody waits for: the text of the ISA forbids them."""
+    name = PREPROCESS["variants"]
+    left = re.sub(r"\n\s*ret;", "\n bar.sync 0; bar.arrive 9, 992;\n ret;", ptx_of(name))
+    assert left.count("bar.arrive 9") == 1
+    ffi.extension().emulator_load(name, left)
+    try:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="barrier-count: the CTA ends"):
+            preprocess(**PREPROCESS | {"level": "ptx"})
+        (delta,) = preprocess(**PREPROCESS | {"level": "hardware"})
+    finally:
+        ffi.extension().emulator_load(name, ptx_of(name))
+    assert (delta == 63).all()
 
 
 def test_bad_buffers_are_refused():

@@ -158,6 +158,7 @@ void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, ShadowSp
   const Access& earlier = accesses_[writer];
   const Access& own = accesses_[party->id];
   if ((earlier.bytes & own.bytes) == 0 || (earlier.atomic && own.atomic)) return;
+  if (party->agrees && !earlier.async && earlier.bytes == own.bytes) return;
   if (!Ordered(earlier, *party, space)) ReportRace(earlier, *party, lane, space, address);
   party->passed_writer_ = writer;
 }

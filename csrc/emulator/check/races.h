@@ -56,6 +56,7 @@ class Party {
   bool write = false;
   bool async = false;
   bool synchronous = false;  // in tensor memory: needs no fence::after_thread_sync
+  bool agrees = false;  // memory holds already what it writes
 
  private:
   friend class RaceDetector;
@@ -116,7 +117,7 @@ class RaceDetector {
   void VisitTensor(Party* party, int lane, const Cta& cta, uint32_t quadrant, uint32_t column,
                    uint32_t columns);
   // tcgen05.dealloc of columns that nobody may still use.
-  void FreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns);
+  void CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns);
 
   // Whether the access by `bytes` bytes at `address` needs a Party of its own: a part of a word.
   static uint8_t PartOfWord(uint64_t address, uint32_t bytes) {

@@ -85,7 +85,7 @@ bool RaceDetector::TensorOrdered(const Access& earlier, const Party& later) {
   return earlier.issuer == Index(*later.warp) || earlier.issued <= own[earlier.issuer];
 }
 
-void RaceDetector::FreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns) {
+void RaceDetector::CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns) {
   ShadowWords& shadow = tensor_[cta.rank];
   if (shadow.writer.empty()) return;
   Party party;

@@ -1,6 +1,8 @@
 // Clusters of CTAs: barrier.cluster and mapa (PTX ISA, "barrier.cluster", "mapa").
 #include "emulator/isa/cluster.h"
 
+#include <algorithm>
+
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -62,14 +64,10 @@ Step Mapa(Warp& warp, const Op& op) {
   Lane* d = warp.Lanes<Lane>(op.d);
   const Lane* a = warp.Lanes<Lane>(op.a);
   const uint32_t* b = warp.Lanes<uint32_t>(op.b);
+  // Of a CTA that the cluster lacks too it is an address; who uses it is told.
   ForLanes(warp.exec, [&](int lane) {
-    if (b[lane] >= warp.cta->cluster->ctas.size()) {
-      warp.Report("out-of-bounds",
-                  "CTA " + std::to_string(b[lane]) + " of a cluster of " +
-                      std::to_string(warp.cta->cluster->ctas.size()),
-                  lane);
-    }
-    d[lane] = (a[lane] & 0xffffffu) | static_cast<Lane>(b[lane]) << 24;
+    const Lane rank = std::min<uint32_t>(b[lane], 0xff);
+    d[lane] = (a[lane] & 0xffffffu) | rank << 24;
   });
   return Step::kNext;
 }

@@ -16,6 +16,9 @@ enum class Space { kGlobal, kShared, kLocal, kParameter, kGeneric };
 uint8_t* Place(Warp& warp, Space space, uint64_t address, uint32_t size, bool write, int lane) {
   switch (space) {
     case Space::kGlobal:
+      if (size == 32 && address % 32 != 0) {
+        warp.Report("misaligned", "global memory is accessed by 32 bytes, not aligned to 32", lane);
+      }
       return warp.machine->Global(warp, lane, address, size, write);
     case Space::kShared:
       return warp.machine->Shared(warp, lane, address, size, write);
@@ -55,6 +58,12 @@ class Watch {
     part_ = element_bytes < 4;
     if (races_ != nullptr && !part_) party_ = races_->Generic(warp, write, 0xf, strong_);
   }
+  // Stores of the same bytes are a race of uniform size, which the axioms still govern (8.7.2): in
+  // either order memory ends with these bytes. Working kernels rely on it.
+  bool AcceptsAgreeing(const Warp& warp) const {
+    return races_ != nullptr && warp.machine->options.level == Level::kHardware;
+  }
+  void Agrees(bool agrees) { agrees_ = agrees; }
   void Lane(Warp& warp, int lane, uint64_t address, uint32_t size) {
     if (races_ == nullptr) return;
     Space space = kSpace;
@@ -68,6 +77,7 @@ class Watch {
     if (part_) {
       party_ = races_->Generic(warp, write_, RaceDetector::PartOfWord(address, size), strong_);
     }
+    party_.agrees = agrees_;
     if (space == Space::kGlobal) {
       races_->VisitGlobal(&party_, lane, address, size);
     } else {
@@ -80,6 +90,7 @@ class Watch {
   RaceDetector* races_;
   Party party_;
   bool part_ = false;
+  bool agrees_ = false;
   bool write_;
   bool strong_;
 };
@@ -114,9 +125,18 @@ Step Store(Warp& warp, const Op& op) {
   const uint32_t bytes = static_cast<uint32_t>(op.target);
   const uint32_t lane_bytes = bytes < 4 ? 4 : bytes;
   Watch<kSpace> watch(warp, op, true, bytes);
+  const bool accepts_agreeing = watch.AcceptsAgreeing(warp);
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = LaneAddress(warp, op, lane);
     uint8_t* to = Place(warp, kSpace, address, bytes * op.count, true, lane);
+    if (accepts_agreeing) {
+      bool agrees = true;
+      for (uint32_t i = 0; i < op.count; ++i) {
+        const uint8_t* from = warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes;
+        agrees = agrees && std::memcmp(to + i * bytes, from, bytes) == 0;
+      }
+      watch.Agrees(agrees);
+    }
     watch.Lane(warp, lane, address, bytes * op.count);
     for (uint32_t i = 0; i < op.count; ++i) {
       std::memcpy(to + i * bytes, warp.Lanes<uint8_t>(slots[i]) + lane * lane_bytes, bytes);
@@ -156,6 +176,7 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   size_t elements = 1;
   if (modifiers.Take("v2")) elements = 2;
   if (modifiers.Take("v4")) elements = 4;
+  if (space == "global" && modifiers.Take("v8")) elements = 8;
   const std::string_view type = modifiers.Next();
   modifiers.Done();
   const int bytes = MemoryBytes(type);
@@ -166,6 +187,7 @@ void DecodeAccess(Decoder& decoder, const Instruction& instruction, Op* op) {
   if (decoder.Elements(value, LaneBytes(type), loads, op) != elements) {
     decoder.Fail(value, "not as many registers as the vector has elements");
   }
+  if (elements == 8 && bytes != 4) decoder.Fail(instruction, "eight elements are of 32 bits");
   if (bytes * elements > 32) decoder.Fail(instruction, "more than 32 bytes at once");
   decoder.Address(address, space == "global" || space.empty() ? 8 : 0, op);
   if (strong) op->small |= kStrong;

@@ -67,7 +67,33 @@ Cta& PeerCta(const Warp& warp) {
                                 std::to_string(ctas.size()) + " and this one is rank " +
                                 std::to_string(warp.cta->rank));
   }
+  if (ctas[peer]->Exited()) {
+    warp.Report("cta-pair", "the pair's other CTA, " + std::to_string(ctas[peer]->linear) +
+                                " in the grid, has exited");
+  }
   return *ctas[peer];
+}
+
+uint64_t UniformValue(Warp& warp, Slot slot, int bytes, const char* what) {
+  const auto value = [&](int lane) -> uint64_t {
+    return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
+  };
+  const uint64_t first = value(__builtin_ctz(warp.exec));
+  ForLanes(warp.exec, [&](int lane) {
+    if (value(lane) != first) {
+      warp.Report("divergent", std::string("the lanes of a warp give different ") + what, lane);
+    }
+  });
+  return first;
+}
+
+void CheckCtaGroup(Warp& warp, int group) {
+  int& used = warp.machine->cta_group;
+  if (used != 0 && used != group) {
+    warp.Report("cta-pair", ".cta_group::" + std::to_string(group) +
+                                " in a kernel that uses ::" + std::to_string(used) + ", too");
+  }
+  used = group;
 }
 
 uint64_t TensorQueue(const Warp& warp, int lane) {

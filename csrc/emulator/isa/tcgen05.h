@@ -26,7 +26,14 @@ class Origin {
   int cta_, warp_, lane_;
 };
 
-// The other CTA of the pair, for .cta_group::2; reports a cluster that has no pairs.
+// A 4- or 8-byte value that is the same in all lanes; reports one that is not.
+uint64_t UniformValue(Warp& warp, Slot slot, int bytes, const char* what);
+
+// All tcgen05 instructions of a kernel name one .cta_group (PTX ISA 9.7.16.7.1).
+void CheckCtaGroup(Warp& warp, int group);
+
+// The other CTA of the pair, for .cta_group::2; reports a cluster that has no pairs, and a CTA that
+// has exited (9.7.16.5).
 Cta& PeerCta(const Warp& warp);
 
 // The queue in which the asynchronous tcgen05 instructions of a thread take effect.

@@ -10,6 +10,7 @@ namespace {
 // op.a + op.immediate = mbarrier, op.b = mask of CTAs or kNoSlot, op.target = CTAs of the group.
 Step Commit(Warp& warp, const Op& op) {
   Machine* machine = warp.machine;
+  CheckCtaGroup(warp, op.target);
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t base =
         op.small == 8 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];

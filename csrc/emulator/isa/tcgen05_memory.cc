@@ -1,8 +1,6 @@
-// tcgen05.alloc, dealloc, relinquish_alloc_permit, ld, st (PTX ISA, "Tensor Memory Allocation and
-// Management Instructions", "Tensor Memory and Register Load/Store Instructions").
+// tcgen05.ld and st (PTX ISA, "Tensor Memory and Register Load/Store Instructions").
 #include <algorithm>
 #include <memory>
-#include <utility>
 
 #include "emulator/check/tensor_watch.h"
 #include "emulator/isa/lanes.h"
@@ -10,96 +8,6 @@
 
 namespace jax_fa4::emulator {
 namespace {
-
-uint64_t Uniform(Warp& warp, Slot slot, int bytes, const char* what) {
-  const auto value = [&](int lane) -> uint64_t {
-    return bytes == 8 ? warp.Lanes<uint64_t>(slot)[lane] : warp.Lanes<uint32_t>(slot)[lane];
-  };
-  const uint64_t first = value(__builtin_ctz(warp.exec));
-  ForLanes(warp.exec, [&](int lane) {
-    if (value(lane) != first) {
-      warp.Report("divergent", std::string("the lanes of a warp give different ") + what, lane);
-    }
-  });
-  return first;
-}
-
-uint32_t ColumnCount(Warp& warp, Slot slot) {
-  const uint32_t columns = static_cast<uint32_t>(Uniform(warp, slot, 4, "column counts"));
-  if (columns < kAllocationUnit || columns > kTensorColumns || (columns & (columns - 1)) != 0) {
-    warp.Report("tensor-memory",
-                std::to_string(columns) + " columns; a power of two from 32 to 512 is allowed");
-  }
-  return columns;
-}
-
-// op.a + op.immediate = shared address, op.b = columns, op.target = CTAs of the group.
-Step Alloc(Warp& warp, const Op& op) {
-  TensorMemory& memory = warp.cta->tensor;
-  const uint32_t columns = ColumnCount(warp, op.b);
-  if (memory.relinquished) {
-    warp.Report("tensor-memory", "an allocation after relinquish_alloc_permit");
-  }
-  if (columns > memory.last_size) {
-    warp.Report("tensor-memory", std::to_string(columns) + " columns after an allocation of " +
-                                     std::to_string(memory.last_size) + ": sizes must not grow");
-  }
-  int first = -1;
-  if (op.target == 1) {
-    first = memory.Allocate(columns);
-  } else if (memory.granted >= 0) {
-    first = std::exchange(memory.granted, -1);
-  } else {
-    TensorMemory& peer = PeerCta(warp).tensor;
-    memory.requested = columns;
-    if (peer.requested != 0 && peer.requested != columns) {
-      warp.Report("tensor-memory", "the CTAs of a pair ask for " + std::to_string(columns) +
-                                       " and " + std::to_string(peer.requested) + " columns");
-    }
-    if (peer.requested == columns) first = memory.FindRoom(columns, &peer);
-    if (first >= 0) {
-      memory.Take(static_cast<uint32_t>(first), columns);
-      peer.Take(static_cast<uint32_t>(first), columns);
-      memory.requested = peer.requested = 0;
-      peer.granted = first;
-      ++warp.machine->version;
-    }
-  }
-  if (first < 0) {
-    return warp.Wait("tcgen05.alloc: waits for " + std::to_string(columns) + " columns; " +
-                     std::to_string(memory.allocated_columns()) + " of 512 are taken");
-  }
-  memory.last_size = columns;
-  const uint64_t address =
-      Uniform(warp, op.a, op.small, "addresses") + static_cast<uint64_t>(op.immediate);
-  const uint32_t result = static_cast<uint32_t>(first);
-  std::memcpy(warp.machine->Shared(warp, -1, address, 4, true), &result, 4);
-  WatchAllocation(warp, warp.machine->CtaOf(warp, -1, address),
-                  static_cast<uint32_t>(address & 0xffffff));
-  return Step::kNext;
-}
-
-// op.a = address, op.b = columns.
-Step Dealloc(Warp& warp, const Op& op) {
-  const uint32_t address = static_cast<uint32_t>(Uniform(warp, op.a, 4, "addresses"));
-  const uint32_t columns = ColumnCount(warp, op.b);
-  const std::string wrong = TensorLane(address) != 0
-                                ? "an address with a lane"
-                                : warp.cta->tensor.Free(TensorColumn(address), columns);
-  if (!wrong.empty()) warp.Report("tensor-memory", "dealloc of " + wrong);
-  if (warp.machine->races != nullptr) {
-    warp.machine->races->FreeTensor(warp, *warp.cta, TensorColumn(address), columns);
-  }
-  ++warp.machine->version;
-  return Step::kNext;
-}
-
-Step Relinquish(Warp& warp, const Op&) {
-  warp.cta->tensor.relinquished = true;
-  return Step::kNext;
-}
-
-// ---- ld and st
 
 enum class Shape : uint8_t { k32x32b, k16x64b, k16x128b, k16x256b, k16x32bx2 };
 
@@ -138,7 +46,7 @@ uint32_t ColumnsOf(Shape shape, uint32_t registers, uint32_t split) {
 // The address, checked: a warp reaches the 32 lanes of its own quadrant. op.a + op.immediate =
 // address, op.small = shape, op.target = split.
 uint32_t CheckedAddress(Warp& warp, const Op& op) {
-  const uint32_t address = static_cast<uint32_t>(Uniform(warp, op.a, 4, "addresses")) +
+  const uint32_t address = static_cast<uint32_t>(UniformValue(warp, op.a, 4, "addresses")) +
                            static_cast<uint32_t>(op.immediate);
   const Shape shape = static_cast<Shape>(op.small);
   const uint32_t lanes = shape == Shape::k32x32b ? 32 : 16;
@@ -234,32 +142,6 @@ Step Store(Warp& warp, const Op& op) {
 }
 
 }  // namespace
-
-void DecodeTensorAllocation(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
-                            std::string_view what, Op* op) {
-  op->target = TakeCtaGroup(modifiers);
-  modifiers->OneOf({"sync"});
-  modifiers->OneOf({"aligned"});
-  op->converged = true;
-  if (what == "relinquish_alloc_permit") {
-    modifiers->Done();
-    decoder.ExpectOperands(instruction, 0);
-    op->run = Relinquish;
-    return;
-  }
-  if (what == "alloc") modifiers->OneOf({"shared::cta"});
-  modifiers->OneOf({"b32"});
-  modifiers->Done();
-  decoder.ExpectOperands(instruction, 2);
-  op->b = decoder.Source(instruction.operands[1], 4);
-  if (what == "alloc") {
-    decoder.Address(instruction.operands[0], 0, op);
-    op->run = Alloc;
-  } else {
-    op->a = decoder.Source(instruction.operands[0], 4);
-    op->run = Dealloc;
-  }
-}
 
 void DecodeTensorAccess(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
                         bool loads, Op* op) {

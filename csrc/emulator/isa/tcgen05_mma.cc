@@ -180,6 +180,7 @@ Step IssueMma(Warp& warp, const Op& op) {
   const Slot* slots = warp.machine->program.slots.data() + op.first;
   ForLanes(warp.exec, [&](int lane) {
     const Origin origin(warp, lane);
+    CheckCtaGroup(warp, (op.small & 2) != 0 ? 2 : 1);
     auto mma = std::make_shared<Mma>();
     mma->ctas = CtasOf(warp, (op.small & 2) != 0 ? 2 : 1);
     mma->shape = ReadDescription(warp.Lanes<uint32_t>(op.c)[lane],

@@ -382,15 +382,24 @@ void Decoder::Run() {
   if (program_->ops.empty()) throw SyntaxError{"an entry without instructions", Location()};
 }
 
-std::unique_ptr<const Program> Decode(std::string_view ptx) {
-  auto program = std::make_unique<Program>();
-  program->module = Parse(ptx);
-  if (program->module.entries.size() != 1) {
+namespace {
+const Entry* FindEntry(const Module& module, std::string_view name) {
+  if (name.empty() && module.entries.size() != 1) {
     throw SyntaxError{"a module with one entry is expected; this one has " +
-                          std::to_string(program->module.entries.size()),
+                          std::to_string(module.entries.size()),
                       Location()};
   }
-  program->entry = &program->module.entries[0];
+  for (const Entry& entry : module.entries) {
+    if (name.empty() || entry.name == name) return &entry;
+  }
+  throw SyntaxError{"the module has no entry '" + std::string(name) + "'", Location()};
+}
+}  // namespace
+
+std::unique_ptr<const Program> Decode(std::string_view ptx, std::string_view entry) {
+  auto program = std::make_unique<Program>();
+  program->module = Parse(ptx);
+  program->entry = FindEntry(program->module, entry);
   Decoder(ptx, program.get()).Run();
   return program;
 }

@@ -32,6 +32,11 @@ std::string Hex(uint64_t value) {
 
 }  // namespace
 
+bool Cta::Exited() const {
+  return std::all_of(warps.begin(), warps.end(),
+                     [](const std::unique_ptr<Warp>& warp) { return warp->alive == 0; });
+}
+
 const Op& Warp::op() const { return machine->program.ops[groups[current].pc]; }
 
 void Warp::Report(const std::string& kind, const std::string& what, int lane) const {

@@ -136,6 +136,7 @@ struct Mbarrier {
   int64_t pending = 0;
   int64_t expected = 0;
   int64_t transactions = 0;
+  uint64_t initialised_by = 0;      // Machine::executed at the time
   ProxyClocks arriving, completed;  // what arrivals released, and up to the last phase
 };
 
@@ -152,6 +153,7 @@ struct Cta {
   TensorMemory tensor;
   bool cancel_failed = false;  // a try_cancel was seen to find no cluster
   std::vector<std::unique_ptr<Warp>> warps;
+  bool Exited() const;  // every warp of it
 };
 
 // An asynchronous operation under way. Those of one queue take effect in order.
@@ -182,6 +184,7 @@ struct Machine {
   uint64_t version = 1;  // grows with every change that may let somebody go on
   uint64_t next_queue = 1;
   uint64_t executed = 0;
+  int cta_group = 0;                    // of its tcgen05 instructions; 0: none yet
   Cluster cluster;                      // the running one
   std::unique_ptr<RaceDetector> races;  // null: not checked
 

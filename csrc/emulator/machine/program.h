@@ -121,7 +121,8 @@ struct Program {
   uint32_t local_bytes = 0;
 };
 
-// Parses and decodes the first entry of `ptx`. Throws SyntaxError.
-std::unique_ptr<const Program> Decode(std::string_view ptx);
+// Parses `ptx` and decodes the entry of that name; no name means its only entry. Throws
+// SyntaxError.
+std::unique_ptr<const Program> Decode(std::string_view ptx, std::string_view entry = {});
 
 }  // namespace jax_fa4::emulator

@@ -38,7 +38,7 @@ int TensorMemory::Allocate(uint32_t columns) {
   return first;
 }
 
-std::string TensorMemory::Free(uint32_t first, uint32_t columns) {
+std::string TensorMemory::CheckFree(uint32_t first, uint32_t columns) const {
   const uint32_t unit = first / kAllocationUnit;
   uint32_t held = 0;
   if (first % kAllocationUnit == 0 && unit < kUnits) {
@@ -49,12 +49,15 @@ std::string TensorMemory::Free(uint32_t first, uint32_t columns) {
     return std::to_string(columns) + " columns of an allocation of " +
            std::to_string(held * kAllocationUnit);
   }
-  std::fill_n(first_of_ + unit, held, 0u);
+  return std::string();
+}
+
+void TensorMemory::Free(uint32_t first, uint32_t columns) {
+  std::fill_n(first_of_ + first / kAllocationUnit, columns / kAllocationUnit, 0u);
   for (uint32_t lane = 0; lane < kTensorLanes; ++lane) {
     std::fill_n(Cell(lane, first), columns, kPoison);
     std::fill_n(Written(lane, first), columns, uint8_t{0});
   }
-  return std::string();
 }
 
 std::string TensorMemory::CheckRange(uint32_t first_lane, uint32_t lanes, uint32_t first_column,

@@ -22,8 +22,9 @@ class TensorMemory {
   // The first column that is free in this memory and in `peer`.
   int FindRoom(uint32_t columns, const TensorMemory* peer) const;
   void Take(uint32_t first, uint32_t columns);
-  // Empty on success, otherwise what is wrong.
-  std::string Free(uint32_t first, uint32_t columns);
+  // What is wrong with freeing these columns; empty if nothing.
+  std::string CheckFree(uint32_t first, uint32_t columns) const;
+  void Free(uint32_t first, uint32_t columns);
 
   // Why the cells cannot be touched; empty if they can.
   std::string CheckRange(uint32_t first_lane, uint32_t lanes, uint32_t first_column,
@@ -40,6 +41,8 @@ class TensorMemory {
   // What a warp asks for together with the pair's other CTA, and what it was given.
   uint32_t requested = 0;
   int granted = -1;
+  uint32_t freeing = 0;  // columns that it waits to free with the pair's other CTA
+  bool freed = false;    // by that CTA
 
  private:
   std::vector<uint32_t> cells_;                               // made with the first allocation

@@ -1,0 +1,125 @@
+"""What working kernels rely on: found at level `ptx`, accepted at level `hardware`.
+
+A line that ends in `// WRONG` makes of it what no level accepts.
+"""
+
+import numpy as np
+import pytest
+
+SCHEDULES = [("earliest", 0), ("latest", 0), *(("random", seed) for seed in range(3))]
+
+HEAD = """
+.version 8.6
+.target sm_90a
+.address_size 64
+.shared .align 1024 .b8 memory[2048];
+.visible .entry kernel(.param .u64 d)
+{
+  .reg .pred %p<8>;
+  .reg .b32 %r<16>;
+  .reg .b64 %rd<16>;
+  ld.param.b64 %rd0, [d];
+  mov.u32 %r0, %tid.x;
+  mov.u32 %r1, %ctaid.x;
+  mov.u32 %r2, memory;
+  mov.u32 %r3, 7;
+"""
+
+KERNELS = {
+    # PTX ISA 8.7.2: a race of uniform size.
+    "CTAs store the same bytes": (
+        "race: a write to global address 0x.* is not ordered after CTA 0 warp 0's write",
+        """
+        mov.u32 %r3, %r1;  // WRONG
+        setp.eq.b32 %p0, %r0, 0;
+        @%p0 st.global.b32 [%rd0], %r3;
+        """,
+        "race: a write to global address",
+    ),
+    "warps store the same bytes": (
+        "race: a write to shared address 0x400 is not ordered after CTA 0 warp .'s write",
+        """
+        shr.u32 %r3, %r0, 5;  // WRONG
+        st.shared.b32 [%r2], %r3;
+        """,
+        "race: a write to shared address",
+    ),
+    # 9.7.13.15.9: there is no init of a live object.
+    "all lanes initialise": (
+        "mbarrier: .* is initialised while it is alive",
+        """
+        setp.ge.u32 %p0, %r0, 32;
+        @%p0 ret;
+        add.s32 %r3, %r3, %r0;  // WRONG
+        mbarrier.init.shared.b64 [%r2], %r3;
+        """,
+        "mbarrier: .* is initialised while it is alive",
+    ),
+    "initialised again": (
+        "mbarrier: .* is initialised while it is alive",
+        """
+        setp.ge.u32 %p0, %r0, 32;
+        @%p0 ret;
+        mbarrier.init.shared.b64 [%r2], %r3;
+        mbarrier.init.shared.b64 [%r2], %r3;  // WRONG
+        """,
+        "mbarrier: .* is initialised while it is alive",
+    ),
+}
+
+STORE_AND_EXIT = """
+  setp.ne.b32 %p0, %r0, 0;
+  @%p0 ret;
+  mov.b32 %r4, 0x3f800000;
+  st.shared.v4.b32 [%r2], {%r4, %r4, %r4, %r4};
+  fence.proxy.async.shared::cta;
+  mov.b32 %r5, 16;
+  cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%rd0], [%r2], %r5;
+"""
+
+
+def kernel(body, wrong):
+    lines = [line for line in body.splitlines() if wrong or not line.endswith("// WRONG")]
+    return HEAD + "\n".join(lines) + "\n  ret;\n}\n"
+
+
+def launch(run_ptx, name, wrong, level, schedule):
+    run_ptx(
+        kernel(KERNELS[name][1], wrong),
+        np.zeros(64, np.uint32),
+        grid=(2, 1, 1) if "CTAs" in name else (1, 1, 1),
+        block=(64, 1, 1),
+        completion=schedule[0],
+        seed=schedule[1],
+        level=level,
+    )
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_found_by_the_text(name, run_ptx, finding):
+    for schedule in SCHEDULES:
+        with pytest.raises(finding, match=KERNELS[name][0]):
+            launch(run_ptx, name, "again" in name, "ptx", schedule)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_accepted_where_it_works(name, run_ptx):
+    for schedule in SCHEDULES:
+        launch(run_ptx, name, False, "hardware", schedule)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_found_at_any_level_if_it_is_wrong(name, run_ptx, finding):
+    for schedule in SCHEDULES:
+        with pytest.raises(finding, match=KERNELS[name][2]):
+            launch(run_ptx, name, True, "hardware", schedule)
+
+
+def test_a_store_may_outlive_its_thread(run_ptx, finding):
+    for completion, seed in SCHEDULES:
+        sums = np.zeros(4, np.float32)
+        how = {"completion": completion, "seed": seed}
+        run_ptx(kernel(STORE_AND_EXIT, False), sums, block=(64, 1, 1), level="hardware", **how)
+        np.testing.assert_array_equal(sums, 1)
+    with pytest.raises(finding, match="unfinished: exits with an uncommitted bulk copy"):
+        run_ptx(kernel(STORE_AND_EXIT, False), sums, block=(64, 1, 1), completion="latest")
