@@ -78,8 +78,8 @@ def test_reading_before_the_commit_arrives_is_found(run_ptx, finding):
 
 
 def test_shapes_that_do_not_exist(run_ptx, finding):
-    with pytest.raises(finding, match="descriptor: M = 128, N = 8 for 1 CTAs"):
-        run_product(run_ptx, shape=instruction_descriptor(128, 8, 1, 1))
+    with pytest.raises(finding, match="descriptor: M = 192, N = 64 for 1 CTAs"):
+        run_product(run_ptx, shape=instruction_descriptor(192, 64, 1, 1))
 
 
 MEMORY = (

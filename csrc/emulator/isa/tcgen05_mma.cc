@@ -4,61 +4,28 @@
 // thread take effect in order, and a commit arrives after all that its thread issued before.
 #include "emulator/isa/tcgen05_mma.h"
 
+#include <cmath>
 #include <memory>
 #include <utility>
 
 #include "emulator/async/matrix_operand.h"
+#include "emulator/isa/half.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
 namespace {
 
-enum class MmaKind : uint8_t { kF16, kF8F6F4 };
-
-ElementType TypeOf(MmaKind kind, uint32_t field, const Origin& origin) {
-  if (kind == MmaKind::kF16 && field < 2) {
-    return field == 0 ? ElementType::kF16 : ElementType::kBF16;
-  }
-  if (kind == MmaKind::kF8F6F4 && field < 2) {
-    return field == 0 ? ElementType::kE4M3 : ElementType::kE5M2;
-  }
-  origin.Report("descriptor", "element type " + std::to_string(field) +
-                                  " of the instruction descriptor is not supported");
-}
-
-Description ReadDescription(uint32_t bits, MmaKind kind, int ctas, const Origin& origin) {
-  if ((bits & 0xf) != 0) origin.Report("descriptor", "sparse or saturating products");
-  if ((bits >> 4 & 3) != 1) origin.Report("descriptor", "an accumulator that is not float32");
-  if (bits >> 30 != 0) origin.Report("descriptor", "a shift of B's rows");
-  Description d;
-  d.a_type = TypeOf(kind, bits >> 7 & 7, origin);
-  d.b_type = TypeOf(kind, bits >> 10 & 7, origin);
-  d.negate_a = (bits >> 13 & 1) != 0;
-  d.negate_b = (bits >> 14 & 1) != 0;
-  d.transpose_a = (bits >> 15 & 1) != 0;
-  d.transpose_b = (bits >> 16 & 1) != 0;
-  d.columns = static_cast<int>(bits >> 17 & 0x3f) * 8;
-  d.rows = static_cast<int>(bits >> 24 & 0x1f) * 16;
-  const int step = ctas == 2 || d.rows == 128 * ctas ? 16 : 8;
-  const bool rows_known = d.rows == 64 * ctas || d.rows == 128 * ctas;
-  if (!rows_known || d.columns < step || d.columns > 256 || d.columns % step != 0) {
-    origin.Report("descriptor", "M = " + std::to_string(d.rows) +
-                                    ", N = " + std::to_string(d.columns) + " for " +
-                                    std::to_string(ctas) + " CTAs");
-  }
-  return d;
-}
+// From the first to the last that a product uses.
+uint32_t LanesOf(const Mma& mma) { return mma.rows() == 64 && !Folded(mma) ? 112 : 128; }
 
 void ReadTensorA(const Mma& mma, Cta* cta, const Origin& origin, std::vector<uint16_t>* bits) {
   TensorMemory& memory = cta->tensor;
   const uint32_t address = static_cast<uint32_t>(mma.a);
   const uint32_t first = TensorColumn(address);
   const std::string wrong =
-      memory.CheckRange(TensorLane(address), static_cast<uint32_t>(mma.rows()), first, 8);
+      memory.CheckRange(TensorLane(address), Folded(mma) ? 64 : LanesOf(mma), first, 8);
   if (!wrong.empty()) origin.Report("tensor-memory", "A in " + wrong);
-  const int per_cell = 4 / ElementBytes(mma.shape.a_type);
-  const int width = 32 / per_cell;
-  const uint32_t mask = per_cell == 2 ? 0xffffu : 0xffu;
+  const int size = ElementBytes(mma.shape.a_type), per_cell = 4 / size;
   for (int m = 0; m < mma.rows(); ++m) {
     const uint32_t lane = LaneOfRow(mma, address, static_cast<uint32_t>(m));
     for (uint32_t column = 0; column < 8; ++column) {
@@ -67,9 +34,10 @@ void ReadTensorA(const Mma& mma, Cta* cta, const Origin& origin, std::vector<uin
                                            ", column " + std::to_string(first + column) +
                                            ", which nothing has written");
       }
-      const uint32_t cell = *memory.Cell(lane, first + column);
-      uint16_t* to = bits->data() + m * mma.depth() + static_cast<int>(column) * per_cell;
-      for (int i = 0; i < per_cell; ++i) to[i] = static_cast<uint16_t>(cell >> (width * i) & mask);
+      uint8_t bytes[4];
+      std::memcpy(bytes, memory.Cell(lane, first + column), sizeof(bytes));
+      const int element = m * mma.depth() + static_cast<int>(column) * per_cell;
+      WidenChunk(bytes, per_cell, size, 1, bits->data() + element * ElementPlaces(size));
     }
   }
 }
@@ -79,17 +47,17 @@ void Negate(Unpacked* operand) {
 }
 
 Unpacked LoadA(const Mma& mma, Cta* cta, const Origin& origin) {
-  std::vector<uint16_t> bits(static_cast<size_t>(mma.rows() * mma.depth()));
+  const int size = ElementBytes(mma.shape.a_type), elements = mma.rows() * mma.depth();
+  std::vector<uint16_t> bits(static_cast<size_t>(elements * ElementPlaces(size)));
   if (mma.a_in_tensor_memory) {
     ReadTensorA(mma, cta, origin, &bits);
   } else {
-    const OperandShape shape = {mma.rows(), mma.depth(), ElementBytes(mma.shape.a_type),
-                                mma.shape.transpose_a};
+    const OperandShape shape = {mma.rows(), mma.depth(), size, mma.shape.transpose_a};
     const std::string wrong = ReadOperand(*cta, mma.a, shape, mma.depth(), 1, bits.data());
     if (!wrong.empty()) origin.Report("uninitialised", "A in shared memory: " + wrong);
   }
   Unpacked a;
-  Unpack(mma.shape.a_type, bits.data(), bits.size(), &a);
+  Unpack(mma.shape.a_type, bits.data(), static_cast<size_t>(elements), &a);
   if (mma.shape.negate_a) Negate(&a);
   return a;
 }
@@ -98,16 +66,17 @@ Unpacked LoadA(const Mma& mma, Cta* cta, const Origin& origin) {
 Unpacked LoadB(const Mma& mma, const Origin& origin) {
   const int columns = mma.shape.columns;
   const int share = columns / static_cast<int>(mma.ctas.size());
-  std::vector<uint16_t> bits(static_cast<size_t>(columns * mma.depth()));
-  const OperandShape shape = {share, mma.depth(), ElementBytes(mma.shape.b_type),
-                              mma.shape.transpose_b};
+  const int size = ElementBytes(mma.shape.b_type), places = ElementPlaces(size);
+  const int elements = columns * mma.depth();
+  std::vector<uint16_t> bits(static_cast<size_t>(elements * places));
+  const OperandShape shape = {share, mma.depth(), size, mma.shape.transpose_b};
   for (size_t i = 0; i < mma.ctas.size(); ++i) {
     const std::string wrong = ReadOperand(*mma.ctas[i], mma.b, shape, 1, columns,
-                                          bits.data() + i * static_cast<size_t>(share));
+                                          bits.data() + static_cast<int>(i) * share * places);
     if (!wrong.empty()) origin.Report("uninitialised", "B in shared memory: " + wrong);
   }
   Unpacked b;
-  Unpack(mma.shape.b_type, bits.data(), bits.size(), &b);
+  Unpack(mma.shape.b_type, bits.data(), static_cast<size_t>(elements), &b);
   if (mma.shape.negate_b) Negate(&b);
   return b;
 }
@@ -130,10 +99,27 @@ void ForRowsOfD(const Mma& mma, Body body) {
 
 void CheckD(const Mma& mma, Cta* cta, const Origin& origin) {
   const uint32_t columns = static_cast<uint32_t>(mma.shape.columns / (Folded(mma) ? 2 : 1));
-  const uint32_t lanes = mma.rows() == 64 && !Folded(mma) ? 112 : 128;
   const std::string wrong =
-      cta->tensor.CheckRange(TensorLane(mma.d), lanes, TensorColumn(mma.d), columns);
+      cta->tensor.CheckRange(TensorLane(mma.d), LanesOf(mma), TensorColumn(mma.d), columns);
   if (!wrong.empty()) origin.Report("tensor-memory", "D in " + wrong);
+}
+
+void ReadCells(const Mma& mma, const uint32_t* cells, int count, float* d) {
+  if (!mma.shape.half) {
+    std::memcpy(d, cells, static_cast<size_t>(count) * 4);
+  } else {
+    for (int i = 0; i < count; ++i) d[i] = FloatFromHalf(static_cast<uint16_t>(cells[i]));
+  }
+  if (mma.scale == 0) return;
+  for (int i = 0; i < count; ++i) d[i] = std::ldexp(d[i], -mma.scale);
+}
+
+void WriteCells(const Mma& mma, const float* d, int count, uint32_t* cells) {
+  if (!mma.shape.half) {
+    std::memcpy(cells, d, static_cast<size_t>(count) * 4);
+  } else {
+    for (int i = 0; i < count; ++i) cells[i] = HalfFromFloat(d[i]);
+  }
 }
 
 void ComputeOn(const Mma& mma, Cta* cta, const Unpacked& b, const Origin& origin) {
@@ -152,16 +138,16 @@ void ComputeOn(const Mma& mma, Cta* cta, const Unpacked& b, const Origin& origin
                                            ", column " + std::to_string(at) +
                                            ", which nothing has written");
       }
-      std::memcpy(row(m, column), memory.Cell(lane, first), bytes * 4);
+      ReadCells(mma, memory.Cell(lane, first), count, row(m, column));
     });
   }
   const Product product = {mma.shape.a_type, mma.shape.b_type, mma.rows(), mma.shape.columns,
-                           mma.depth(),      mma.accumulate,   mma.exact};
+                           mma.depth(),      mma.accumulate,   mma.exact,  mma.shape.half};
   MultiplyAdd(product, a, b, d.data());
   const uint32_t* disabled = mma.disabled + (cta == mma.ctas[0] ? 0 : 4);
   ForRowsOfD(mma, [&](int m, int column, uint32_t lane, uint32_t first, int count) {
     if ((disabled[lane / 32] >> lane % 32 & 1u) != 0) return;
-    std::memcpy(memory.Cell(lane, first), row(m, column), static_cast<size_t>(count) * 4);
+    WriteCells(mma, row(m, column), count, memory.Cell(lane, first));
     std::memset(memory.Written(lane, first), 1, static_cast<size_t>(count));
   });
 }
@@ -173,7 +159,8 @@ std::vector<Cta*> CtasOf(const Warp& warp, int group) {
   return {&peer, warp.cta};
 }
 
-// op.small: bit 0 A in tensor memory, bit 1 two CTAs, bit 2 kind::f8f6f4. op.d, op.immediate = D;
+// op.small: bit 0 A in tensor memory, bit 1 two CTAs, from bit 2 the kind, from bit 4 the scale of
+// D. op.d, op.immediate = D;
 // op.a, op.target = A; op.b = B; op.c = instruction descriptor; slots: the lanes to leave alone,
 // then the predicate.
 Step IssueMma(Warp& warp, const Op& op) {
@@ -183,19 +170,27 @@ Step IssueMma(Warp& warp, const Op& op) {
     CheckCtaGroup(warp, (op.small & 2) != 0 ? 2 : 1);
     auto mma = std::make_shared<Mma>();
     mma->ctas = CtasOf(warp, (op.small & 2) != 0 ? 2 : 1);
-    mma->shape = ReadDescription(warp.Lanes<uint32_t>(op.c)[lane],
-                                 (op.small & 4) != 0 ? MmaKind::kF8F6F4 : MmaKind::kF16,
-                                 static_cast<int>(mma->ctas.size()), origin);
+    mma->shape =
+        ReadDescription(warp.Lanes<uint32_t>(op.c)[lane], static_cast<MmaKind>(op.small >> 2 & 3),
+                        static_cast<int>(mma->ctas.size()), origin);
     mma->exact = warp.machine->options.exact_tensor_cores;
     mma->accumulate = (warp.Predicate(slots[op.count]) >> lane & 1u) != 0;
     mma->a_in_tensor_memory = (op.small & 1) != 0;
+    mma->scale = op.small >> 4;
     mma->a = mma->a_in_tensor_memory
                  ? warp.Lanes<uint32_t>(op.a)[lane] + static_cast<uint32_t>(op.target)
                  : warp.Lanes<uint64_t>(op.a)[lane];
     mma->b = warp.Lanes<uint64_t>(op.b)[lane];
     mma->d = warp.Lanes<uint32_t>(op.d)[lane] + static_cast<uint32_t>(op.immediate);
+    if (mma->scale != 0 && mma->shape.half) {
+      origin.Report("descriptor", "a scaled float16 accumulator is not supported");
+    }
     if (TensorLane(mma->d) != 0 && !(mma->rows() == 64 && TensorLane(mma->d) == 16)) {
       origin.Report("tensor-memory", "D begins at lane " + std::to_string(TensorLane(mma->d)));
+    }
+    if (mma->a_in_tensor_memory &&
+        TensorLane(static_cast<uint32_t>(mma->a)) != TensorLane(mma->d)) {
+      origin.Report("tensor-memory", "A and D begin at different lanes");
     }
     std::string wrong = CheckDescriptor(mma->b);
     if (wrong.empty() && !mma->a_in_tensor_memory) wrong = CheckDescriptor(mma->a);
@@ -218,7 +213,10 @@ Step IssueMma(Warp& warp, const Op& op) {
 void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
                      Op* op) {
   const int group = TakeCtaGroup(modifiers);
-  const bool bytes = modifiers->OneOf({"kind::f16", "kind::f8f6f4"}) == "kind::f8f6f4";
+  const std::string_view name = modifiers->OneOf({"kind::f16", "kind::f8f6f4", "kind::tf32"});
+  const MmaKind kind = name == "kind::f16"    ? MmaKind::kF16
+                       : name == "kind::tf32" ? MmaKind::kTF32
+                                              : MmaKind::kF8F6F4;
   // Hints of how long A stays in the collector; they change no result.
   for (const char* hint : {"fill", "use", "lastuse", "discard"}) {
     if (modifiers->Take(std::string("collector::a::") + hint)) break;
@@ -226,10 +224,18 @@ void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers
   modifiers->Done();
   const auto& operands = instruction.operands;
   const size_t count = operands.size();
-  if (count != 5 && count != 6) decoder.Fail(instruction, "five or six operands are expected");
+  if (count < 5 || count > 7) decoder.Fail(instruction, "five to seven operands are expected");
   const bool masked = operands[4].kind == OperandKind::kVector;
-  if (masked != (count == 6)) {
-    decoder.Fail(instruction, "scaling of D, or operands out of order, are not supported");
+  const size_t enable = masked ? 5 : 4;  // whether D is added; behind it, its scale
+  if (count < enable + 1 || count > enable + 2) {
+    decoder.Fail(instruction, "operands out of order");
+  }
+  uint64_t scale = 0;
+  if (count == enable + 2) {
+    scale = decoder.Immediate(operands[enable + 1]);
+    if (kind == MmaKind::kF8F6F4 || scale > 15) {
+      decoder.Fail(operands[enable + 1], "a scale from 0 to 15 of kind::f16 or kind::tf32");
+    }
   }
   const bool a_in_tensor_memory = operands[1].kind == OperandKind::kAddress;
   if (a_in_tensor_memory) {
@@ -249,9 +255,9 @@ void DecodeTensorMma(Decoder& decoder, const Instruction& instruction, Modifiers
   if (masked && decoder.Elements(operands[4], 4, false, op) != 4u * static_cast<uint32_t>(group)) {
     decoder.Fail(operands[4], "four registers a CTA are expected");
   }
-  decoder.mutable_program()->slots.push_back(decoder.PredicateSource(operands[count - 1]));
-  op->small =
-      static_cast<uint8_t>((a_in_tensor_memory ? 1 : 0) | (group == 2 ? 2 : 0) | (bytes ? 4 : 0));
+  decoder.mutable_program()->slots.push_back(decoder.PredicateSource(operands[enable]));
+  op->small = static_cast<uint8_t>((a_in_tensor_memory ? 1 : 0) | (group == 2 ? 2 : 0) |
+                                   static_cast<int>(kind) << 2 | static_cast<int>(scale) << 4);
   op->run = IssueMma;
 }
 

@@ -8,9 +8,12 @@
 
 namespace jax_fa4::emulator {
 
+enum class MmaKind : uint8_t { kF16, kF8F6F4, kTF32 };
+
 // The 32-bit instruction descriptor.
 struct Description {
   ElementType a_type, b_type;
+  bool half;  // D is float16, in the lower half of its cells
   bool negate_a, negate_b, transpose_a, transpose_b;
   int rows, columns;  // M and N
 };
@@ -25,10 +28,11 @@ struct Mma {
   uint64_t a = 0;  // descriptor, or address in tensor memory
   uint64_t b = 0;
   uint32_t d = 0;
+  int scale = 0;              // D is multiplied by 2^-scale before
   uint32_t disabled[8] = {};  // lanes of D that stay as they are
 
   int rows() const { return shape.rows / static_cast<int>(ctas.size()); }  // of one CTA
-  int depth() const { return ElementBytes(shape.a_type) == 2 ? 16 : 32; }
+  int depth() const { return 32 / ElementBytes(shape.a_type); }
 };
 
 // Where row `m` of a CTA's D or A lies. A product of 64 rows on one CTA uses every second half of
@@ -41,6 +45,9 @@ inline uint32_t LaneOfRow(const Mma& mma, uint32_t address, uint32_t m) {
 }
 
 inline bool Folded(const Mma& mma) { return mma.rows() == 64 && mma.ctas.size() == 2; }
+
+// Reports what does not exist or is not supported.
+Description ReadDescription(uint32_t bits, MmaKind kind, int ctas, const Origin& origin);
 
 // Tells the race detector what `mma`, which `lane` issues now, reads and writes.
 void WatchMma(Warp& warp, int lane, const Mma& mma);
