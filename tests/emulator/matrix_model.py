@@ -6,11 +6,23 @@ of its factors' and a zero's is -126, each is truncated to 25 fraction bits, the
 truncated to float32.
 """
 
+from fractions import Fraction
+
 import numpy as np
-from scalar_model import F32
+from scalar_model import BF16, E4M3, E5M2, F16, F32, TF32, Format, encode
 
 FRACTION = 25
-NAN = 0x7FFFFFFF
+E2M3, E3M2, E2M1 = (Format(e, f, finite=True) for e, f in ((2, 3), (3, 2), (2, 1)))
+FORMATS = {
+    "f16": F16,
+    "bf16": BF16,
+    "tf32": TF32,
+    "e4m3": E4M3,
+    "e5m2": E5M2,
+    "e2m3": E2M3,
+    "e3m2": E3M2,
+    "e2m1": E2M1,
+}
 
 
 def parts(bits, form):
@@ -24,17 +36,19 @@ def parts(bits, form):
 
 
 def is_special(bits, form):
+    if form.finite:
+        return bits & form.nan == form.nan and form.bits == 8  # 4 and 6 bits have no NaN
     return bits & form.infinity == form.infinity
 
 
-def special_sum(pairs, c, form):
+def special_sum(pairs, c, forms, d):
     """With an infinity or a NaN among the terms: IEEE; NaN is canonical."""
-    total = float(np.array(c, np.uint32).view(np.float32))
+    total = to_float(c, d)
     for a, b in pairs:
-        total = total + to_float(a, form) * to_float(b, form)
+        total = total + to_float(a, forms[0]) * to_float(b, forms[1])
     if total != total:
-        return NAN
-    return 0x7F800000 if total > 0 else 0xFF800000
+        return d.nan
+    return d.infinity | (0 if total > 0 else 1 << (d.bits - 1))
 
 
 def to_float(bits, form):
@@ -45,46 +59,57 @@ def to_float(bits, form):
     return significand * 2.0 ** (exponent - form.fraction_bits)
 
 
-def fused(pairs, c, form):
-    """The bits of c + sum of a b over the pairs, all given as bits."""
-    if is_special(c, F32) or any(is_special(x, form) for pair in pairs for x in pair):
-        return special_sum(pairs, c, form)
+def fused(pairs, c, forms, d=F32, fraction=FRACTION, kept=23):
+    """The bits of c + sum of a b over the pairs, all given as bits; c and the sum are of format d.
+
+    `fraction` bits survive the alignment, `kept` of the sum are not truncated in float32.
+    """
+    if is_special(c, d) or any(
+        is_special(x, form) for pair in pairs for x, form in zip(pair, forms, strict=True)
+    ):
+        return special_sum(pairs, c, forms, d)
     terms = []
     for a, b in pairs:
-        (x, ex), (y, ey) = parts(a, form), parts(b, form)
-        terms.append((x * y, ex + ey, 2 * form.fraction_bits))
-    terms.append((*parts(c, F32), F32.fraction_bits))
+        (x, ex), (y, ey) = parts(a, forms[0]), parts(b, forms[1])
+        terms.append((x * y, ex + ey, forms[0].fraction_bits + forms[1].fraction_bits))
+    terms.append((*parts(c, d), d.fraction_bits))
     top = max(exponent for _, exponent, _ in terms)
     total = 0
-    for significand, exponent, fraction in terms:
-        shift = FRACTION - fraction - (top - exponent)
+    for significand, exponent, bits in terms:
+        shift = fraction - bits - (top - exponent)
         magnitude = abs(significand)
         magnitude = magnitude << shift if shift >= 0 else magnitude >> -shift
         total += -magnitude if significand < 0 else magnitude
-    return truncate(total, top - FRACTION)
+    if d is not F32:
+        value = Fraction(abs(total)) * Fraction(2) ** (top - fraction)
+        return encode((int(total < 0), value), d)
+    return truncate(total, top - fraction, kept)
 
 
-def truncate(total, exponent):
-    """total 2^exponent to float32, towards zero."""
+def truncate(total, exponent, kept=23):
+    """total 2^exponent to float32 with `kept` fraction bits, towards zero; too large: infinity."""
     magnitude = abs(total)
     if magnitude == 0:
         return 0
-    drop = max(magnitude.bit_length() - 24, -149 - exponent)
+    drop = max(magnitude.bit_length() - 1 - kept, -126 - kept - exponent)
     magnitude = magnitude >> drop if drop >= 0 else magnitude << -drop
     if magnitude == 0:
         return 0
-    field = exponent + drop + 149
-    bits = magnitude + (field << 23)
+    magnitude <<= 23 - kept
+    field = exponent + drop + kept + 126
+    bits = min(magnitude + (field << 23), F32.infinity)
     return bits | (0x80000000 if total < 0 else 0)
 
 
-def product(a, b, c, form):
-    """a (M, 16) and b (16, N) of 16-bit patterns, c (M, N) of float32 patterns."""
+def product(a, b, c, forms, d=F32, **how):
+    """a (M, K) and b (K, N) of bit patterns in `forms`, c (M, N) of patterns in the format d."""
+    forms = forms if isinstance(forms, tuple) else (forms, forms)
     result = np.zeros_like(c)
-    for m in range(a.shape[0]):
-        for n in range(b.shape[1]):
-            pairs = list(zip(a[m].tolist(), b[:, n].tolist(), strict=True))
-            result[m, n] = fused(pairs, int(c[m, n]), form)
+    columns = b.T.tolist()
+    for m, row in enumerate(a.tolist()):
+        for n, column in enumerate(columns):
+            pairs = list(zip(row, column, strict=True))
+            result[m, n] = fused(pairs, int(c[m, n]), forms, d, **how)
     return result
 
 

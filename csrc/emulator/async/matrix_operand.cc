@@ -1,5 +1,7 @@
 #include "emulator/async/matrix_operand.h"
 
+#include "emulator/async/tensor_core.h"
+
 namespace jax_fa4::emulator {
 namespace {
 
@@ -18,6 +20,10 @@ OperandLayout ReadLayout(uint64_t descriptor) {
 void WidenChunk(const uint8_t* from, int count, int element_bytes, int step, uint16_t* out) {
   if (element_bytes == 1) {
     for (int i = 0; i < count; ++i) out[i * step] = from[i];
+    return;
+  }
+  if (element_bytes == 4) {
+    for (int i = 0; i < count; ++i) std::memcpy(out + 2 * i * step, from + 4 * i, 4);
     return;
   }
   uint16_t elements[kOperandChunk / 2];
@@ -56,7 +62,7 @@ std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape&
       wrong = "nothing has written address " + std::to_string(address);
     } else {
       WidenChunk(cta.shared.data() + address, count, shape.element_bytes, step,
-                 out + row * row_step + k * depth_step);
+                 out + (row * row_step + k * depth_step) * ElementPlaces(shape.element_bytes));
     }
   };
   ForOperandChunks(ReadLayout(descriptor), shape, read);

@@ -70,7 +70,8 @@ void ForOperandChunks(const OperandLayout& layout, const OperandShape& shape, Bo
   }
 }
 
-// Writes `count` elements from memory to out[0], out[step], ..., widened to 16 bits.
+// Writes `count` elements from memory to out[0], out[step], ..., widened to 16 bits; those of 32
+// bits to two places each, of out[0], out[2 step], ...
 void WidenChunk(const uint8_t* from, int count, int element_bytes, int step, uint16_t* out);
 
 // What the emulator does not support in the descriptor of a tcgen05.mma; empty if nothing.
@@ -80,7 +81,7 @@ std::string CheckDescriptor(uint64_t descriptor);
 void OperandChunks(uint64_t descriptor, const OperandShape& shape,
                    std::vector<uint32_t>* addresses);
 
-// Writes element (row, k) to out[row * row_step + k * depth_step], widened to 16 bits. Returns what
+// Writes element (row, k) to out[row * row_step + k * depth_step], as WidenChunk does. Returns what
 // is wrong with the memory that is read, if something is.
 std::string ReadOperand(const Cta& cta, uint64_t descriptor, const OperandShape& shape,
                         int row_step, int depth_step, uint16_t* out);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "emulator/async/fused_sum.h"
 #include "emulator/isa/half.h"
@@ -27,6 +28,8 @@ Format FormatOf(ElementType type) {
       return {4, 3, 7};
     case ElementType::kE5M2:
       return {5, 2, 15};
+    case ElementType::kTF32:
+      return {8, 10, 127};
   }
   return {};
 }
@@ -92,6 +95,16 @@ void UnpackHalfs(const uint16_t* bits, size_t count, float* value, int32_t* expo
   }
 }
 
+// The lowest 13 bits are not read.
+void UnpackTF32s(const uint16_t* places, size_t count, Unpacked* out) {
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(places[2 * i + 1] << 16 | places[2 * i]) & ~0x1fffu;
+    const int32_t field = static_cast<int32_t>(bits >> 23 & 0xff);
+    out->value[i] = FloatOf(bits);
+    out->exponent[i] = field == 0xff ? kNotFinite : std::max(field, 1) - 127;
+  }
+}
+
 // ---- exact sums of any operands, one at a time
 
 // value * 2^(fraction_bits - exponent), a whole number.
@@ -101,23 +114,35 @@ int64_t Significand(float value, int32_t exponent, int fraction_bits) {
                               : 0;
 }
 
-// significand * 2^(kAlignedBits - fraction_bits - distance), towards zero.
-int64_t Aligned(int64_t significand, int fraction_bits, int32_t distance) {
-  const int64_t magnitude = std::abs(significand) << (kAlignedBits - fraction_bits);
-  const int64_t kept = distance > 62 ? 0 : magnitude >> distance;
+// significand * 2^shift, towards zero.
+int64_t Aligned(int64_t significand, int32_t shift) {
+  const int64_t magnitude = std::abs(significand);
+  const int64_t kept = shift >= 0 ? magnitude << shift : shift < -62 ? 0 : magnitude >> -shift;
   return significand < 0 ? -kept : kept;
 }
 
-// sum * 2^(exponent - kAlignedBits), truncated to float32.
-float Truncated(int64_t sum, int32_t exponent) {
+// sum * 2^exponent, truncated to `bits` fraction bits of float32.
+float Truncated(int64_t sum, int32_t exponent, int bits) {
   if (sum == 0) return 0.0f;
   const uint64_t magnitude = static_cast<uint64_t>(sum < 0 ? -sum : sum);
   const int top = 63 - __builtin_clzll(magnitude);
   // Bits below the last of float32, which is 2^-149 at the least.
-  const int drop = std::max(top - 23, -149 - (exponent - kAlignedBits));
+  const int drop = std::max(top - bits, -126 - bits - exponent);
   const uint64_t kept = drop > 63 ? 0 : drop > 0 ? magnitude >> drop << drop : magnitude;
-  const double value = std::ldexp(static_cast<double>(kept), exponent - kAlignedBits);
+  const double value = std::ldexp(static_cast<double>(kept), exponent);
   return static_cast<float>(sum < 0 ? -value : value);
+}
+
+constexpr float kLargestHalf = 65504.0f;
+
+// To the nearest float16, ties to even. Exact sums are far from a double's last bit.
+float RoundedToHalf(double value) {
+  if (!std::isfinite(value)) return static_cast<float>(value);
+  const int last = value == 0 ? -24 : std::max(std::ilogb(value) - 10, -24);
+  const float rounded =
+      static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(value, -last)), last));
+  if (std::fabs(rounded) <= kLargestHalf) return rounded;
+  return std::copysign(std::numeric_limits<float>::infinity(), rounded);
 }
 
 // One element of the product: row m of A with column n of B, and c.
@@ -132,21 +157,26 @@ struct Place {
 };
 
 float ExactSum(const Place& place, float c) {
-  const int a_bits = FormatOf(place.product.a_type).fraction_bits;
-  const int b_bits = FormatOf(place.product.b_type).fraction_bits;
-  const int32_t c_exponent = std::max(static_cast<int32_t>(BitsOf(c) >> 23 & 0xff), 1) - 127;
+  const Product& product = place.product;
+  const int a_bits = FormatOf(product.a_type).fraction_bits;
+  const int b_bits = FormatOf(product.b_type).fraction_bits;
+  int32_t c_exponent = std::max(static_cast<int32_t>(BitsOf(c) >> 23 & 0xff), 1) - 127;
+  if (product.half && c != 0.0f) c_exponent = std::max(c_exponent, -14);
   int32_t largest = c_exponent;
-  for (int k = 0; k < place.product.depth; ++k) {
+  for (int k = 0; k < product.depth; ++k) {
     largest = std::max(largest, place.a.exponent[place.OfA(k)] + place.b.exponent[place.OfB(k)]);
   }
-  int64_t sum = Aligned(Significand(c, c_exponent, 23), 23, largest - c_exponent);
-  for (int k = 0; k < place.product.depth; ++k) {
+  const int aligned = product.aligned_bits;
+  int64_t sum = Aligned(Significand(c, c_exponent, 23), aligned - 23 - (largest - c_exponent));
+  for (int k = 0; k < product.depth; ++k) {
     const size_t i = place.OfA(k), j = place.OfB(k);
-    const int64_t product = Significand(place.a.value[i], place.a.exponent[i], a_bits) *
-                            Significand(place.b.value[j], place.b.exponent[j], b_bits);
-    sum += Aligned(product, a_bits + b_bits, largest - place.a.exponent[i] - place.b.exponent[j]);
+    const int64_t term = Significand(place.a.value[i], place.a.exponent[i], a_bits) *
+                         Significand(place.b.value[j], place.b.exponent[j], b_bits);
+    const int32_t distance = largest - place.a.exponent[i] - place.b.exponent[j];
+    sum += Aligned(term, aligned - a_bits - b_bits - distance);
   }
-  return Truncated(sum, largest);
+  if (!product.half) return Truncated(sum, largest - aligned, product.kept_bits);
+  return RoundedToHalf(std::ldexp(static_cast<double>(sum), largest - aligned));
 }
 
 // Sums with an infinity or a NaN follow IEEE; a NaN is canonical.
@@ -177,12 +207,16 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
       return UnpackBFloat16s(bits, count, out->value.data(), out->exponent.data());
     case ElementType::kF16:
       return UnpackHalfs(bits, count, out->value.data(), out->exponent.data());
+    case ElementType::kTF32:
+      return UnpackTF32s(bits, count, out);
     default:
       return UnpackBytes(type, bits, count, out);
   }
 }
 
 void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, float* d) {
+  const bool ordinary_sums =
+      !product.half && product.aligned_bits == kAlignedBits && product.kept_bits == 23;
   const ExponentRange b_range =
       RangeOf(b.exponent.data(), b.value.data(), product.depth * product.columns);
   for (int m = 0; m < product.rows; ++m) {
@@ -194,7 +228,9 @@ void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, f
     if (!product.accumulate) std::fill(sums, sums + product.columns, 0.0f);
     if (!product.exact) {
       PlainSum(row, sums);
-    } else if (Ordinary(RangeOf(exponents, values, product.depth), b_range) &&
+      if (!product.half) continue;
+      for (int n = 0; n < product.columns; ++n) sums[n] = RoundedToHalf(sums[n]);
+    } else if (ordinary_sums && Ordinary(RangeOf(exponents, values, product.depth), b_range) &&
                AllFinite(sums, product.columns)) {
       FusedSum(row, sums);
     } else {

@@ -7,11 +7,15 @@
 
 namespace jax_fa4::emulator {
 
-enum class ElementType : uint8_t { kF16, kBF16, kE4M3, kE5M2 };
+enum class ElementType : uint8_t { kF16, kBF16, kE4M3, kE5M2, kTF32 };
 
 inline int ElementBytes(ElementType type) {
+  if (type == ElementType::kTF32) return 4;
   return type == ElementType::kF16 || type == ElementType::kBF16 ? 2 : 1;
 }
+
+// Places of 16 bits that an element takes before it is unpacked.
+inline int ElementPlaces(int element_bytes) { return element_bytes == 4 ? 2 : 1; }
 
 // A matrix operand unpacked for the fused sum. The exponent is that of the type's bits: subnormals
 // share the smallest, a zero has -126, whatever its type, as in the hardware.
@@ -20,7 +24,7 @@ struct Unpacked {
   std::vector<float> value;
 };
 
-// Unpacks elements, each in 16 bits.
+// Unpacks elements, each in ElementPlaces times 16 bits.
 void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out);
 
 // d[m][n] = sum_k a[m][k] b[k][n] (+ d[m][n]) for `depth` up to 16, for 8-bit elements up to 32,
@@ -29,7 +33,8 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
 //
 // Exact mode: the products, which are exact, and d are aligned to the largest exponent among them,
 // each is truncated to 25 fraction bits, the sum is exact and truncated to float32 (the model of
-// MMA-Sim, arXiv 2511.10909). Otherwise plain float32 sums in order of k.
+// MMA-Sim, arXiv 2511.10909). Otherwise plain float32 sums in order of k. A float16 accumulator is
+// rounded to nearest even; d has its values.
 struct Product {
   ElementType a_type = ElementType::kBF16;
   ElementType b_type = ElementType::kBF16;
@@ -38,6 +43,9 @@ struct Product {
   int depth = 0;
   bool accumulate = false;
   bool exact = true;
+  bool half = false;      // the accumulator is float16
+  int aligned_bits = 25;  // fraction bits that the alignment keeps, and
+  int kept_bits = 23;     // that a float32 sum keeps: both are 13 for Hopper's 8-bit products
 };
 void MultiplyAdd(const Product& product, const Unpacked& a, const Unpacked& b, float* d);
 

@@ -6,20 +6,26 @@
 
 #include "emulator/async/matrix_operand.h"
 #include "emulator/async/tensor_core.h"
+#include "emulator/isa/half.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
 namespace {
 
-constexpr int kDepth = 16;
+constexpr int kRowBytes = 32;  // of an operand: all of K
 constexpr int kWarpRows = 16;
 constexpr int kMaxColumns = 256;
 
 struct Shape {
-  ElementType type;
+  ElementType a_type, b_type;
   int columns;
   bool a_in_registers;
   bool transpose_a, transpose_b;
+  bool negate_a, negate_b;
+  bool half;  // the accumulator is float16, two in a register
+
+  int element_bytes() const { return ElementBytes(a_type); }
+  int depth() const { return kRowBytes / element_bytes(); }
 };
 
 OperandLayout ReadDescriptor(Warp& warp, uint64_t descriptor) {
@@ -34,46 +40,57 @@ OperandLayout ReadDescriptor(Warp& warp, uint64_t descriptor) {
 }
 
 OperandShape ShapeOfA(const Warp& warp, const Shape& shape) {
-  return {kWarpRows, kDepth, 2, shape.transpose_a, warp.index % 4 * kWarpRows};
+  return {kWarpRows, shape.depth(), shape.element_bytes(), shape.transpose_a,
+          warp.index % 4 * kWarpRows};
 }
 
-OperandShape ShapeOfB(const Shape& shape) { return {shape.columns, kDepth, 2, shape.transpose_b}; }
+OperandShape ShapeOfB(const Shape& shape) {
+  return {shape.columns, shape.depth(), shape.element_bytes(), shape.transpose_b};
+}
 
-// Writes element (row, k) to out[row * row_step + k * depth_step].
+// Writes element (row, k) to out[row * row_step + k * depth_step], as WidenChunk does.
 void ReadMatrix(Warp& warp, const OperandLayout& layout, const OperandShape& shape, int row_step,
                 int depth_step, uint16_t* out) {
   const uint64_t rank = uint64_t{warp.cta->rank} << 24;
   const int step = shape.transposed ? row_step : depth_step;
   ForOperandChunks(layout, shape, [&](uint32_t address, int row, int k, int count) {
     const uint8_t* from = warp.machine->Shared(warp, -1, rank | address, kOperandChunk, false);
-    WidenChunk(from, count, 2, step, out + row * row_step + k * depth_step);
+    WidenChunk(from, count, shape.element_bytes, step,
+               out + (row * row_step + k * depth_step) * ElementPlaces(shape.element_bytes));
   });
+}
+
+void Negate(Unpacked* operand) {
+  for (float& value : operand->value) value = -value;
 }
 
 // This warp's 16 rows of A: from registers, or from shared memory.
 void LoadA(Warp& warp, const Shape& shape, const OperandLayout& layout, const uint32_t* registers,
            Unpacked* out) {
-  uint16_t bits[kWarpRows * kDepth];
+  const int size = shape.element_bytes(), depth = shape.depth();
+  uint16_t bits[kWarpRows * kRowBytes];
   if (shape.a_in_registers) {
-    // Register v holds k = 2 (lane % 4) + v % 2 + 8 (v / 4), row = lane / 4 + 8 (v / 2 % 2).
-    for (int pair = 0; pair < 4; ++pair) {
+    // Register v holds 4 bytes from 4 (lane % 4) + 16 (v / 2) on of row lane / 4 + 8 (v % 2).
+    for (int v = 0; v < 4; ++v) {
       for (int lane = 0; lane < 32; ++lane) {
-        const uint32_t both = registers[pair * 32 + lane];
-        const int row = lane / 4 + 8 * (pair % 2), k = 2 * (lane % 4) + 8 * (pair / 2);
-        bits[row * kDepth + k] = static_cast<uint16_t>(both);
-        bits[row * kDepth + k + 1] = static_cast<uint16_t>(both >> 16);
+        uint8_t bytes[4];
+        std::memcpy(bytes, &registers[v * 32 + lane], sizeof(bytes));
+        const int row = lane / 4 + 8 * (v % 2), k = (4 * (lane % 4) + 16 * (v / 2)) / size;
+        WidenChunk(bytes, 4 / size, size, 1, bits + (row * depth + k) * ElementPlaces(size));
       }
     }
   } else {
-    ReadMatrix(warp, layout, ShapeOfA(warp, shape), kDepth, 1, bits);
+    ReadMatrix(warp, layout, ShapeOfA(warp, shape), depth, 1, bits);
   }
-  Unpack(shape.type, bits, sizeof(bits) / sizeof(bits[0]), out);
+  Unpack(shape.a_type, bits, static_cast<size_t>(kWarpRows * depth), out);
+  if (shape.negate_a) Negate(out);
 }
 
 void LoadB(Warp& warp, const Shape& shape, const OperandLayout& layout, Unpacked* out) {
-  uint16_t bits[kDepth * kMaxColumns];
+  uint16_t bits[kRowBytes * kMaxColumns];
   ReadMatrix(warp, layout, ShapeOfB(shape), 1, shape.columns, bits);
-  Unpack(shape.type, bits, static_cast<size_t>(kDepth * shape.columns), out);
+  Unpack(shape.b_type, bits, static_cast<size_t>(shape.depth() * shape.columns), out);
+  if (shape.negate_b) Negate(out);
 }
 
 // Four lanes' shares of a row: register v has the even columns, v + 1 the odd ones.
@@ -117,6 +134,32 @@ void WriteAccumulator(Warp& warp, const Slot* slots, int columns, const float* d
   });
 }
 
+// A float16 accumulator: register v holds two columns of row lane / 4 + 8 (v % 2), from
+// 2 (lane % 4) + 8 (v / 2) on.
+template <typename Body>
+void ForHalfAccumulator(Warp& warp, const Slot* slots, int columns, Body body) {
+  for (int v = 0; v < columns / 4; ++v) {
+    uint32_t* pairs = warp.Lanes<uint32_t>(slots[v]);
+    for (int lane = 0; lane < 32; ++lane) {
+      const int row = lane / 4 + 8 * (v % 2), column = 2 * (lane % 4) + 8 * (v / 2);
+      body(&pairs[lane], row * columns + column);
+    }
+  }
+}
+
+void ReadHalfAccumulator(Warp& warp, const Slot* slots, int columns, float* d) {
+  ForHalfAccumulator(warp, slots, columns, [&](const uint32_t* pair, int at) {
+    d[at] = FloatFromHalf(static_cast<uint16_t>(*pair));
+    d[at + 1] = FloatFromHalf(static_cast<uint16_t>(*pair >> 16));
+  });
+}
+
+void WriteHalfAccumulator(Warp& warp, const Slot* slots, int columns, const float* d) {
+  ForHalfAccumulator(warp, slots, columns, [&](uint32_t* pair, int at) {
+    *pair = static_cast<uint32_t>(HalfFromFloat(d[at + 1])) << 16 | HalfFromFloat(d[at]);
+  });
+}
+
 struct Operands {
   Shape shape;
   OperandLayout a, b;
@@ -126,22 +169,25 @@ struct Operands {
 };
 
 void Compute(Warp& warp, const Operands& operands) {
-  const int columns = operands.shape.columns;
+  const Shape& shape = operands.shape;
   Unpacked a, b;
-  LoadA(warp, operands.shape, operands.a, operands.registers.data(), &a);
-  LoadB(warp, operands.shape, operands.b, &b);
+  LoadA(warp, shape, operands.a, operands.registers.data(), &a);
+  LoadB(warp, shape, operands.b, &b);
   float d[kWarpRows * kMaxColumns];
   const Slot* slots = warp.machine->program.slots.data() + operands.op->first;
-  ReadAccumulator(warp, slots, columns, d);
-  const Product product = {operands.shape.type,
-                           operands.shape.type,
-                           kWarpRows,
-                           columns,
-                           kDepth,
-                           operands.accumulate,
-                           warp.machine->options.exact_tensor_cores};
+  (shape.half ? ReadHalfAccumulator : ReadAccumulator)(warp, slots, shape.columns, d);
+  Product product = {shape.a_type,
+                     shape.b_type,
+                     kWarpRows,
+                     shape.columns,
+                     shape.depth(),
+                     operands.accumulate,
+                     warp.machine->options.exact_tensor_cores,
+                     shape.half};
+  // Hopper keeps fewer bits of 8-bit products; Blackwell does not (MMA-Sim).
+  if (shape.element_bytes() == 1) product.aligned_bits = product.kept_bits = 13;
   MultiplyAdd(product, a, b, d);
-  WriteAccumulator(warp, slots, columns, d);
+  (shape.half ? WriteHalfAccumulator : WriteAccumulator)(warp, slots, shape.columns, d);
 }
 
 // Tells the race detector what this warp reads of shared memory: 16 bytes at a time.
@@ -163,13 +209,35 @@ uint64_t QueueOf(const Warp& warp) {
   return (warp.cta->linear * 64 + static_cast<uint64_t>(warp.index)) << 1;
 }
 
+// op.immediate: the types of A and B, 4 bits each, and these.
+enum : int64_t {
+  kTransposeA = 1 << 8,
+  kTransposeB = 1 << 9,
+  kNegateA = 1 << 10,
+  kNegateB = 1 << 11,
+  kHalf = 1 << 12,
+};
+
+Shape ShapeOf(const Op& op) {
+  Shape shape;
+  shape.a_type = static_cast<ElementType>(op.immediate & 15);
+  shape.b_type = static_cast<ElementType>(op.immediate >> 4 & 15);
+  shape.half = (op.immediate & kHalf) != 0;
+  shape.columns = static_cast<int>(op.count) * (shape.half ? 4 : 2);
+  shape.a_in_registers = op.a == kNoSlot;
+  shape.transpose_a = (op.immediate & kTransposeA) != 0;
+  shape.transpose_b = (op.immediate & kTransposeB) != 0;
+  shape.negate_a = (op.immediate & kNegateA) != 0;
+  shape.negate_b = (op.immediate & kNegateB) != 0;
+  return shape;
+}
+
 // op.first, op.count = accumulator; op.a = descriptor of A, or kNoSlot and op.target = first slot
 // of A's registers; op.b = descriptor of B; op.c = predicate; op.immediate = shape.
 Step Mma(Warp& warp, const Op& op) {
   Operands operands;
   operands.op = &op;
-  operands.shape = {static_cast<ElementType>(op.immediate & 1), static_cast<int>(op.count) * 2,
-                    op.a == kNoSlot, (op.immediate & 2) != 0, (op.immediate & 4) != 0};
+  operands.shape = ShapeOf(op);
   const int first_lane = __builtin_ctz(warp.exec);
   operands.b = ReadDescriptor(warp, warp.Lanes<uint64_t>(op.b)[first_lane]);
   operands.accumulate = (warp.Predicate(op.c) >> first_lane & 1u) != 0;
@@ -233,11 +301,11 @@ Step Fence(Warp& warp, const Op&) {
   return Step::kNext;
 }
 
-// "m64n128k16" -> 128; 0 if it is no such shape.
-int Columns(std::string_view shape) {
+// "m64n128k16" -> 128 for a depth of 16; 0 if it is no such shape.
+int Columns(std::string_view shape, int depth) {
   if (shape.rfind("m64n", 0) != 0) return 0;
-  const size_t k = shape.find("k16");
-  if (k == std::string_view::npos || k + 3 != shape.size()) return 0;
+  const size_t k = shape.find('k');
+  if (k == std::string_view::npos || shape.substr(k + 1) != std::to_string(depth)) return 0;
   int columns = 0;
   for (char c : shape.substr(4, k - 4)) {
     if (c < '0' || c > '9' || columns > 256) return 0;
@@ -246,20 +314,52 @@ int Columns(std::string_view shape) {
   return columns >= 8 && columns <= 256 && columns % 8 == 0 ? columns : 0;
 }
 
+struct Types {
+  ElementType a, b;
+};
+
+// The types of A and B: the same but for 8 bits.
+Types TakeTypes(Modifiers* modifiers) {
+  const std::string_view a = modifiers->OneOf({"bf16", "f16", "tf32", "e4m3", "e5m2"});
+  if (a == "bf16" || a == "f16" || a == "tf32") {
+    modifiers->OneOf({a});
+    const ElementType type = a == "bf16"  ? ElementType::kBF16
+                             : a == "f16" ? ElementType::kF16
+                                          : ElementType::kTF32;
+    return {type, type};
+  }
+  const std::string_view b = modifiers->OneOf({"e4m3", "e5m2"});
+  return {a == "e4m3" ? ElementType::kE4M3 : ElementType::kE5M2,
+          b == "e4m3" ? ElementType::kE4M3 : ElementType::kE5M2};
+}
+
+// An immediate -1 negates an operand, 1 does not.
+bool Negates(Decoder& decoder, const Operand& operand) {
+  const int64_t scale = static_cast<int64_t>(decoder.Immediate(operand));
+  if (scale != 1 && scale != -1) decoder.Fail(operand, "1 or -1 is expected here");
+  return scale == -1;
+}
+
 void DecodeMma(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers, Op* op) {
   modifiers->OneOf({"sync"});
   modifiers->OneOf({"aligned"});
-  const int columns = Columns(modifiers->Next());
-  if (columns == 0) decoder.Fail(instruction, "this shape is not supported");
-  modifiers->OneOf({"f32"});
-  const std::string_view type = modifiers->OneOf({"bf16", "f16"});
-  modifiers->OneOf({type});
+  const std::string_view shape = modifiers->Next();
+  const bool half = modifiers->OneOf({"f32", "f16"}) == "f16";
+  const Types types = TakeTypes(modifiers);
   modifiers->Done();
-  const bool in_registers =
-      instruction.operands.size() > 1 && instruction.operands[1].kind == OperandKind::kVector;
-  decoder.ExpectOperands(instruction, in_registers ? 7 : 8);
+  const int size = ElementBytes(types.a);
+  const int columns = Columns(shape, kRowBytes / size);
+  if (columns == 0) decoder.Fail(instruction, "this shape is not supported");
+  if (half && (types.a == ElementType::kBF16 || types.a == ElementType::kTF32)) {
+    decoder.Fail(instruction, "these elements have no float16 accumulator");
+  }
   const auto& operands = instruction.operands;
-  op->immediate = static_cast<int64_t>(type == "bf16" ? ElementType::kBF16 : ElementType::kF16);
+  const bool in_registers = operands.size() > 1 && operands[1].kind == OperandKind::kVector;
+  // Only operands of 16 bits can be transposed, and of A only what is in shared memory.
+  const size_t transposes = size != 2 ? 0 : in_registers ? 1 : 2;
+  decoder.ExpectOperands(instruction, 6 + transposes);
+  op->immediate = static_cast<int64_t>(types.a) | static_cast<int64_t>(types.b) << 4;
+  if (half) op->immediate |= kHalf;
   if (in_registers) {
     if (decoder.Elements(operands[1], 4, false, op) != 4) {
       decoder.Fail(operands[1], "four registers are expected");
@@ -267,15 +367,14 @@ void DecodeMma(Decoder& decoder, const Instruction& instruction, Modifiers* modi
     op->target = static_cast<int32_t>(op->first);
   } else {
     op->a = decoder.Source(operands[1], 8);
-    if (decoder.Immediate(operands[6]) != 0) op->immediate |= 2;
   }
   op->b = decoder.Source(operands[2], 8);
   op->c = decoder.PredicateSource(operands[3]);
-  if (decoder.Immediate(operands[4]) != 1 || decoder.Immediate(operands[5]) != 1) {
-    decoder.Fail(instruction, "negated operands are not supported");
-  }
-  if (decoder.Immediate(operands[in_registers ? 6 : 7]) != 0) op->immediate |= 4;
-  if (static_cast<int>(decoder.Elements(operands[0], 4, true, op)) * 2 != columns) {
+  if (Negates(decoder, operands[4])) op->immediate |= kNegateA;
+  if (Negates(decoder, operands[5])) op->immediate |= kNegateB;
+  if (transposes == 2 && decoder.Immediate(operands[6]) != 0) op->immediate |= kTransposeA;
+  if (transposes > 0 && decoder.Immediate(operands.back()) != 0) op->immediate |= kTransposeB;
+  if (static_cast<int>(decoder.Elements(operands[0], 4, true, op)) * (half ? 4 : 2) != columns) {
     decoder.Fail(operands[0], "not as many registers as the shape has");
   }
   op->run = Mma;
