@@ -151,7 +151,7 @@ def draw(recording: Recording, path: Path, cta: int = 0) -> None:
     axes.set_title(f"{recording.name}, CTA {cta}: waits, and what is under way")
     handles = [patches.Rectangle((0, 0), 1, 1, color=color) for color in used.values()]
     axes.legend(handles, used, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
 
