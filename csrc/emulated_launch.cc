@@ -78,8 +78,10 @@ ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionar
   if (settings->sm_count < 1) {
     return InvalidArgument(operation, "sm_count ", settings->sm_count, ": must be at least 1");
   }
-  JAX_FA4_RETURN_IF_ERROR(ReadChoice(operation, attributes, "level", kLevels, "ptx or hardware",
-                                     &settings->options.level));
+  if (attributes.contains("level")) {  // calls exported before there was one mean ptx
+    JAX_FA4_RETURN_IF_ERROR(ReadChoice(operation, attributes, "level", kLevels, "ptx or hardware",
+                                       &settings->options.level));
+  }
   return ReadChoice(operation, attributes, "completion", kCompletions, "earliest, latest or random",
                     &settings->options.completion);
 }

@@ -13,6 +13,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "runtime/emulator.h"
+#include "runtime/recordings.h"
 #include "variants.h"
 
 namespace nb = nanobind;
@@ -62,6 +63,47 @@ void EmulatorLoadSpecialTables(const nb::bytes& ex2_positive, const nb::bytes& e
   }
 }
 
+template <typename T>
+nb::bytes Bytes(const std::vector<T>& values) {
+  return nb::bytes(values.data(), values.size() * sizeof(T));
+}
+
+nb::tuple Three(const jax_fa4::emulator::Dim3& size) {
+  return nb::make_tuple(size.x, size.y, size.z);
+}
+
+// (opcode, PTX line, source file or "", source line) of every instruction.
+nb::list Instructions(const jax_fa4::emulator::Program& program) {
+  nb::list instructions;
+  for (const jax_fa4::emulator::Op& op : program.ops) {
+    const auto& where = op.source->where;
+    const auto file = program.module.files.find(where.file);
+    instructions.append(nb::make_tuple(op.source->text, where.line,
+                                       file == program.module.files.end() ? "" : file->second,
+                                       where.source_line));
+  }
+  return instructions;
+}
+
+nb::list EmulatorTakeRecordings() {
+  nb::list recordings;
+  for (const auto& recording : jax_fa4::TakeRecordings()) {
+    nb::dict facts;
+    facts["name"] = recording->name;
+    facts["grid"] = Three(recording->grid);
+    facts["block"] = Three(recording->block);
+    facts["cluster"] = Three(recording->cluster);
+    facts["instructions"] = Instructions(*recording->program);
+    facts["events"] = Bytes(recording->trace.events());
+    facts["counts"] = Bytes(recording->trace.counts());
+    facts["dropped"] = recording->trace.dropped();
+    facts["steps"] = recording->trace.steps();
+    facts["finding"] = recording->report.error;
+    recordings.append(facts);
+  }
+  return recordings;
+}
+
 std::vector<std::string> VariantNames() {
   std::vector<std::string> names;
   for (const jax_fa4::Variant& variant : jax_fa4::kVariants) names.emplace_back(variant.name);
@@ -91,6 +133,10 @@ NB_MODULE(_ext, module) {
   module.def("emulator_load_special_tables", &EmulatorLoadSpecialTables, nb::arg("ex2_positive"),
              nb::arg("ex2_negative"), nb::arg("rcp"),
              "Give the emulator an H100's rounding; ValueError if a table has another size.");
+  module.def("emulator_start_recording", &jax_fa4::StartRecording, nb::arg("max_events"),
+             "Record every emulated launch from now on.");
+  module.def("emulator_take_recordings", &EmulatorTakeRecordings,
+             "End that; facts of each launch since, as jax_fa4.emulator.recording reads them.");
   module.def("variant_names", &VariantNames, "The kernels in this build, by name.");
   module.def("build_info", &BuildInfo, "What this extension was built with.");
 }

@@ -60,12 +60,32 @@ Kernel LoadKernel(std::string_view ptx, std::string_view entry) {
   return kernel;
 }
 
+namespace {
+
+// Ends the trace of a run, however it ends.
+class Traced {
+ public:
+  explicit Traced(const Machine& machine) : machine_(machine) {
+    if (trace() != nullptr) trace()->BeginRun(machine_);
+  }
+  ~Traced() {
+    if (trace() != nullptr) trace()->EndRun(machine_);
+  }
+
+ private:
+  Trace* trace() const { return machine_.options.trace; }
+  const Machine& machine_;
+};
+
+}  // namespace
+
 Report RunKernel(const Program& program, const Launch& launch, const Options& options) {
   Report report;
   report.error = CheckLaunch(program, launch);
   if (!report.error.empty()) return report;
   try {
     Machine machine(program, launch, options);
+    const Traced traced(machine);
     machine.Run();
     report.instructions = machine.executed;
     report.ok = true;

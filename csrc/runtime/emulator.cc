@@ -4,6 +4,8 @@
 #include <map>
 #include <mutex>
 
+#include "runtime/recordings.h"
+
 namespace jax_fa4 {
 namespace {
 
@@ -87,7 +89,8 @@ CudaResult Emulator::LaunchKernel(const RuntimeLaunchConfig& config, CudaKernel 
     const emulator::Parameter& parameter = entry.parameters[i];
     std::memcpy(launch.parameters.data() + parameter.offset, arguments[i], parameter.size);
   }
-  const emulator::Report report = emulator::RunKernel(*program_, launch, options_);
+  const emulator::Report report =
+      RunRecorded(std::string(variant_.name), program_, launch, options_);
   error_ = report.error;
   return report.ok ? kCudaSuccess : kCudaErrorUnknown;
 }

@@ -326,7 +326,10 @@ CONVERSIONS = [
         "cvt.s16.s32", "s32", ("s32",), lambda a: model.wrap(a, "s16"), wide=True, suffix="_extends"
     ),
     Case("cvt.u8.u32", "u32", ("u32",), lambda a: a & 255, wide=True, suffix="_extends"),
-    *typed("s32 u32 s64 u64", lambda k: Case(f"cvt.rn.f32.{k}", "f32", (k,), f32_from_integer)),
+    *typed(
+        "s8 u8 s16 u16 s32 u32 s64 u64",
+        lambda k: Case(f"cvt.rn.f32.{k}", "f32", (k,), f32_from_integer),
+    ),
     *[
         Case(
             f"cvt.{short}i.{kind}.f32",

@@ -152,6 +152,26 @@ ONE_THREAD = {
         """,
         {"wait": strict(MULTIPLIED), "fence": strict(AFTER)},
     ),
+    "a fence orders products of one thread": (
+        """
+        @leader MMA
+        BEFORE  // NEEDS fence
+        @leader MMA_NARROW
+        @leader COMMIT
+        AWAIT_DONE
+        """,
+        {"fence": strict(MULTIPLIED)},
+    ),
+    "a fence after both products orders nothing": (
+        """
+        @leader MMA
+        @leader MMA_NARROW
+        BEFORE
+        @leader COMMIT
+        AWAIT_DONE
+        """,
+        {"": strict(MULTIPLIED)},
+    ),
     "a commit tracks what comes before it": (
         """
         @leader MMA

@@ -1,5 +1,7 @@
 """`python -m jax_fa4.emulator`, as users run it."""
 
+import re
+
 import pytest
 
 from jax_fa4 import _ext, emulator
@@ -12,16 +14,44 @@ def test_list(capsys):
     assert main(["list"]) == 0
     names = capsys.readouterr().out.split()
     assert VARIANT in names
-    assert all(name.startswith("fwd_sm90_") for name in names)
+    assert "bwd_preprocess_sm90_bf16" in names
+    assert not any("sm100" in name for name in names)
 
 
-def test_report_counts_instructions(capsys):
-    assert main(["report", VARIANT]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
-    counts = {opcode: int(count) for count, opcode in map(str.split, lines)}
-    assert first.startswith(f"{VARIANT}: {sum(counts.values())} instructions")
-    assert sum(n for opcode, n in counts.items() if opcode.startswith("wgmma.mma_async")) > 4
-    assert counts["ret"] >= 1
+def test_report(capsys):
+    assert main(["report", VARIANT, "--shape", "1,192,128,1,1,64"]) == 0
+    printed = capsys.readouterr().out
+    total = int(re.search(r"(\d+) instructions of warps", printed)[1])
+    section = printed[printed.index("by opcode") :].split("\n\n")[0]
+    opcodes = re.findall(r"^ +(\d+) +\d+ +\d+  [a-z]", section, re.M)
+    assert sum(map(int, opcodes)) == total
+    chapters = re.findall(r"^(?:[a-z,5 ]+[a-z])(?: +\d+)+ +(\d+)$", printed, re.M)
+    assert sum(map(int, chapters)) == total
+    assert f"{2 * 192 * 128 * 64:14d}  multiplications" in printed
+    assert re.search(r"^findings\n  none$", printed, re.M)
+    assert "consumer 2 (warps 12-15)" in printed
+
+
+def test_trace(capsys, tmp_path):
+    assert main(["trace", VARIANT, "--shape", "1,384,128,1,1,64", "--cta", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{VARIANT}, CTA 1, steps ")
+    assert "The emulator models no time" in printed
+    picture = tmp_path / "trace.png"
+    assert main(["trace", VARIANT, "--output", str(picture)]) == 0
+    assert picture.stat().st_size > 10_000
+
+
+def test_trace_without_matplotlib(capsys, monkeypatch):
+    monkeypatch.setattr("jax_fa4.emulator.timeline.can_draw", lambda: False)
+    assert main(["trace", VARIANT, "--output", "trace.png"]) == 2
+    assert "pip install '.[demo]'" in capsys.readouterr().err
+
+
+def test_run_of_the_backward(capsys):
+    arguments = ["bwd_preprocess_sm90_fp16", "--shape", "2,40,40,2,1,72", "--completion", "latest"]
+    assert main(["run", *arguments]) == 0
+    assert capsys.readouterr().out.endswith("verdict: OK\n")
 
 
 def test_run_passes(capsys):
@@ -56,7 +86,10 @@ def test_run_fails_a_wrong_kernel(capsys, monkeypatch, old, new, words):
     ("arguments", "words"),
     [
         (["run", "no_such_kernel"], "'no_such_kernel' is not the name of a kernel variant"),
-        (["report", "bwd_preprocess_sm90_bf16"], "not a forward kernel"),
+        (["report", "bwd_preprocess_sm100_bf16"], "not a kernel that the emulator runs"),
+        (["run", "bwd_preprocess_sm90_bf16", "--causal"], "knows no mask"),
+        (["trace", "bwd_preprocess_sm90_bf16"], "the kernel never synchronises"),
+        (["trace", VARIANT, "--cta", "3"], "no events of CTA 3: there are some of the CTAs 0"),
         (["run", VARIANT, "--shape", "1,8,8,1,1,128"], "takes head dims up to 64"),
     ],
 )

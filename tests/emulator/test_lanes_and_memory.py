@@ -83,7 +83,7 @@ def test_vectors_of_8(run_ptx, finding):
     got = np.zeros_like(values)
     run_ptx(VECTORS_OF_8.replace("OFFSET", "0"), got, values)
     np.testing.assert_array_equal(got, values[:, ::-1])
-    with pytest.raises(finding, match="misaligned: .* not aligned to 32"):
+    with pytest.raises(finding, match=r"misaligned: .* not aligned to 32"):
         run_ptx(VECTORS_OF_8.replace("OFFSET", "16"), got, values)
     for wrong in (".shared.v8.b32", ".global.v8.b64"):
         with pytest.raises(finding, match="syntax: "):

@@ -123,3 +123,45 @@ def test_a_store_may_outlive_its_thread(run_ptx, finding):
         np.testing.assert_array_equal(sums, 1)
     with pytest.raises(finding, match="unfinished: exits with an uncommitted bulk copy"):
         run_ptx(kernel(STORE_AND_EXIT, False), sums, block=(64, 1, 1), completion="latest")
+
+
+QUERY = """
+.version 8.6
+.target sm_100a
+.address_size 64
+.shared .align 16 .b8 memory[32];
+.visible .entry kernel(.param .u64 d)
+{
+  .reg .pred %p<4>;
+  .reg .b32 %r<8>;
+  .reg .b64 %rd<4>;
+  .reg .b128 %h;
+  ld.param.b64 %rd0, [d];
+  mov.u32 %r1, memory;
+  mbarrier.init.shared.b64 [%r1+16], 1;
+  mbarrier.arrive.expect_tx.shared.b64 _, [%r1+16], 16;
+  clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128
+    [%r1], [%r1+16];
+wait:
+  mbarrier.try_wait.parity.shared.b64 %p1, [%r1+16], 0;
+  @!%p1 bra wait;
+  ld.shared.v2.b64 {%rd1, %rd2}, [%r1];
+  mov.b128 %h, {%rd1, %rd2};
+  clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 %p2, %h;
+  selp.b32 %r2, 1, 0, %p2;
+  clusterlaunchcontrol.query_cancel.get_first_ctaid::x.b32.b128 %r3, %h;
+  st.global.v2.b32 [%rd0], {%r2, %r3};
+  ret;
+}
+"""
+
+
+def test_the_first_cta_of_no_cluster(run_ptx, finding):
+    """PTX ISA 9.7.13.18: undefined where the request failed; nobody can take the answer for one."""
+    answer = np.zeros(2, np.uint32)
+    run_ptx(QUERY, answer, block=(1, 1, 1), level="hardware")
+    assert answer.tolist() == [0, 0xFFFFFFFF]
+    with pytest.raises(finding, match="cluster-launch: the first CTA of a cluster that was not"):
+        run_ptx(QUERY, answer, block=(1, 1, 1))
+    run_ptx(QUERY, answer, grid=(2, 1, 1), block=(1, 1, 1))
+    assert answer.tolist() == [1, 1], "the second CTA's work, which the first took over"

@@ -77,5 +77,5 @@ def test_mapa_of_ctas_that_are_not_there(run_ptx, finding):
     """9.7.9.23: it computes an address. Who uses one of no CTA is told."""
     where = {"grid": (2, 1, 1), "cluster": (2, 1, 1)}
     run_ptx(MAPA.replace("OUTSIDE", "lt"), np.zeros(1, np.uint32), **where)
-    with pytest.raises(finding, match="out-of-bounds: .* of CTA 2 in a cluster of 2"):
+    with pytest.raises(finding, match=r"out-of-bounds: .* of CTA 2 in a cluster of 2"):
         run_ptx(MAPA.replace("OUTSIDE", "le"), np.zeros(1, np.uint32), **where)

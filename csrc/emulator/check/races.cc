@@ -29,6 +29,7 @@ void RaceDetector::BeginCluster() {
   for (EntityId warp = 0; warp < clocks_.size(); ++warp) clocks_[warp].generic.Raise(warp, 1);
   fenced_inits_.assign(clocks_.size(), ProxyClocks());
   relayed_tensor_.assign(clocks_.size(), Clock());
+  fenced_products_.assign(clocks_.size(), 0);
   uses_tensor_memory_ = false;
   earlier_clusters_.clear();
 }

@@ -56,7 +56,7 @@ class Party {
   bool write = false;
   bool async = false;
   bool synchronous = false;  // in tensor memory: needs no fence::after_thread_sync
-  bool agrees = false;  // memory holds already what it writes
+  bool agrees = false;       // memory holds already what it writes
 
  private:
   friend class RaceDetector;
@@ -144,6 +144,8 @@ class RaceDetector {
   ProxyClocks& ClocksOf(const Warp& warp) { return clocks_[Index(warp)]; }
   Party MakeParty(Warp& warp, Access access);
   // What `warp` gives on of tensor memory when it releases.
+  // What `warp` releases from now on orders its tcgen05 instructions up to here.
+  void RelayTensor(Warp& warp);
   Clock& RelayedTensor(const Warp& warp);
   bool Ordered(const Access& earlier, const Party& later, ShadowSpace space);
   bool TensorOrdered(const Access& earlier, const Party& later);
@@ -169,7 +171,8 @@ class RaceDetector {
   uint32_t cluster_ = 0;
   std::vector<ProxyClocks> clocks_;  // of the warps
   std::vector<ProxyClocks> fenced_inits_;
-  std::vector<Clock> relayed_tensor_;  // at level kPtx
+  std::vector<Clock> relayed_tensor_;      // at level kPtx
+  std::vector<uint32_t> fenced_products_;  // a warp's time at its last fence::before_thread_sync
   bool uses_tensor_memory_ = false;
   std::unordered_map<uint64_t, StrongLocation> strong_;
   std::set<uint32_t> earlier_clusters_;  // that this cluster has synchronised with

@@ -20,6 +20,12 @@ Clock& RaceDetector::RelayedTensor(const Warp& warp) {
 }
 
 void RaceDetector::FenceBeforeThreadSync(Warp& warp) {
+  const uint32_t self = Index(warp);
+  fenced_products_[self] = clocks_[self].generic[self];
+  RelayTensor(warp);
+}
+
+void RaceDetector::RelayTensor(Warp& warp) {
   if (machine_->options.level == Level::kHardware) return;
   const uint32_t self = Index(warp);
   ProxyClocks& own = clocks_[self];
@@ -41,7 +47,7 @@ ProxyClocks RaceDetector::CommitProducts(Warp& warp, int lane) {
   const EntityId channel = LaneChannel(warp, ChannelKind::kTensorProducts, lane);
   const uint32_t time = ++CountOf(channel);
   uses_tensor_memory_ = true;
-  FenceBeforeThreadSync(warp);  // implied, 9.7.16.6.4.2
+  RelayTensor(warp);  // a fence::before_thread_sync is implied, 9.7.16.6.4.2
   ProxyClocks known;
   Release(warp, &known);
   known.generic.Raise(channel, time);
@@ -78,11 +84,16 @@ bool RaceDetector::TensorOrdered(const Access& earlier, const Party& later) {
   if (earlier.time <= own[earlier.entity]) return true;
   if (later.synchronous) return earlier.time <= RelayedTensor(*later.warp)[earlier.entity];
   // Products of one shape and accumulator take effect in the order of their issue, if there is one;
-  // tensor cores do all products of a CTA so.
+  // tensor cores do all products of a CTA so. By the text others of one thread need a
+  // tcgen05.fence::before_thread_sync between them: what is before it is ordered before every
+  // tcgen05 instruction after it (9.7.16.6.3).
   const uint32_t pipeline = accesses_[later.id].pipeline;
   if (earlier.pipeline == 0 || pipeline == 0) return false;
-  if (machine_->options.level == Level::kPtx && earlier.pipeline != pipeline) return false;
-  return earlier.issuer == Index(*later.warp) || earlier.issued <= own[earlier.issuer];
+  const uint32_t self = Index(*later.warp);
+  if (machine_->options.level == Level::kPtx && earlier.pipeline != pipeline) {
+    return earlier.issuer == self && earlier.issued <= fenced_products_[self];
+  }
+  return earlier.issuer == self || earlier.issued <= own[earlier.issuer];
 }
 
 void RaceDetector::CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns) {

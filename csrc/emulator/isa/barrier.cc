@@ -53,6 +53,7 @@ Step Bar(Warp& warp, const Op& op) {
   NamedBarrier& barrier = warp.cta->barriers[id];
   const auto waiting = barrier.waiting.find(warp.index);
   if (waiting != barrier.waiting.end()) {
+    warp.Note(id, waiting->second, 0);
     if (barrier.generation <= waiting->second) {
       return warp.Wait("bar.sync " + std::to_string(id) + ": " + std::to_string(barrier.arrived) +
                        " of " + std::to_string(barrier.expected) + " threads are there");
@@ -67,6 +68,7 @@ Step Bar(Warp& warp, const Op& op) {
     warp.Report("barrier-count", std::to_string(expected) + " threads is no multiple of 32");
   }
   const uint64_t generation = barrier.generation;
+  warp.Note(id, generation, 32);
   const bool complete = Arrive(warp, &barrier, id, expected);
   if (!kWaits) return Step::kNext;
   if (complete) return Leave(warp, barrier);

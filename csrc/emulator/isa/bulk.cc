@@ -196,7 +196,8 @@ void StartLoad(Warp& warp, int lane, const TensorMap& map, const std::array<int3
   const uint32_t bytes = static_cast<uint32_t>(map.BoxBytes());
   const uint64_t rank = uint64_t{receiver.cta->rank} << 24;
   machine->Shared(warp, lane, rank | begin, bytes, true);
-  MbarrierAt(warp, lane, uint64_t{receiver.barrier_cta->rank} << 24 | barrier);
+  const uint64_t signalled = uint64_t{receiver.barrier_cta->rank} << 24 | barrier;
+  warp.Note(signalled, MbarrierAt(warp, lane, signalled).phase, bytes);
   // Until it completes the box holds nothing that may be read.
   std::memset(receiver.cta->shared_initialised.data() + begin, 0, bytes);
   std::memset(receiver.cta->shared.data() + begin, 0xff, bytes);
@@ -277,6 +278,7 @@ Step TensorStore(Warp& warp, const Op& op) {
     CheckBox(warp, lane, map, at, true, &runs);
     runs.Done();
     ++groups.open;
+    warp.Note(0, group + 1, map.BoxBytes());
     Warp* owner = &warp;
     machine->Start(machine->NewQueue(), [=] {
       ForBox(map, at, [&](uint32_t offset, uint64_t address, uint32_t run) {
@@ -304,6 +306,7 @@ Step CommitGroup(Warp& warp, const Op&) {
     BulkGroups& groups = warp.bulk[lane];
     groups.committed.push_back({groups.open, groups.open});
     groups.open = 0;
+    warp.Note(0, groups.first_group + groups.committed.size(), 0);
   });
   return Step::kNext;
 }
@@ -328,6 +331,7 @@ Step WaitGroup(Warp& warp, const Op& op) {
     const uint64_t total = groups.first_group + groups.committed.size();
     const uint64_t pending = static_cast<uint64_t>(op.immediate);
     const uint64_t waited = total > pending ? total - pending : 0;
+    warp.Note(0, waited, 0);
     WatchBulkWait(warp, lane, waited, op.small != 0 ? 0 : waited);
     while (!groups.committed.empty() && groups.committed.front()[1] == 0) {
       groups.committed.pop_front();

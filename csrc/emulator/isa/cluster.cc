@@ -36,6 +36,7 @@ Step Arrive(Warp& warp, const Op& op) {
     }
     warp.cluster_arrivals[lane] = cluster->barrier_phase;
   });
+  warp.Note(0, cluster->barrier_phase, 0);
   Complete(cluster);
   return Step::kNext;
 }
@@ -49,6 +50,7 @@ Step Wait(Warp& warp, const Op&) {
     }
     open = open || warp.cluster_arrivals[lane] == cluster->barrier_phase;
   });
+  warp.Note(0, cluster->barrier_phase, 0);
   // Exits may complete the barrier, too.
   if (open && !Complete(cluster)) {
     return warp.Wait("barrier.cluster.wait: not every thread of the cluster has arrived");

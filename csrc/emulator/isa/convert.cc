@@ -165,6 +165,10 @@ void DecodeCvt(Decoder& decoder, const Instruction& instruction, Op* op) {
     if (to == "bf16") handler = FloatToHalf<BFloat16FromFloat>;
     if (to == "f16") handler = FloatToHalf<HalfFromFloat>;
   } else if (rounds && to == "f32") {
+    if (from == "s8") handler = IntegerToFloat<int8_t>;
+    if (from == "u8") handler = IntegerToFloat<uint8_t>;
+    if (from == "s16") handler = IntegerToFloat<int16_t>;
+    if (from == "u16") handler = IntegerToFloat<uint16_t>;
     if (from == "s32") handler = IntegerToFloat<int32_t>;
     if (from == "u32") handler = IntegerToFloat<uint32_t>;
     if (from == "s64") handler = IntegerToFloat<int64_t>;

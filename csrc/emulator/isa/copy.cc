@@ -75,6 +75,7 @@ Step Copy(Warp& warp, const Op& op) {
     Cta* cta = &machine->CtaOf(warp, lane, to);
     Warp* owner = &warp;
     const uint64_t group = JoinGroup(&warp.copies[lane]);
+    warp.Note(0, group + 1, size);
     machine->Start(QueueOf(warp, lane), [=] {
       std::memset(bytes, 0, size);
       if (read != 0) std::memcpy(bytes, reinterpret_cast<const uint8_t*>(from), read);
@@ -149,7 +150,7 @@ Step BulkLoad(Warp& warp, const Op& op) {
     const uint8_t* from =
         BulkPlace(warp, lane, AddressAt(warp, op, 1, lane), bytes, kFromShared, false);
     BulkPlace(warp, lane, to, bytes, true, true);
-    MbarrierAt(warp, lane, barrier);
+    warp.Note(barrier, MbarrierAt(warp, lane, barrier).phase, bytes);
     Cta* cta = &machine->CtaOf(warp, lane, to);
     Cta* barrier_cta = &machine->CtaOf(warp, lane, barrier);
     if (cta != barrier_cta) {
@@ -194,6 +195,7 @@ Step BulkStore(Warp& warp, const Op& op) {
     const uint8_t* from = BulkPlace(warp, lane, AddressAt(warp, op, 1, lane), bytes, true, false);
     Warp* owner = &warp;
     const uint64_t group = JoinGroup(&warp.bulk[lane]);
+    warp.Note(0, group + 1, bytes);
     machine->Start(machine->NewQueue(), [=] {
       if (bytes != 0) kApply(to, from, bytes);
       LeaveGroup(&owner->bulk[lane], group);

@@ -27,9 +27,11 @@ void ReturnState(Warp& warp, const Op& op, int lane, uint64_t address) {
 // op.b = count, or kNoSlot for one; op.d = state, or kNoSlot.
 Step Arrive(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
-    ReturnState(warp, op, lane, AddressOf(warp, op, lane));
-    ArriveAt(warp, lane, AddressOf(warp, op, lane),
-             op.b == kNoSlot ? 1 : warp.Lanes<uint32_t>(op.b)[lane]);
+    const uint64_t address = AddressOf(warp, op, lane);
+    const uint32_t count = op.b == kNoSlot ? 1 : warp.Lanes<uint32_t>(op.b)[lane];
+    ReturnState(warp, op, lane, address);
+    warp.Note(address, MbarrierAt(warp, lane, address).phase, count);
+    ArriveAt(warp, lane, address, count);
   });
   return Step::kNext;
 }
@@ -37,8 +39,10 @@ Step Arrive(Warp& warp, const Op& op) {
 Step ArriveExpectTx(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = AddressOf(warp, op, lane);
+    const uint32_t bytes = warp.Lanes<uint32_t>(op.b)[lane];
     ReturnState(warp, op, lane, address);
-    ExpectTransactions(warp, lane, address, warp.Lanes<uint32_t>(op.b)[lane]);
+    warp.Note(address, MbarrierAt(warp, lane, address).phase, bytes);
+    ExpectTransactions(warp, lane, address, bytes);
     ArriveAt(warp, lane, address, 1);
   });
   return Step::kNext;
@@ -66,9 +70,11 @@ Step Wait(Warp& warp, const Op& op) {
     const Mbarrier& barrier = MbarrierAt(warp, lane, address);
     if (PhaseDone(barrier, parity)) {
       done |= 1u << lane;
+      warp.Note(address, barrier.phase - 1, 0);
       AcquirePhase(warp, lane, address, barrier);
     } else {
       waits_for = address;
+      warp.Note(address, barrier.phase, 0);
       waits_parity = parity;
     }
   });

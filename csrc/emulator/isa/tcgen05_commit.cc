@@ -27,6 +27,11 @@ Step Commit(Warp& warp, const Op& op) {
       }
     }
     const uint32_t offset = static_cast<uint32_t>(address & 0xffffff);
+    for (const Cta* cta : ctas) {
+      const auto barrier = cta->mbarriers.find(offset);
+      if (barrier == cta->mbarriers.end()) continue;  // found fault with when it completes
+      warp.Note(uint64_t{cta->rank} << 24 | offset, barrier->second.phase, 1);
+    }
     // Who sees the arrival comes after the thread's products, and after what it knew.
     ProxyClocks known;
     if (machine->races != nullptr) known = machine->races->CommitProducts(warp, lane);

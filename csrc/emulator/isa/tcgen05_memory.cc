@@ -140,6 +140,7 @@ Step Store(Warp& warp, const Op& op) {
   Warp* owner = &warp;
   const Origin origin(warp, -1);
   const Op* stored = &op;
+  warp.Note(address, 0, values->size() * 4);
   warp.machine->Start(TensorQueue(warp, 0) | uint64_t{1} << 62, [=] {
     TensorMemory& memory = owner->cta->tensor;
     const uint32_t columns = ColumnsOf(*stored, static_cast<uint32_t>(stored->target));

@@ -200,6 +200,8 @@ Step IssueMma(Warp& warp, const Op& op) {
     }
     for (Cta* cta : mma->ctas) CheckD(*mma, cta, origin);
     WatchMma(warp, lane, *mma);
+    warp.Note(mma->d, 0,
+              static_cast<uint64_t>(mma->shape.rows) * mma->shape.columns * mma->depth());
     warp.machine->Start(TensorQueue(warp, lane), [mma, origin] {
       const Unpacked b = LoadB(*mma, origin);
       for (Cta* cta : mma->ctas) ComputeOn(*mma, cta, b, origin);

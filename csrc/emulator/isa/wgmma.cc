@@ -2,6 +2,7 @@
 //
 // Each of the four warps computes the 16 rows that are its own; nothing else of the warpgroup
 // matters to it. Products of one warp take effect in order.
+#include <algorithm>
 #include <memory>
 
 #include "emulator/async/matrix_operand.h"
@@ -256,6 +257,8 @@ Step Mma(Warp& warp, const Op& op) {
     warp.registers->StartProduct(warp, registers, operands.accumulate);
   }
   ++warp.wgmma_open;
+  warp.Note(0, warp.wgmma_groups + 1,
+            static_cast<uint64_t>(kWarpRows) * kDepth * op.count * 2);  // of this warp's rows
   Warp* owner = &warp;
   warp.machine->Start(QueueOf(warp), [owner, operands] {
     Compute(*owner, operands);
@@ -274,6 +277,7 @@ Step Commit(Warp& warp, const Op&) {
   warp.wgmma_committed.push_back(warp.wgmma_open);
   warp.wgmma_open = 0;
   ++warp.wgmma_groups;
+  warp.Note(0, warp.wgmma_groups, 0);
   if (warp.registers != nullptr) warp.registers->CommitProducts();
   return Step::kNext;
 }
@@ -286,6 +290,7 @@ Step WaitGroup(Warp& warp, const Op& op) {
     return warp.Wait("wgmma.wait_group: products are under way");
   }
   const uint32_t pending = static_cast<uint32_t>(op.immediate);
+  warp.Note(0, warp.wgmma_groups - std::min(pending, warp.wgmma_groups), 0);
   if (warp.registers != nullptr) warp.registers->WaitProducts(pending);
   RaceDetector* races = warp.machine->races.get();
   if (races != nullptr && warp.wgmma_groups > pending) {

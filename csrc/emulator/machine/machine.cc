@@ -53,6 +53,7 @@ Machine::Machine(const Program& program, const Launch& launch, const Options& op
 }
 
 void Machine::Start(uint64_t queue, std::function<void()> complete) {
+  if (options.trace != nullptr) complete = options.trace->Watch(std::move(complete));
   if (options.completion == Completion::kEarliest) {
     complete();
     ++version;
@@ -362,7 +363,11 @@ void Machine::StepWarp(Warp* warp) {
                                 " instructions, which is the limit");
   }
   if (warp->registers != nullptr) warp->registers->Check(*warp, program.op_registers[group.pc]);
-  switch (op.run(*warp, op)) {
+  Trace* const trace = options.trace;
+  if (trace != nullptr) trace->BeginStep(*warp);
+  const Step step = op.run(*warp, op);
+  if (trace != nullptr) trace->EndStep(step == Step::kWait);
+  switch (step) {
     case Step::kNext:
       ++warp->group().pc;
       warp->group().waiting = false;

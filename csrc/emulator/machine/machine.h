@@ -19,6 +19,7 @@
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/program.h"
 #include "emulator/machine/tensor_memory.h"
+#include "emulator/trace/trace.h"
 
 namespace jax_fa4::emulator {
 
@@ -61,6 +62,7 @@ struct Options {
   Level level = Level::kPtx;
   bool check_races = true;
   bool check_registers = true;
+  Trace* trace = nullptr;  // null: nothing is recorded. Outlives the run.
 };
 
 struct Launch {
@@ -121,6 +123,8 @@ struct Warp {
     wait_reason = std::move(reason);
     return Step::kWait;
   }
+  // Tells the trace what the current instruction is about; trace.h has what the numbers mean.
+  void Note(uint64_t object, uint64_t phase, uint64_t amount) const;
 };
 
 struct NamedBarrier {
@@ -229,6 +233,11 @@ struct Machine {
   uint64_t version_after_timeouts_ = 0;
   uint64_t clusters_taken_ = 0;
 };
+
+inline void Warp::Note(uint64_t object, uint64_t phase, uint64_t amount) const {
+  Trace* trace = machine->options.trace;
+  if (trace != nullptr) trace->Note(object, phase, amount);
+}
 
 // Sends the running group's lanes in `taken` to `target`, the others on to the next instruction.
 void Branch(Warp& warp, uint32_t taken, int32_t target);
