@@ -257,8 +257,9 @@ Step Mma(Warp& warp, const Op& op) {
     warp.registers->StartProduct(warp, registers, operands.accumulate);
   }
   ++warp.wgmma_open;
+  const Shape& shape = operands.shape;
   warp.Note(0, warp.wgmma_groups + 1,
-            static_cast<uint64_t>(kWarpRows) * kDepth * op.count * 2);  // of this warp's rows
+            static_cast<uint64_t>(kWarpRows * shape.depth() * shape.columns));  // of its rows
   Warp* owner = &warp;
   warp.machine->Start(QueueOf(warp), [owner, operands] {
     Compute(*owner, operands);
