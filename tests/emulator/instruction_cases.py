@@ -18,6 +18,7 @@ class Case:
     body: str = ""  # where the kernel is more than the one instruction
     wide: bool = False  # the destination is a 32-bit register, although the type is narrower
     suffix: str = ""
+    target: str = "sm_90a"
     nan: str = "canonical"  # or "any": the payload is left open
 
     @property

@@ -15,8 +15,8 @@ PRODUCT = (
     + """
 .visible .entry product(
   .param .u64 a, .param .u64 b, .param .u64 out,
-  .param .u64 a_layout, .param .u64 b_layout, .param .u32 shape, .param .u32 twice,
-  .param .u32 keep)
+  .param .u64 a_layout, .param .u64 b_layout, .param .u32 shape_word, .param .u32 twice_word,
+  .param .u32 keep_word)
 .reqntid 128, 1, 1
 {{
   .shared .align 1024 .b8 image_a[32768];
@@ -84,9 +84,9 @@ ALLOCATED:
   shr.u32 at, at, 4;
   cvt.u64.u32 start, at;
   or.b64 b_desc, b_desc, start;
-  ld.param.u32 shape, [shape];
-  ld.param.u32 twice, [twice];
-  ld.param.u32 keep, [keep];
+  ld.param.u32 shape, [shape_word];
+  ld.param.u32 twice, [twice_word];
+  ld.param.u32 keep, [keep_word];
   tcgen05.mma.cta_group::{group}.kind::{kind} [d], {a}, b_desc, shape, 0;
   setp.eq.u32 q, twice, 0;
   @q bra COMMIT;

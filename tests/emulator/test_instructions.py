@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from blackwell_cases import BLACKWELL
 from instruction_cases import CASES
 from narrow_cases import NARROW
 from scalar_model import BF16, E4M3, E5M2, F16, F32, decode
@@ -19,6 +20,7 @@ BIT_KINDS = {
     "f16": "u16",
     "bf16": "u16",
     "f16x2": "u32",
+    "f32x2": "u64",
     "e4m3x2": "u16",
     "e5m2x2": "u16",
     "b16": "u16",
@@ -72,6 +74,9 @@ def corners(kind):
         return [0, 1, 5, 8, 31, 32, 33, 63, 64, 255, 256, 0x110]
     if kind == "selector":
         return [0x3210, 0x7654, 0x0000, 0xFEDC, 0x8080, 0x4B1F, 0xFFFF3210]
+    if kind == "f32x2":
+        values = float_corners(F32)
+        return [low | high << 32 for low, high in zip(values, values[5:] + values[:5], strict=True)]
     if kind == "f16x2":
         return [low | (low * 40503 + 77 & 0xFFFF) << 16 for low in range(0, 65536, 7)]
     if kind in ("e4m3x2", "e5m2x2"):
@@ -97,7 +102,7 @@ def inputs(case):
     else:
         values = [corners(kind) for kind in case.sources]
         if len(values) == 3 and len(values[0]) > 20:
-            values[2] = values[2][::2]
+            values[2] = values[2][:: 6 if case.sources[0] == "f32x2" else 2]
         if len(values) == 4:
             values[0], values[1] = values[0][::3], values[1][1::3]
         rows = list(itertools.product(*values))
@@ -113,7 +118,7 @@ def agrees(case, got, expected):
     return got == expected
 
 
-@pytest.mark.parametrize("case", [*CASES, *NARROW], ids=lambda case: case.file)
+@pytest.mark.parametrize("case", [*CASES, *NARROW, *BLACKWELL], ids=lambda case: case.file)
 def test_instruction(case, run_file):
     rows = inputs(case)
     sources = [

@@ -112,3 +112,14 @@ def test_local(run_file):
         first = values[:, 0] + values[:, 2]
     columns = (chosen, values[:, 2], values[:, 3], halves, first, *values.T[1:])
     np.testing.assert_array_equal(got, np.stack(columns, 1))
+
+
+def test_shared_vectors(run_file):
+    values = random_words((32, 8))
+    got = np.zeros_like(values)
+    run_file("shared_vectors", got, values)
+    np.testing.assert_array_equal(got, values[:, [4, 5, 6, 7, 2, 3, 0, 1]])
+
+
+def random_words(shape):
+    return np.random.default_rng(4).integers(0, 2**32, shape, dtype=np.uint32)

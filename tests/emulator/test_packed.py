@@ -9,23 +9,23 @@ from tensor_kernels import HEADER
 KERNEL = (
     HEADER
     + """
-.visible .entry pairs(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 d)
+.visible .entry pairs(.param .u64 p0, .param .u64 p1, .param .u64 p2, .param .u64 p3)
 {{
   .reg .b64 from, at, a, b, c, d;
   .reg .b32 tid;
   mov.u32 tid, %tid.x;
   mul.wide.u32 at, tid, 8;
-  ld.param.u64 from, [a];
+  ld.param.u64 from, [p0];
   add.u64 from, from, at;
   ld.global.b64 a, [from];
-  ld.param.u64 from, [b];
+  ld.param.u64 from, [p1];
   add.u64 from, from, at;
   ld.global.b64 b, [from];
-  ld.param.u64 from, [c];
+  ld.param.u64 from, [p2];
   add.u64 from, from, at;
   ld.global.b64 c, [from];
   {instruction};
-  ld.param.u64 from, [d];
+  ld.param.u64 from, [p3];
   add.u64 from, from, at;
   st.global.b64 [from], d;
   ret;

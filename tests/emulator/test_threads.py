@@ -79,3 +79,18 @@ def test_mapa_of_ctas_that_are_not_there(run_ptx, finding):
     run_ptx(MAPA.replace("OUTSIDE", "lt"), np.zeros(1, np.uint32), **where)
     with pytest.raises(finding, match=r"out-of-bounds: .* of CTA 2 in a cluster of 2"):
         run_ptx(MAPA.replace("OUTSIDE", "le"), np.zeros(1, np.uint32), **where)
+
+
+@pytest.mark.parametrize(("completion", "seed"), SCHEDULES)
+def test_launch_control(run_file, completion, seed):
+    """Work of clusters that have not started is taken over, and none is done twice."""
+    done = np.zeros((2, 3, 6), np.int32)
+    run_file(
+        "launch_control",
+        done,
+        grid=(6, 3, 2),
+        cluster=(2, 1, 1),
+        completion=completion,
+        seed=seed,
+    )
+    assert (done == 1).all()

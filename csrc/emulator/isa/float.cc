@@ -72,6 +72,10 @@ float Min(float a, float b) {
   return a < b ? a : b;
 }
 template <bool kFtz>
+float Min3(float a, float b, float c) {
+  return Min<kFtz>(Min<kFtz>(a, b), c);
+}
+template <bool kFtz>
 float Max3(float a, float b, float c) {
   return Max<kFtz>(Max<kFtz>(a, b), c);
 }
@@ -104,7 +108,7 @@ void DecodeArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) 
   modifiers.OneOf({"f32"});
   modifiers.Done();
   const size_t given = instruction.operands.size();
-  const bool three = name == "max" && given == 4;
+  const bool three = (name == "max" || name == "min") && given == 4;
   const size_t sources = name == "neg" || name == "abs" ? 1 : name == "fma" || three ? 3 : 2;
   Operands(decoder, instruction, sources, op);
 #define PICK(shape, function) \
@@ -114,7 +118,7 @@ void DecodeArithmetic(Decoder& decoder, const Instruction& instruction, Op* op) 
             : name == "mul" ? PICK(Binary, Mul)
             : name == "div" ? PICK(Binary, Div)
             : name == "fma" ? PICK(Ternary, Fma)
-            : three         ? PICK(Ternary, Max3)
+            : three         ? (name == "max" ? PICK(Ternary, Max3) : PICK(Ternary, Min3))
             : name == "max" ? PICK(Binary, Max)
             : name == "min" ? PICK(Binary, Min)
             : name == "neg" ? PICK(Unary, Neg)
