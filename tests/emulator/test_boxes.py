@@ -84,14 +84,15 @@ def test_store(run_file, tensor_map, box, completion):
 
 
 @pytest.mark.parametrize("completion", ["earliest", "latest", "random"])
-def test_load_to_every_cta_of_a_cluster(run_file, tensor_map, completion):
+@pytest.mark.parametrize("kernel", ["multicast", "multicast_pair"])
+def test_load_to_every_cta_of_a_cluster(run_file, tensor_map, kernel, completion):
     box = Box("f32", 3, (4, 32), (14, 32), (0, 0))
     tensor = random_bits(box.dtype, box.shape)
     # One behind the other: only every second begins where a swizzle's pattern does.
     boxes = box.image(np.stack([box.cut(tensor, (4 * rank, 0)) for rank in range(4)]))
     got = np.zeros((8, 4, 4, 32), np.uint32)
     run_file(
-        "multicast",
+        kernel,
         box.describe(tensor_map, 2, tensor),
         got,
         tensor,

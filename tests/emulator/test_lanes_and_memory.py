@@ -121,5 +121,12 @@ def test_shared_vectors(run_file):
     np.testing.assert_array_equal(got, values[:, [4, 5, 6, 7, 2, 3, 0, 1]])
 
 
+def test_vectors_of_64_bits(run_file):
+    values = random_words((32, 4, 2))
+    got = np.zeros_like(values)
+    run_file("vectors_of_64_bits", got, values)
+    np.testing.assert_array_equal(got, values[:, ::-1])
+
+
 def random_words(shape):
     return np.random.default_rng(4).integers(0, 2**32, shape, dtype=np.uint32)
