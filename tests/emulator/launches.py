@@ -58,20 +58,25 @@ class TensorMap:
         return b"".join(word.to_bytes(8, "little") for word in words)
 
 
-def pack(arguments, addresses, encode=TensorMap.encode):
-    """The bytes of a kernel's parameters: addresses for arrays, values for NumPy's scalars.
+def values(arguments, addresses, encode=TensorMap.encode):
+    """(bytes, alignment) of each of a kernel's parameters: addresses for arrays, NumPy's scalars.
 
     `addresses` has the place of an array among the arguments -> where it is in memory;
     `encode(map, address)` makes the 128 bytes of a tensor map.
     """
-    block = b""
     for at, argument in enumerate(arguments):
         if isinstance(argument, TensorMap):
-            value, align = encode(argument, addresses[argument.argument]), 64
+            yield encode(argument, addresses[argument.argument]), 64
         elif isinstance(argument, np.ndarray):
-            value, align = addresses[at].to_bytes(8, "little"), 8
+            yield addresses[at].to_bytes(8, "little"), 8
         else:
-            value, align = argument.tobytes(), argument.itemsize
+            yield argument.tobytes(), argument.itemsize
+
+
+def pack(arguments, addresses):
+    """The bytes of all parameters, one behind the other."""
+    block = b""
+    for value, align in values(arguments, addresses):
         block += b"\0" * (-len(block) % align) + value
     return block
 

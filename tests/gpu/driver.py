@@ -147,19 +147,21 @@ class Driver:
         )
         return raw.raw[at : at + 128]
 
-    def launch(self, function: Handle, launch: Any, block: bytes) -> None:
-        """Runs the kernel to its end; `block` has its parameters, and perhaps more."""
+    def launch(self, function: Handle, launch: Any, values: list[bytes]) -> None:
+        """Runs the kernel to its end; `values` has its parameters, and perhaps more."""
         if launch.shared > 48 << 10:
             limit = ctypes.c_int(launch.shared)
             self._call("cuFuncSetAttribute", function, ctypes.c_int(MAX_DYNAMIC_SHARED), limit)
-        raw = ctypes.create_string_buffer(block, len(block))
-        parameters = self.parameters(function)
-        end = max((offset + size for offset, size in parameters), default=0)
-        if end > len(block):
-            raise ValueError(f"{len(block)} bytes of parameters, the kernel takes {end}")
-        places = (Handle * (len(parameters) + 1))(
-            *(ctypes.addressof(raw) + offset for offset, _ in parameters)
-        )
+        # NOTES: offsets that the driver tells are none of a packed block: an alignment of 64 is
+        # that of its constant bank.
+        sizes = [size for _, size in self.parameters(function)]
+        if len(sizes) > len(values):
+            raise ValueError(f"{len(values)} parameters, the kernel takes {len(sizes)}")
+        for at, (size, value) in enumerate(zip(sizes, values, strict=False)):
+            if size != len(value):
+                raise ValueError(f"parameter {at} has {len(value)} bytes, the kernel's {size}")
+        buffers = [ctypes.create_string_buffer(value, len(value)) for value in values[: len(sizes)]]
+        places = (Handle * (len(sizes) + 1))(*map(ctypes.addressof, buffers))
         cluster = Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*launch.cluster))
         config = Config(
             (ctypes.c_uint * 3)(*launch.grid),

@@ -129,12 +129,12 @@ def run(cuda: driver.Driver, launch: record.Launch) -> Result:
         function = cuda.function(module, launch.entry)
         with ExitStack() as stack:
             addresses = {at: stack.enter_context(cuda.memory(a)) for at, a in arrays.items()}
-            block = record.pack(
+            values = record.values(
                 launch.arguments,
                 addresses,
                 lambda described, address: checked_map(cuda, notes, described, address),
             )
-            cuda.launch(function, launch, block)
+            cuda.launch(function, launch, [value for value, _ in values])
     if notes:
         return Result(launch.name, "differ", notes[0], arrays)
     return compare(launch, arrays)
