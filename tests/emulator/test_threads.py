@@ -27,15 +27,13 @@ def test_parameters_and_places(run_file):
     grid, block = (3, 2, 2), (4, 2, 3)
     got = np.zeros((grid[2], grid[1], grid[0], block[2], block[1], block[0], 16), np.uint32)
     words = np.arange(10, 18, dtype=np.uint32) * 0x01010101
-    halves = words.view(np.uint64)
-    # The block of 32 bytes, aligned to 16, begins at byte 32, where a word of 8 bytes does too.
     run_file(
         "parameters",
         got,
         np.uint32(0xCAFE),
         np.uint64(0x0123456789ABCDEF),
         np.uint8(0xA5),
-        *halves,
+        words.view("V32")[0],
         grid=grid,
         block=block,
     )
