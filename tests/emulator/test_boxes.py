@@ -4,44 +4,52 @@ import numpy as np
 import pytest
 from boxes import Box, random_bits
 
-BOXES = [
+# A store begins at no negative coordinate, and every box at 16 bytes.
+STORED = [
     Box("u8", 0, (8, 16), (20, 48), (3, 16)),
-    Box("u8", 0, (8, 16), (20, 48), (-3, 40)),
-    Box("f32", 0, (5, 12), (20, 16), (17, -5)),
+    Box("u8", 0, (8, 32), (20, 48), (17, 32)),
+    Box("f32", 0, (5, 12), (20, 16), (17, 8)),
     Box("bf16", 1, (16, 16), (20, 48), (2, 8)),
-    Box("bf16", 2, (16, 32), (20, 48), (-1, 32)),
+    Box("bf16", 2, (16, 32), (20, 48), (1, 32)),
     Box("bf16", 3, (16, 64), (20, 72), (8, 16)),
     Box("bf16", 3, (9, 64), (20, 72), (30, 0)),
-    Box("f32", 3, (8, 32), (12, 40), (-7, -31)),
+    Box("f32", 3, (8, 32), (12, 40), (7, 32)),
     Box("bf16", 3, (2, 8, 64), (3, 10, 64), (2, 5, 0)),
-    Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
-    Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
-    # One dimension: inside, over the end, before the beginning, nothing of it inside.
+    Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, 1, 3, 64)),
+    Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 8)),
+    # One dimension: inside, over the end, nothing of it inside.
     Box("f32", 0, (32,), (100,), (40,)),
     Box("f32", 0, (64,), (100,), (72,)),
-    Box("bf16", 3, (64,), (100,), (-9,)),
     Box("u8", 0, (16,), (64,), (64,)),
-    Box("u32", 1, (8,), (64,), (3,)),
-    # Far outside, on either side.
-    Box("u16", 0, (4, 16), (9, 16), (-(2**31), 0)),
+    Box("u32", 1, (8,), (64,), (4,)),
     Box("u16", 0, (4, 16), (9, 16), (2**31 - 4, 2**31 - 16)),
     # Every second or third row of the box; the step of the contiguous dimension says nothing.
     Box("f32", 0, (8, 8), (20, 16), (1, 4), steps=(2, 1)),
-    Box("f32", 0, (8, 8), (20, 16), (14, -2), steps=(3, 1)),
+    Box("f32", 0, (8, 8), (20, 16), (14, 12), steps=(3, 1)),
+    Box("u16", 0, (5, 4, 8), (9, 7, 16), (2, 1, 8), steps=(2, 3, 1)),
+]
+LOADED = [
+    *STORED,
+    Box("u8", 0, (8, 32), (20, 48), (-3, -16)),
+    Box("f32", 0, (5, 12), (20, 16), (17, -4)),
+    Box("bf16", 2, (16, 32), (20, 48), (-1, 32)),
+    Box("f32", 3, (8, 32), (12, 40), (-7, -28)),
+    Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
+    Box("bf16", 3, (64,), (100,), (-8,)),
+    Box("u16", 0, (4, 16), (9, 16), (-(2**31), 0)),
     Box("bf16", 3, (16, 64), (40, 64), (-3, 0), steps=(2, 1)),
-    Box("u16", 0, (5, 4, 8), (9, 7, 16), (2, 1, 4), steps=(2, 3, 1)),
-    Box("u8", 0, (1, 3, 5, 2, 16), (2, 4, 6, 3, 32), (1, 1, -1, 1, 8), steps=(1, 2, 2, 1, 1)),
+    Box("u8", 0, (1, 3, 5, 2, 16), (2, 4, 6, 3, 32), (1, 1, -1, 1, 16), steps=(1, 2, 2, 1, 1)),
 ]
 FILLED = [
-    Box("f32", 0, (5, 12), (20, 16), (17, -5), fill_nan=True),
+    Box("f32", 0, (5, 12), (20, 16), (17, -4), fill_nan=True),
     Box("bf16", 3, (9, 64), (20, 72), (15, 32), fill_nan=True),
     Box("f16", 1, (4, 16), (6, 24), (-2, 16), fill_nan=True),
-    Box("f16", 0, (8,), (40,), (36,), fill_nan=True),
+    Box("f16", 0, (8,), (40,), (40,), fill_nan=True),
 ]
 
 
 @pytest.mark.parametrize("completion", ["latest", "random"])
-@pytest.mark.parametrize("box", [*BOXES, *FILLED])
+@pytest.mark.parametrize("box", [*LOADED, *FILLED])
 def test_load(run_file, tensor_map, box, completion):
     tensor = random_bits(box.dtype, box.shape)
     expected = box.image(box.cut(tensor))
@@ -63,7 +71,7 @@ def test_load(run_file, tensor_map, box, completion):
 
 
 @pytest.mark.parametrize("completion", ["latest", "random"])
-@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("box", STORED)
 def test_store(run_file, tensor_map, box, completion):
     tensor = random_bits(box.dtype, box.shape)
     values = random_bits(box.dtype, box.copied, seed=1)
@@ -112,13 +120,15 @@ def test_load_to_every_cta_of_a_cluster(run_file, tensor_map, kernel, completion
         Box("bf16", 3, (8, 64), (20, 72), (-2, 8)),
         Box("bf16", 3, (2, 8, 64), (3, 10, 72), (2, 5, 0)),
         Box("bf16", 3, (1, 2, 4, 64), (2, 3, 6, 128), (1, -1, 3, 64)),
-        Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 12)),
+        Box("u16", 0, (1, 2, 2, 4, 8), (2, 2, 3, 6, 16), (1, 1, 2, 3, 0)),
     ],
 )
 def test_a_pair_signals_one_mbarrier(run_file, tensor_map, box, completion):
     tensor = random_bits(box.dtype, box.shape)
     *slow, fast = box.at
-    expected = [box.image(box.cut(tensor, (*slow, fast + rank))) for rank in range(2)]
+    # The odd CTA's box begins 16 bytes later.
+    step = 16 // tensor.itemsize
+    expected = [box.image(box.cut(tensor, (*slow, fast + step * rank))) for rank in range(2)]
     got = np.zeros((2, *box.copied), box.dtype)
     run_file(
         f"tensor_load_pair_{box.rank}d",
@@ -140,6 +150,8 @@ def test_a_pair_signals_one_mbarrier(run_file, tensor_map, box, completion):
     [
         ({"kind": "u32", "fill_nan": True}, "out-of-bounds fill with NaN for integers"),
         ({"swizzle": 1, "box": (4, 16)}, "a box wider than its swizzle"),
+        ({"at": (0, 3)}, "misaligned: a box that begins 12 bytes from"),
+        ({"at": (0, -6)}, "misaligned: a box that begins -24 bytes from"),
     ],
 )
 def test_maps_that_are_refused(run_file, tensor_map, finding, changes, message):
@@ -148,8 +160,18 @@ def test_maps_that_are_refused(run_file, tensor_map, finding, changes, message):
     box = Box(**fields | changes)
     described = box.describe(tensor_map, 5, tensor)
     got = np.zeros(box.copied, np.uint32)
-    zeros = [np.int32(0)] * 2
+    at = map(np.int32, box.at[::-1])
     with pytest.raises(finding, match=message):
+        run_file("tensor_load_2d", described, got, np.uint32(got.nbytes), *at, tensor, shared=66000)
+
+
+@pytest.mark.parametrize(("at", "dimension"), [((-1, 0), 1), ((0, -4), 0)])
+def test_a_store_before_the_tensor_is_refused(run_file, tensor_map, finding, at, dimension):
+    tensor = np.zeros((8, 16), np.uint32)
+    box = Box("f32", 0, (4, 8), (8, 16), at)
+    described = box.describe(tensor_map, 5, tensor)
+    image, at = np.zeros(box.copied, np.uint32), map(np.int32, at[::-1])
+    with pytest.raises(finding, match=f"tensor-map: a store to .* of dimension {dimension}"):
         run_file(
-            "tensor_load_2d", described, got, np.uint32(got.nbytes), *zeros, tensor, shared=66000
+            "tensor_store_2d", described, image, np.uint32(image.nbytes), *at, tensor, shared=66000
         )

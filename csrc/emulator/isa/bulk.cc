@@ -132,6 +132,26 @@ void CheckRank(Warp& warp, const Op& op, const TensorMap& map, int lane) {
   }
 }
 
+// Where a box may begin: at 16 bytes (PTX ISA 5.5.3.1), and for a store at no negative coordinate
+// (9.7.9.27.1.2). An H100 gives up with an illegal instruction.
+void CheckCorner(Warp& warp, const TensorMap& map, const std::array<int32_t, 5>& at, bool stores,
+                 int lane) {
+  const int64_t first = int64_t{at[0]} * map.element_bytes;
+  if (first % 16 != 0) {
+    warp.Report("misaligned",
+                "a box that begins " + std::to_string(first) +
+                    " bytes from the tensor's first, which is no multiple of 16",
+                lane);
+  }
+  for (int axis = 0; stores && axis < map.rank; ++axis) {
+    if (at[axis] >= 0) continue;
+    warp.Report("tensor-map",
+                "a store to coordinate " + std::to_string(at[axis]) + " of dimension " +
+                    std::to_string(axis) + ", which is negative",
+                lane);
+  }
+}
+
 void CheckShared(Warp& warp, const TensorMap& map, uint64_t shared, int lane) {
   if (shared % 128 != 0) {
     warp.Report("misaligned", "the box's shared address is not aligned to 128 bytes", lane);
@@ -234,6 +254,7 @@ Step TensorLoad(Warp& warp, const Op& op) {
     CheckRank(warp, op, map, lane);
     CheckShared(warp, map, shared, lane);
     const auto at = Coordinates(warp, op, lane);
+    CheckCorner(warp, map, at, false, lane);
     for (const Receiver& receiver : Receivers(warp, op, lane, shared, barrier)) {
       StartLoad(warp, lane, map, at, receiver, static_cast<uint32_t>(shared & 0xffffff),
                 static_cast<uint32_t>(barrier & 0xffffff));
@@ -270,6 +291,7 @@ Step TensorStore(Warp& warp, const Op& op) {
     machine->Shared(warp, lane, shared, static_cast<uint32_t>(map.BoxBytes()), false);
     Cta* cta = &machine->CtaOf(warp, lane, shared);
     const auto at = Coordinates(warp, op, lane);
+    CheckCorner(warp, map, at, true, lane);
     const uint32_t begin = static_cast<uint32_t>(shared & 0xffffff);
     BulkGroups& groups = warp.bulk[lane];
     const uint64_t group = groups.first_group + groups.committed.size();
@@ -357,7 +379,9 @@ void MapOperand(Decoder& decoder, const Operand& operand, uint32_t rank, Op* op)
 
 Step PrefetchTensor(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
-    CheckRank(warp, op, MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]), lane);
+    const TensorMap map = MapAt(warp, lane, warp.Lanes<uint64_t>(op.a)[lane]);
+    CheckRank(warp, op, map, lane);
+    CheckCorner(warp, map, Coordinates(warp, op, lane), false, lane);
   });
   return Step::kNext;
 }
