@@ -95,3 +95,15 @@ def test_nothing_is_added_to_a_new_accumulator(run_ptx):
     a_form, b_form = formats(form)
     expected = matrix_model.product(a, b.T, np.zeros_like(c), (a_form, b_form))
     np.testing.assert_array_equal(got, expected)
+
+
+def test_a_subnormal_accumulator_has_the_smallest_exponent(run_ptx):
+    """2.5 2^-24 and a little that the alignment to 2^-14 drops is a tie, which goes to 2 2^-24."""
+    form = Form(8, d="f16", a="f16", b="f16")
+    a, b = np.zeros((64, 16), np.uint16), np.zeros((8, 16), np.uint16)
+    a[:, 0], b[:, 0] = 0x0C00, 0x0800  # 2^-12, 2^-13
+    a[:, 1], b[:, 1] = 0x0004, 0x0004  # 2^-22 both
+    c = np.full((64, 8), 2, np.uint16)
+    expected = matrix_model.product(a, b.T, c, (F16, F16), F16)
+    assert (expected == 2).all()
+    np.testing.assert_array_equal(form.run(run_ptx, a, b, c, True), expected)
