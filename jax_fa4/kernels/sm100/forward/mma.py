@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Int32
+from cutlass import Int32
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
