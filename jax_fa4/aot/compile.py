@@ -24,7 +24,10 @@ HOST_TARGET = "llvm -mtriple=x86_64-unknown-linux-gnu -mcpu=x86-64-v2"
 
 SYMBOL_PREFIX = "jax_fa4_"
 
-FORWARD_KERNELS = {Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90"}
+FORWARD_KERNELS = {
+    Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90",
+    Arch.SM100: "jax_fa4.kernels.sm100.forward.kernel:ForwardSm100",
+}
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
 
 

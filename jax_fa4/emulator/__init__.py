@@ -18,7 +18,3 @@ from jax_fa4.emulator.recording import record as record
 from jax_fa4.emulator.settings import Settings as Settings
 from jax_fa4.emulator.settings import current as current
 from jax_fa4.emulator.settings import options as options
-from jax_fa4.variants import Arch as _Arch
-
-# The family whose kernels the emulator runs.
-ARCH = _Arch.SM90

@@ -56,7 +56,8 @@ def _call(call: Problem, options: argparse.Namespace) -> tuple[jax.Array | None,
     """The kernel's result, or what is wrong."""
     names = ("seed", "completion", "special", "level")
     try:
-        with emulator.options(**{name: getattr(options, name) for name in names}):
+        settings = {name: getattr(options, name) for name in names}
+        with emulator.options(arch=kernel(options.variant).arch.value, **settings):
             return jax.block_until_ready(call.run()), ""
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
         return None, str(error)

@@ -10,14 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jax_fa4.variants import Arch
+
 Completion = Literal["earliest", "latest", "random"]
 Special = Literal["rounded", "h100"]
 Level = Literal["ptx", "hardware"]
+Family = Literal["sm90", "sm100"]
 COMPLETIONS = ("earliest", "latest", "random")
 SPECIALS = ("rounded", "h100")
 LEVELS = ("ptx", "hardware")
+ARCHS = tuple(arch.value for arch in Arch)
 
-_CHOICES = {"completion": COMPLETIONS, "special": SPECIALS, "level": LEVELS}
+_CHOICES = {"completion": COMPLETIONS, "special": SPECIALS, "level": LEVELS, "arch": ARCHS}
 
 # The seed is an int64 attribute, the number of SMs an int32 one.
 _MAX_SEED = 2**63 - 1
@@ -36,7 +40,8 @@ class Settings:
     the kernel is told; it divides the work by it. `level` is how strictly the order of accesses is
     judged: by the text of the ISA ("ptx", which the kernels of this package satisfy), or by what
     working kernels of others rely on besides ("hardware"); csrc/emulator/check/README.md has the
-    differences.
+    differences. `arch` is the family of GPUs whose kernels run: Hopper ("sm90") or Blackwell
+    ("sm100").
     """
 
     seed: int = 0
@@ -45,6 +50,7 @@ class Settings:
     special: Special = "rounded"
     sm_count: int = 132
     level: Level = "ptx"
+    arch: Family = "sm90"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _MAX_SEED:

@@ -11,7 +11,7 @@ import jax
 
 from jax_fa4 import emulator, ffi
 from jax_fa4.ops import errors
-from jax_fa4.variants import CATALOG, ForwardVariant
+from jax_fa4.variants import CATALOG, Arch, ForwardVariant
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
 
@@ -75,7 +75,13 @@ def unsupported_by_emulator(problem: Problem) -> str | None:
     reason = refusal(problem)
     if reason is not None:
         return reason
-    needed = [v.name for v in forward_variants(problem) if v.arch is emulator.ARCH]
+    arch = Arch(emulator.current().arch)
+    needed = [v.name for v in forward_variants(problem) if v.arch is arch]
+    if not needed:
+        return (
+            f"no kernel for {arch.value} takes head dim {problem.head_dim}; use another arch "
+            "of jax_fa4.emulator.options, or implementation='xla'"
+        )
     for name in needed:
         if name not in ffi.built_variants() or not emulator.has_ptx(name):
             return (
@@ -94,8 +100,9 @@ def _emulated(problem: Problem) -> Path:
     assert dtype is not None
     built = frozenset(name for name in ffi.built_variants() if emulator.has_ptx(name))
     kernels = (forward_variants(problem, built), preprocess_variants(dtype, built))
+    arch = Arch(emulator.current().arch)
     forward, preprocess = (
-        tuple(v.name for v in variants if v.arch is emulator.ARCH) for variants in kernels
+        tuple(v.name for v in variants if v.arch is arch) for variants in kernels
     )
     for name in (*forward, *preprocess):
         emulator.load(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from jax_fa4.variants.catalog import CATALOG, FORWARD_HEAD_DIMS
+from jax_fa4.variants.catalog import CATALOG, WIDEST_HEAD_DIM
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, ForwardVariant
 
@@ -16,9 +16,9 @@ def refusal(problem: Problem) -> str | None:
             f"query, key and value are {problem.dtype}, and the kernels take bfloat16 and float16; "
             "cast them (on a Flax layer: dtype=jnp.bfloat16) or use implementation='xla'"
         )
-    if problem.head_dim > max(FORWARD_HEAD_DIMS):
+    if problem.head_dim > WIDEST_HEAD_DIM:
         return (
-            f"head dim {problem.head_dim} is above {max(FORWARD_HEAD_DIMS)}, the widest kernel; "
+            f"head dim {problem.head_dim} is above {WIDEST_HEAD_DIM}, the widest kernel; "
             "use implementation='xla'"
         )
     if problem.has_bias:

@@ -15,7 +15,7 @@ def test_list(capsys):
     names = capsys.readouterr().out.split()
     assert VARIANT in names
     assert "bwd_preprocess_sm90_bf16" in names
-    assert not any("sm100" in name for name in names)
+    assert "fwd_sm100_bf16_d128" in names
 
 
 def test_report(capsys):
@@ -86,7 +86,7 @@ def test_run_fails_a_wrong_kernel(capsys, monkeypatch, old, new, words):
     ("arguments", "words"),
     [
         (["run", "no_such_kernel"], "'no_such_kernel' is not the name of a kernel variant"),
-        (["report", "bwd_preprocess_sm100_bf16"], "not a kernel that the emulator runs"),
+        (["report", "fwd_sm100_bf16_d32"], "lacks the kernel fwd_sm100_bf16_d32"),
         (["run", "bwd_preprocess_sm90_bf16", "--causal"], "knows no mask"),
         (["trace", "bwd_preprocess_sm90_bf16"], "the kernel never synchronises"),
         (["trace", VARIANT, "--cta", "3"], "no events of CTA 3: there are some of the CTAs 0"),

@@ -32,6 +32,7 @@ def test_options_nest_and_end():
         ({"completion": "soon"}, "completion is 'soon', expected one of 'earliest'"),
         ({"sm_count": 0}, "sm_count is 0"),
         ({"special": "h200"}, "special is 'h200', expected one of 'rounded', 'h100'"),
+        ({"arch": "sm80"}, "arch is 'sm80', expected one of 'sm90', 'sm100'"),
         ({"level": "sass"}, "level is 'sass', expected one of 'ptx', 'hardware'"),
     ],
 )

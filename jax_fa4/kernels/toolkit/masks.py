@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, max, min
+from cutlass import Float32, Int32, Uint32, max, min
 
 from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, ThreadCoordinates, rows_view
 from jax_fa4.kernels.toolkit.block_range import Band
@@ -29,3 +29,26 @@ def mask_outside_band(
             column = c % 2 + 8 * (c // 2)
             hidden = (begin > column) | (end < column)
             scores[r, c] = -Float32.inf if hidden else scores[r, c]
+
+
+@cute.jit
+def mask_row_outside_band(scores: cute.Tensor, band: Band, row: Int32, key: Int32) -> None:
+    """Set to -inf the scores of keys that the band hides from `row`; scores[0] is key `key`'s.
+
+    A bit a column, 32 to a word: bits begin .. end of what is left of the band here. Selecting
+    by a constant bit of a register is one instruction a column, for 32 predicates a move.
+    """
+    begin = max(row + band.lower, 0) - key
+    end = min(row + band.upper, band.seqlen_k - 1) - key
+    for first in cutlass.range_constexpr(0, cute.size(scores), 32):
+        # The shifts of PTX give 0 for 32 places and more; of Python's operators that is not said.
+        low, high = max(begin - first, 0), max(first + 31 - end, 0)
+        word = cute.arch.inline_ptx(
+            "{{ .reg .b32 t; shl.b32 t, 0xffffffff, {$r0}; shr.u32 {$w0}, 0xffffffff, {$r1}; "
+            "and.b32 {$w0}, {$w0}, t; }}",
+            write_only_types=[Uint32],
+            read_only_args=[low, high],
+        )
+        for c in cutlass.range_constexpr(32):
+            visible = (word & Uint32(1 << c)) != 0
+            scores[first + c] = scores[first + c] if visible else -Float32.inf

@@ -1,0 +1,107 @@
+"""Tiles, memory maps and registers of the Blackwell forward, by head dim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
+TILE_N = 128  # keys of a block
+TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
+_SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
+_SMALL_BYTES = 3072  # barriers and row statistics, before the tiles
+_ELEMENT_BYTES = 2
+_REGISTERS = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorMemory:
+    """Who has which columns of the 128 lanes x 512 columns of 32 bits.
+
+        | S[0], P[0] | S[1], P[1] | O[0] | O[1] |
+
+    P takes half the columns of its scores, two elements a cell, and lies in their upper
+    half: a softmax thread has its row of S in registers before it writes P. What it must not
+    overwrite before the product with V has read it is the next S, and one thread issues both.
+    """
+
+    q_tiles: int
+    head_dim: int
+
+    def scores_of(self, t):
+        """First column of S[t]; `t` may be a value of the device."""
+        return TILE_N * t
+
+    def probabilities_of(self, t):
+        """First column of P[t]."""
+        return TILE_N * t + TILE_N // 2
+
+    def output_of(self, t):
+        """First column of O[t]."""
+        return TILE_N * self.q_tiles + self.head_dim * t
+
+    @property
+    def columns(self) -> int:
+        """How many there are in use."""
+        return self.output_of(self.q_tiles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardConfig:
+    """How one CTA is built: `q_tiles` tiles of 128 queries against blocks of 128 keys.
+
+    K and V share a ring of `kv_stages` blocks. `polynomial` says which of 16 neighbouring
+    exponentials the CUDA cores compute instead of the special-function units. Registers are
+    for a thread of a softmax warp, of a correction warp, and of the other four warps.
+    """
+
+    head_dim: int
+    q_tiles: int
+    kv_stages: int
+    softmax_registers: int
+    correction_registers: int
+    other_registers: int
+
+    def __post_init__(self) -> None:
+        if self.smem_bytes > _SMEM_BYTES:
+            raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
+        registers = 128 * (
+            2 * self.softmax_registers + self.correction_registers + self.other_registers
+        )
+        if registers > _REGISTERS:
+            raise ValueError(f"{self} needs {registers} registers of the SM's {_REGISTERS}")
+        if self.tensor_memory.columns > TMEM_COLUMNS:
+            raise ValueError(f"{self} needs more than {TMEM_COLUMNS} columns of tensor memory")
+
+    @property
+    def tile_m(self) -> int:
+        """Rows of queries of a CTA's tile."""
+        return ROWS * self.q_tiles
+
+    @property
+    def smem_bytes(self) -> int:
+        elements = (2 * self.tile_m + self.kv_stages * TILE_N) * self.head_dim
+        return elements * _ELEMENT_BYTES + _SMALL_BYTES
+
+    @property
+    def tensor_memory(self) -> TensorMemory:
+        return TensorMemory(q_tiles=self.q_tiles, head_dim=self.head_dim)
+
+
+FORWARD_CONFIGS: dict[int, ForwardConfig] = {
+    64: ForwardConfig(
+        head_dim=64,
+        q_tiles=2,
+        kv_stages=10,
+        softmax_registers=192,
+        correction_registers=80,
+        other_registers=48,
+    ),
+    128: ForwardConfig(
+        head_dim=128,
+        q_tiles=2,
+        kv_stages=3,
+        softmax_registers=192,
+        correction_registers=80,
+        other_registers=48,
+    ),
+}

@@ -1,0 +1,130 @@
+"""The correction warpgroup: keeps the output in scale, and finishes it.
+
+CONTRACT: thread i of it owns lane i of O[t], as thread i of softmax t owns row i of S[t]. For
+every block of t but a tile's first, it takes the rows' scales from sStats[t], scales O[t]
+where a row of its warp asks for it, and arrives at pv_ready. For the first block the
+arrival says that O[t] of the tile before was read out; the first of all is free.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32
+
+from jax_fa4.kernels.sm100.forward.config import ROWS
+from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
+from jax_fa4.kernels.toolkit import tensor_memory
+from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
+from jax_fa4.kernels.toolkit.swizzled_rows import store_columns
+
+_COLUMNS = 16  # of O in registers at a time while it is scaled
+_CHUNK = 16  # and while it is read out
+_LN_2 = 0.6931471805599453
+
+
+@cute.jit
+def _arrive(barriers, stage) -> None:
+    """One arrival of this warp, after all of its lanes."""
+    cute.arch.sync_warp()
+    with cute.arch.elect_one():
+        barriers.arrive(stage)
+
+
+@cute.jit
+def _release_output(context, t: cutlass.Constexpr) -> None:
+    """Tell the MMA warp that this warp is done with O[t] for now."""
+    tensor_memory.fence_before_sync()
+    _arrive(context.barriers["pv_ready"], t)
+
+
+@cute.jit
+def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> None:
+    """O[t] *= scale, if any row of this warp needs it."""
+    if cute.arch.vote_any_sync(Boolean(scale < 1.0)):
+        base = context.tmem + context.config.tensor_memory.output_of(t)
+        for column in cutlass.range_constexpr(0, context.config.head_dim, _COLUMNS):
+            rO = cute.make_rmem_tensor(_COLUMNS, Float32)
+            tensor_memory.load(base + column, rO, thread)
+            tensor_memory.wait_loads()
+            for c in cutlass.range_constexpr(0, _COLUMNS, 2):
+                rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2((rO[c], rO[c + 1]), (scale, scale))
+            tensor_memory.store(rO, base + column, thread)
+        tensor_memory.wait_stores()
+
+
+@cute.jit
+def _stage_output(context, t: cutlass.Constexpr, scale: Float32, keep: Int32, thread: Int32):
+    """sO[t] = O[t] * scale in 16 bits, of which those in `keep` (all or none) are kept."""
+    base = context.tmem + context.config.tensor_memory.output_of(t)
+    tile = context.shared.output + t * ROWS * context.config.head_dim
+    for column in cutlass.range_constexpr(0, context.config.head_dim, _CHUNK):
+        rO = cute.make_rmem_tensor(_CHUNK, Float32)
+        tensor_memory.load(base + column, rO, thread)
+        tensor_memory.wait_loads()
+        for c in cutlass.range_constexpr(0, _CHUNK, 2):
+            pair = (rO[c], rO[c + 1])
+            rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2(pair, (scale, scale))
+        rounded = cute.make_rmem_tensor(_CHUNK, context.dtype)
+        convert(rO, rounded)
+        words = cute.make_tensor(
+            cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(_CHUNK // 2)
+        )
+        for c in cutlass.range_constexpr(_CHUNK // 2):
+            words[c] = words[c] & keep
+        store_columns(rounded, tile, ROWS, thread, column)
+
+
+@cute.jit
+def _finish(context, t: cutlass.Constexpr, work, total: Float32, maximum: Float32, thread: Int32):
+    """Output and lse of this thread's row; a row that has seen nothing gets 0 and -inf."""
+    barriers, mLSE, seqlen_q = context.barriers, context.gmem.mLSE, context.band.seqlen_q
+    # Not `total > 0`: a NaN must stay one.
+    unseen = total == 0.0
+    keep = Int32(0) if unseen else Int32(-1)
+    _stage_output(context, t, cute.arch.rcp_approx(total), keep, thread)
+    _release_output(context, t)
+    cute.arch.fence_view_async_shared()
+    _arrive(barriers["o_staged"], t)
+    row = work.row + t * ROWS + thread
+    log2_total = cute.math.log2(total, fastmath=True)
+    lse = cute.math.fma(maximum, context.scale_log2, log2_total) * _LN_2
+    if row < seqlen_q:
+        mLSE[row, work.head, work.batch] = -Float32.inf if unseen else lse
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this CTA's tiles; see the contract above."""
+    config, barriers, sStats = context.config, context.barriers, context.shared.sStats
+    tiles = config.q_tiles
+    thread = cute.arch.thread_idx()[0] % ROWS
+    warp = cute.arch.make_warp_uniform(thread // 32)
+    stats_full, o_full, o_stored = make_counters(tiles), make_counters(tiles), make_counters(tiles)
+    for t in cutlass.range_constexpr(tiles):
+        _arrive(barriers["pv_ready"], t)
+
+    tile = first_tile()
+    while tile < context.scheduler.tiles():
+        work = work_of(context, tile)
+        for i in cutlass.range(work.last - work.first, unroll=1):
+            block = work.last - 1 - i
+            for t in cutlass.range_constexpr(tiles):
+                if work.blocks[t].has(block) & (block != work.blocks[t].last - 1):
+                    wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
+                    scale = sStats[thread, 0, t]
+                    _arrive(barriers["stats_empty"], 4 * t + warp)
+                    tensor_memory.fence_after_sync()
+                    _rescale(context, t, scale, thread)
+                    _release_output(context, t)
+        for t in cutlass.range_constexpr(tiles):
+            if work.blocks[t].first < work.blocks[t].last:
+                wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
+                total, maximum = sStats[thread, 0, t], sStats[thread, 1, t]
+                _arrive(barriers["stats_empty"], 4 * t + warp)
+                wait_next(barriers["o_stored"], o_stored, t, producer=True)
+                wait_next(barriers["o_full"], o_full, t)
+                tensor_memory.fence_after_sync()
+                _finish(context, t, work, total, maximum, thread)
+        tile = next_tile(tile)

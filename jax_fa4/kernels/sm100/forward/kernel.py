@@ -1,0 +1,361 @@
+"""The Blackwell forward: O = softmax(scale * Q K^T, within the band) V, lse per row.
+
+A CTA has two tiles of 128 queries, 0 and 1, so that the tensor core multiplies for one
+while the softmax of the other runs.
+
+    load warp --TMA--> sQ[t] --+
+                               +--> MMA warp: S[t] = Q[t] K^T --> tensor memory
+    load warp --TMA--> ring ---+                  |
+         (K and V in turn)     |    softmax warpgroup t: a thread a row; P[t] over S[t]
+                               |                  |   row scales through sStats[t]
+                               |    correction warpgroup: O[t] *= scale, where it matters
+                               |                  |
+                               +--> MMA warp: O[t] += P[t] V --> tensor memory
+                                                  |
+    store warp <-- sO[t] <-- correction warpgroup: O[t] / sum, to 16 bits; lse
+
+| barrier    | stages    | a phase ends when                       | who waits          |
+|------------|-----------|-----------------------------------------|--------------------|
+| q_full     | q_tiles   | TMA: Q[t] is in sQ[t]                   | MMA                |
+| q_empty    | q_tiles   | the tile's last product with Q[t]       | load               |
+| kv_full    | kv_stages | TMA: a block of K or of V               | MMA                |
+| kv_empty   | kv_stages | both tiles' products with it            | load               |
+| s_full     | q_tiles   | S[t], and every product before it       | softmax t          |
+| pv_ready   | q_tiles   | 4 softmax warps: S[t] read, 3/4 of P[t] | MMA                |
+|            |           | 4 correction warps: O[t] is scaled, or  |                    |
+|            |           | the tile before was read out            |                    |
+| p_tail     | q_tiles   | 4 softmax warps: the last 1/4 of P[t]   | MMA, mid product   |
+| stats_full | 4 q_tiles | a softmax warp: scales of its 32 rows   | a correction warp  |
+| stats_empty| 4 q_tiles | a correction warp has read them         | a softmax warp     |
+| o_full     | q_tiles   | the tile's last product with V          | correction         |
+| o_staged   | q_tiles   | 4 correction warps: sO[t] is written    | store              |
+| o_stored   | q_tiles   | the TMA store has read sO[t]            | correction         |
+
+Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
+(`block_range` of its own 128 rows): under a causal band tile 0 skips the last block of
+tile 1. The MMA warp runs through the ends of tiles: the next tile's first S is issued before
+this tile's last O is read out.
+"""
+
+# No `from __future__ import annotations` here: cute.struct reads annotations as objects.
+from dataclasses import dataclass
+
+import cuda.bindings.driver as cuda
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64, min, utils
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
+from cutlass.utils import LayoutEnum
+from cutlass.utils import blackwell_helpers as blackwell
+
+from jax_fa4.kernels.sm100.forward import correction, load, mma, softmax, store
+from jax_fa4.kernels.sm100.forward.config import (
+    FORWARD_CONFIGS,
+    ROWS,
+    TILE_N,
+    TMEM_COLUMNS,
+    ForwardConfig,
+)
+from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
+from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
+from jax_fa4.kernels.toolkit.schedulers import LongestFirst
+from jax_fa4.variants.variant import DType, ForwardVariant
+
+_LOG2_E = 1.4426950408889634
+_DTYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
+_WARPS = 4  # of a warpgroup
+
+
+@dataclass(frozen=True)
+class SharedLayouts:
+    """Swizzled layouts of the tiles; the last mode is the stage."""
+
+    sQ: cute.ComposedLayout
+    sK: cute.ComposedLayout
+    sV: cute.ComposedLayout
+    sO: cute.ComposedLayout
+
+
+@dataclass(frozen=True)
+class SharedTensors:
+    """Tiles in shared memory. sK and sV are two views of one ring."""
+
+    sQ: cute.Tensor  # (MMA, 1, MMA_K, q_tiles)
+    sK: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
+    sV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
+    sO: cute.Tensor  # (128, head_dim, q_tiles)
+    output: cute.Pointer  # where sO begins
+    sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and maximum
+
+
+@dataclass(frozen=True)
+class GlobalTensors:
+    """TMA atoms and the tensors in global memory that they address."""
+
+    q: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
+    k: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_k, head_dim, heads_kv, batch)
+    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim, seqlen_k, heads_kv, batch)
+    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
+    mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every role knows: static facts and handles, nothing that changes."""
+
+    config: ForwardConfig
+    dtype: type[cutlass.Numeric]
+    tiled_mma_qk: cute.TiledMma
+    tiled_mma_pv: cute.TiledMma
+    barriers: dict[str, MbarrierArray]
+    shared: SharedTensors
+    gmem: GlobalTensors
+    tmem: cute.Pointer  # float32 columns, lane 0
+    band: Band
+    scheduler: LongestFirst
+    ratio: Int32  # query heads a KV head
+    scale_log2: Float32
+
+
+def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
+    """The table in the module's docstring, as data."""
+    tiles, stages = config.q_tiles, config.kv_stages
+    return {
+        "q_full": MbarrierSpec(tiles, 1),
+        "q_empty": MbarrierSpec(tiles, 1),
+        "kv_full": MbarrierSpec(stages, 1),
+        "kv_empty": MbarrierSpec(stages, 1),
+        "s_full": MbarrierSpec(tiles, 1),
+        "pv_ready": MbarrierSpec(tiles, 2 * _WARPS),
+        "p_tail": MbarrierSpec(tiles, _WARPS),
+        "stats_full": MbarrierSpec(_WARPS * tiles, 1),
+        "stats_empty": MbarrierSpec(_WARPS * tiles, 1),
+        "o_full": MbarrierSpec(tiles, 1),
+        "o_staged": MbarrierSpec(tiles, _WARPS),
+        "o_stored": MbarrierSpec(tiles, 1),
+    }
+
+
+def _view(pointer: cute.Pointer, seqlen: Int32, heads: Int32, head_dim: Int32, batch: Int32):
+    """A contiguous (batch, seqlen, heads, head_dim) array as (seqlen, head_dim, heads, batch)."""
+    row = Int64(heads) * head_dim
+    layout = cute.make_layout(
+        (seqlen, head_dim, heads, batch), stride=(row, 1, Int64(head_dim), row * seqlen)
+    )
+    return cute.make_tensor(pointer, layout)
+
+
+class ForwardSm100:
+    """One compiled forward kernel for Blackwell; see the module's docstring."""
+
+    def __init__(self, variant: ForwardVariant):
+        self.config = FORWARD_CONFIGS[variant.head_dim]
+        self.dtype = _DTYPES[variant.dtype]
+
+    @cute.jit
+    def __call__(
+        self,
+        q_ptr: cute.Pointer,
+        k_ptr: cute.Pointer,
+        v_ptr: cute.Pointer,
+        out_ptr: cute.Pointer,
+        lse_ptr: cute.Pointer,
+        batch: Int32,
+        seqlen_q: Int32,
+        seqlen_k: Int32,
+        heads_q: Int32,
+        heads_kv: Int32,
+        head_dim: Int32,
+        softmax_scale: Float32,
+        band_lower: Int32,
+        band_upper: Int32,
+        sm_count: Int32,
+        stream: cuda.CUstream,
+    ):
+        """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
+        config = self.config
+        mQ = _view(q_ptr, seqlen_q, heads_q, head_dim, batch)
+        mK = _view(k_ptr, seqlen_k, heads_kv, head_dim, batch)
+        mV = cute.make_tensor(
+            v_ptr,
+            cute.select(_view(v_ptr, seqlen_k, heads_kv, head_dim, batch).layout, [1, 0, 2, 3]),
+        )
+        mO = _view(out_ptr, seqlen_q, heads_q, head_dim, batch)
+        mLSE = cute.make_tensor(
+            lse_ptr,
+            cute.make_layout(
+                (seqlen_q, heads_q, batch), stride=(1, Int64(seqlen_q), Int64(heads_q) * seqlen_q)
+            ),
+        )
+
+        qk, pv = self._tiled_mmas()
+        layouts = self._smem_layouts(qk, pv)
+        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        one = (None, None, None, 0)
+        qk_tile, pv_tile = self._tiles()
+        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (qk.thr_id.shape,)).shape
+        tma_a, tma_b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
+        tma_q = tma_a(g2s, mQ, cute.slice_(layouts.sQ, one), qk_tile, qk, cluster)
+        tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), qk_tile, qk, cluster)
+        tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), pv_tile, pv, cluster)
+        tma_o = cpasync.make_tiled_tma_atom(
+            s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.head_dim)
+        )
+
+        ratio = heads_q // heads_kv
+        bytes_per_kv_head = Int64(seqlen_k) * head_dim * (2 * self.dtype.width // 8)
+        heads_per_group = LongestFirst.heads_that_fit_l2(heads_q * batch, ratio, bytes_per_kv_head)
+        row_blocks = cute.ceil_div(seqlen_q, config.tile_m)
+        tiles = LongestFirst(row_blocks, heads_q, batch, heads_per_group).tiles()
+        # Tiles that differ in length are left to the hardware, one a CTA, longest first.
+        alike = cuts_nothing(Band(band_lower, band_upper, seqlen_q, seqlen_k))
+        self.kernel(
+            (qk, pv),
+            tuple(tma_q),
+            tuple(tma_k),
+            tuple(tma_v),
+            tuple(tma_o),
+            mLSE,
+            (band_lower, band_upper, seqlen_q, seqlen_k),
+            (row_blocks, heads_q, batch, heads_per_group),
+            ratio,
+            softmax_scale * _LOG2_E,
+        ).launch(
+            grid=(min(tiles, sm_count) if alike else tiles, 1, 1),
+            block=(THREADS, 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+        )
+
+    def _tiles(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """(M, N, K) of one tile's products: S = Q K^T and O += P V."""
+        d = self.config.head_dim
+        return (ROWS, TILE_N, d), (ROWS, d, TILE_N)
+
+    def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
+        """Q, K and V from shared memory, P from tensor memory, both sums in float32."""
+        k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
+        qk_tile, pv_tile = self._tiles()
+        one = tcgen05.CtaGroup.ONE
+        make, dtype = blackwell.make_trivial_tiled_mma, self.dtype
+        qk = make(dtype, dtype, k_major, k_major, Float32, one, qk_tile[:2])
+        source = tcgen05.OperandSource.TMEM
+        pv = make(dtype, dtype, k_major, mn_major, Float32, one, pv_tile[:2], source)
+        return qk, pv
+
+    def _smem_layouts(self, qk: cute.TiledMma, pv: cute.TiledMma) -> SharedLayouts:
+        """Made anew on each side of the launch: a layout is a value of its region."""
+        c, dtype = self.config, self.dtype
+        qk_tile, pv_tile = self._tiles()
+        return SharedLayouts(
+            sQ=blackwell.make_smem_layout_a(qk, qk_tile, dtype, c.q_tiles),
+            sK=blackwell.make_smem_layout_b(qk, qk_tile, dtype, c.kv_stages),
+            sV=blackwell.make_smem_layout_b(pv, pv_tile, dtype, c.kv_stages),
+            sO=blackwell.make_smem_layout_epi(
+                dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.head_dim), c.q_tiles
+            ),
+        )
+
+    def _shared_storage(self, layouts: SharedLayouts):
+        """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
+        tiles = self.config.q_tiles
+
+        def tile(layout):
+            return cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(layout)], 1024]
+
+        @cute.struct
+        class SharedStorage:
+            barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(self.config))]
+            tmem: Int32
+            sStats: cute.struct.MemRange[Float32, 2 * ROWS * tiles]
+            sQ: tile(layouts.sQ)
+            sKV: tile(layouts.sK)
+            sO: tile(layouts.sO)
+
+        return SharedStorage
+
+    def _shared_tensors(self, storage, layouts: SharedLayouts) -> SharedTensors:
+        def tensor(field, layout):
+            return field.get_tensor(layout.outer, swizzle=layout.inner)
+
+        stats = cute.make_layout((ROWS, 2, self.config.q_tiles))
+        return SharedTensors(
+            sQ=tensor(storage.sQ, layouts.sQ),
+            sK=tensor(storage.sKV, layouts.sK),
+            sV=tensor(storage.sKV, layouts.sV),
+            sO=tensor(storage.sO, layouts.sO),
+            output=storage.sO.data_ptr(),
+            sStats=storage.sStats.get_tensor(stats),
+        )
+
+    @cute.kernel
+    def kernel(
+        self,
+        tiled_mmas: tuple[cute.TiledMma, cute.TiledMma],
+        q: tuple[cute.CopyAtom, cute.Tensor],
+        k: tuple[cute.CopyAtom, cute.Tensor],
+        v: tuple[cute.CopyAtom, cute.Tensor],
+        o: tuple[cute.CopyAtom, cute.Tensor],
+        mLSE: cute.Tensor,
+        band: tuple[Int32, Int32, Int32, Int32],
+        tiles: tuple[Int32, Int32, Int32, Int32],
+        ratio: Int32,
+        scale_log2: Float32,
+    ):
+        config = self.config
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        layouts = self._smem_layouts(*tiled_mmas)
+        storage = utils.SmemAllocator().allocate(self._shared_storage(layouts))
+        barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
+        if warp == Role.LOAD:
+            for atom in (q[0], k[0], v[0], o[0]):
+                cpasync.prefetch_descriptor(atom)
+            with cute.arch.elect_one():
+                mbarriers.initialise(barriers)
+            cute.arch.mbarrier_init_fence()
+        if warp == Role.MMA:
+            cute.arch.alloc_tmem(TMEM_COLUMNS, storage.tmem)
+            cute.arch.relinquish_tmem_alloc_permit()
+        cute.arch.sync_threads()
+
+        context = Context(
+            config=config,
+            dtype=self.dtype,
+            tiled_mma_qk=tiled_mmas[0],
+            tiled_mma_pv=tiled_mmas[1],
+            barriers=barriers,
+            shared=self._shared_tensors(storage, layouts),
+            gmem=GlobalTensors(q, k, v, o, mLSE),
+            tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
+            band=Band(*band),
+            scheduler=LongestFirst(*tiles),
+            ratio=ratio,
+            scale_log2=scale_log2,
+        )
+
+        # ---- softmax: warpgroup t turns S[t] into P[t]
+        if warp < Role.CORRECTION:
+            cute.arch.setmaxregister_increase(config.softmax_registers)
+            softmax.run(context, warp // _WARPS)
+
+        # ---- correction: scales O in tensor memory, and reads it out
+        if warp // _WARPS == Role.CORRECTION // _WARPS:
+            cute.arch.setmaxregister_decrease(config.correction_registers)
+            correction.run(context)
+
+        # ---- the other four warps
+        if warp // _WARPS == Role.MMA // _WARPS:
+            cute.arch.setmaxregister_decrease(config.other_registers)
+            if warp == Role.MMA:
+                mma.run(context)
+            if warp == Role.STORE:
+                store.run(context)
+            if warp == Role.LOAD:
+                load.run(context)
+
+        # Tensor memory is read by softmax and correction; who allocated it gives it back.
+        cute.arch.sync_threads()
+        if warp == Role.MMA:
+            cute.arch.dealloc_tmem(context.tmem, TMEM_COLUMNS)

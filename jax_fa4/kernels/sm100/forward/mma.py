@@ -1,0 +1,191 @@
+"""The MMA warp: one thread of it issues every product of the CTA.
+
+CONTRACT: step by step through the blocks of its tiles, for each t that takes part:
+
+    O[t] += P[t] V of this block     once pv_ready says that P and O are there
+    S[t] = Q[t] K of the next block  the next tile's first block after this tile's last
+
+S and P share columns. The second product therefore overwrites what the first one reads, and
+nothing but the order of the two protects it: they are of one thread, and a
+tcgen05.fence::before_thread_sync between them orders the earlier before the later (PTX ISA
+9.7.16.6.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+from cutlass.cute.nvgpu import tcgen05
+from cutlass.utils import blackwell_helpers as blackwell
+
+from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, next_tile, work_of
+from jax_fa4.kernels.toolkit.mbarriers import (
+    Ring,
+    advance,
+    make_counters,
+    make_ring,
+    wait_next,
+    wait_stage,
+)
+from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync, fence_before_sync
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Descriptors of shared memory and views of tensor memory, by tile where a tuple."""
+
+    tSrQ: cute.Tensor  # (MMA, 1, MMA_K, q_tiles)
+    tSrK: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
+    tOrV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
+    tStS: tuple[cute.Tensor, ...]
+    tOrP: tuple[cute.Tensor, ...]  # (MMA, 1, MMA_K)
+    tOtO: tuple[cute.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far this warp is with each barrier that it waits for."""
+
+    ring: Ring
+    q_full: cute.Tensor
+    pv_ready: cute.Tensor
+    p_tail: cute.Tensor
+
+
+def _make_operands(context) -> Operands:
+    shared, columns, tmem = context.shared, context.config.tensor_memory, context.tmem
+    d, dtype = context.config.head_dim, context.dtype
+    qk, pv = context.tiled_mma_qk.get_slice(0), context.tiled_mma_pv.get_slice(0)
+    scores = qk.make_fragment_C(qk.partition_shape_C((ROWS, TILE_N))).layout
+    output = pv.make_fragment_C(pv.partition_shape_C((ROWS, d))).layout
+    tile = (ROWS, d, TILE_N)
+    p_layout = blackwell.make_smem_layout_a(context.tiled_mma_pv, tile, dtype, 1)
+    tP = cute.make_tensor(tmem, p_layout.outer)
+    tOrP = pv.make_fragment_A(tP)[None, None, None, 0]
+    tiles = range(context.config.q_tiles)
+    p_base = [cute.recast_ptr(tmem + columns.probabilities_of(t), dtype=tOrP.dtype) for t in tiles]
+    return Operands(
+        tSrQ=qk.make_fragment_A(shared.sQ),
+        tSrK=qk.make_fragment_B(shared.sK),
+        tOrV=pv.make_fragment_B(shared.sV),
+        tStS=tuple(cute.make_tensor(tmem + columns.scores_of(t), scores) for t in tiles),
+        tOrP=tuple(cute.make_tensor(base, tOrP.layout) for base in p_base),
+        tOtO=tuple(cute.make_tensor(tmem + columns.output_of(t), output) for t in tiles),
+    )
+
+
+@cute.jit
+def _multiply(tiled_mma, acc, a, b, begin: cutlass.Constexpr, end: cutlass.Constexpr, accumulate):
+    """acc (+)= a b over slices [begin, end) of the depth; `accumulate` is for slice `begin`."""
+    # NOTES: an atom of its own, since setting a field rebinds a value of this region.
+    atom = cute.make_mma_atom(tiled_mma.op)
+    atom.set(tcgen05.Field.ACCUMULATE, accumulate)
+    for kk in cutlass.range_constexpr(begin, end):
+        cute.gemm(atom, acc, a[None, None, kk], b[None, None, kk], acc)
+        atom.set(tcgen05.Field.ACCUMULATE, True)
+
+
+@cute.jit
+def _commit(barriers, stage) -> None:
+    with cute.arch.elect_one():
+        barriers.commit(stage)
+
+
+@cute.jit
+def _scores(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32):
+    """S[t] of `block`, if t visits it."""
+    barriers = context.barriers
+    if blocks.has(block):
+        if block == blocks.last - 1:
+            wait_next(barriers["q_full"], progress.q_full, t)
+        a, b = (
+            operands.tSrQ[None, None, None, t],
+            operands.tSrK[None, None, None, progress.ring.stage],
+        )
+        depth = cute.size(a, mode=[2])
+        _multiply(context.tiled_mma_qk, operands.tStS[t], a, b, 0, depth, False)
+        _commit(barriers["s_full"], t)
+        if block == blocks.first:
+            _commit(barriers["q_empty"], t)
+
+
+@cute.jit
+def _output(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32, stage):
+    """O[t] += P[t] V of `block`, if t visits it."""
+    barriers = context.barriers
+    if blocks.has(block):
+        a, b = operands.tOrP[t], operands.tOrV[None, None, None, stage]
+        depth = cute.size(a, mode=[2])
+        head = depth * 3 // 4
+        wait_next(barriers["pv_ready"], progress.pv_ready, t)
+        fence_after_sync()
+        accumulate = block != blocks.last - 1
+        _multiply(context.tiled_mma_pv, operands.tOtO[t], a, b, 0, head, accumulate)
+        wait_next(barriers["p_tail"], progress.p_tail, t)
+        fence_after_sync()
+        _multiply(context.tiled_mma_pv, operands.tOtO[t], a, b, head, depth, True)
+        if block == blocks.first:
+            _commit(barriers["o_full"], t)
+        fence_before_sync()
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this CTA's tiles; see the contract above."""
+    config, barriers = context.config, context.barriers
+    operands = _make_operands(context)
+    ring = make_ring(config.kv_stages)
+    tiles = config.q_tiles
+    progress = Progress(ring, make_counters(tiles), make_counters(tiles), make_counters(tiles))
+
+    tile = first_tile()
+    if tile < context.scheduler.tiles():
+        work = work_of(context, tile)
+        wait_stage(barriers["kv_full"], ring)
+        for t in cutlass.range_constexpr(tiles):
+            _scores(context, operands, progress, t, work.blocks[t], work.last - 1)
+        _commit(barriers["kv_empty"], ring.stage)
+        advance(ring)
+
+    while tile < context.scheduler.tiles():
+        work = work_of(context, tile)
+        for i in cutlass.range(work.last - 1 - work.first, unroll=1):
+            block = work.last - 1 - i
+            _step(context, operands, progress, work.blocks, block, work.blocks, block - 1)
+        tile = next_tile(tile)
+        if tile < context.scheduler.tiles():
+            following = work_of(context, tile)
+            _step(
+                context,
+                operands,
+                progress,
+                work.blocks,
+                work.first,
+                following.blocks,
+                following.last - 1,
+            )
+        else:
+            wait_stage(barriers["kv_full"], ring)
+            for t in cutlass.range_constexpr(tiles):
+                _output(context, operands, progress, t, work.blocks[t], work.first, ring.stage)
+            _commit(barriers["kv_empty"], ring.stage)
+
+
+@cute.jit
+def _step(context, operands, progress, blocks, block, next_blocks, next_block):
+    """V of `block` and K of `next_block`, which may be of the next tile."""
+    barriers, ring = context.barriers, progress.ring
+    wait_stage(barriers["kv_full"], ring)
+    v_stage = ring.stage
+    advance(ring)
+    wait_stage(barriers["kv_full"], ring)
+    for t in cutlass.range_constexpr(context.config.q_tiles):
+        _output(context, operands, progress, t, blocks[t], block, v_stage)
+        _scores(context, operands, progress, t, next_blocks[t], next_block)
+    _commit(barriers["kv_empty"], v_stage)
+    _commit(barriers["kv_empty"], ring.stage)
+    advance(ring)

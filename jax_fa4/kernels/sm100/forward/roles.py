@@ -1,0 +1,87 @@
+"""Which warp does what, and how every role finds its work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import cutlass.cute as cute
+from cutlass import Boolean, Int32, max, min
+
+from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.toolkit.block_range import visited_blocks
+
+THREADS = 512
+
+
+class Role(IntEnum):
+    """First warp of each role; softmax t is warps 4 t .. 4 t + 3."""
+
+    SOFTMAX = 0
+    CORRECTION = 8
+    MMA = 12
+    STORE = 13
+    LOAD = 14
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of keys [first, last), walked from the last to the first; may be empty."""
+
+    first: Int32
+    last: Int32
+
+    def has(self, block: Int32) -> Boolean:
+        return (block >= self.first) & (block < self.last)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One tile of the scheduler: where it lies, and what each of its tiles of 128 rows visits."""
+
+    row: Int32  # of tile 0; tile t begins 128 t rows further
+    head: Int32
+    batch: Int32
+    blocks: tuple[Blocks, ...]  # by t; empty where tile t has no rows
+    first: Int32  # all of them together
+    last: Int32
+
+
+@cute.jit
+def _blocks_if_rows(context, row: Int32, empty: Int32) -> tuple[Int32, Int32]:
+    """What the tile at `row` visits; nothing, at `empty`, if it has no rows.
+
+    Without rows it is no party to any barrier.
+    """
+    begin, end = visited_blocks(context.band, row, ROWS, TILE_N)
+    has_rows = row < context.band.seqlen_q
+    begin = begin if has_rows else empty
+    end = end if has_rows else empty
+    return begin, end
+
+
+def first_row(context, tile: Int32) -> Int32:
+    """First row of queries of the scheduler's tile number `tile`."""
+    return context.scheduler.decode(tile)[0] * context.config.tile_m
+
+
+def work_of(context, tile: Int32) -> Work:
+    """The same answer for every role, which is what keeps them in step."""
+    row_block, head, batch = context.scheduler.decode(tile)
+    row = row_block * context.config.tile_m
+    blocks = []
+    first, last = visited_blocks(context.band, row, ROWS, TILE_N)
+    blocks.append(Blocks(first, last))
+    for t in range(1, context.config.q_tiles):
+        begin, end = _blocks_if_rows(context, row + t * ROWS, first)
+        blocks.append(Blocks(begin, end))
+        first, last = min(first, begin), max(last, end)
+    return Work(row, head, batch, tuple(blocks), first, last)
+
+
+def first_tile() -> Int32:
+    return cute.arch.block_idx()[0]
+
+
+def next_tile(tile: Int32) -> Int32:
+    return tile + Int32(cute.arch.grid_dim()[0])

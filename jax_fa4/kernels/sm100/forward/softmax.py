@@ -1,0 +1,150 @@
+"""A softmax warpgroup: thread i owns row i of its tile of scores.
+
+CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, leaves P[t] in
+the upper half of its columns, and arrives at pv_ready after three quarters of it and at
+p_tail after all. It tells the correction warps each row's scale for every block but a
+tile's first, and at the tile's end the row's sum and maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Boolean, Float32, Int32
+
+from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile
+from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
+from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.toolkit.block_range import block_range
+from jax_fa4.kernels.toolkit.masks import mask_row_outside_band
+from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
+
+fma = cute.math.fma
+_LOAD = 32  # columns of S that one instruction loads
+_PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
+
+
+@dataclass(frozen=True)
+class Row:
+    """This thread's row of tile `t`, and how far its warp is; registers where a tensor."""
+
+    t: Int32
+    thread: Int32  # of the warpgroup: the row in its tile, the lane of tensor memory
+    scores: cute.Pointer  # S[t] in tensor memory, and P[t] from its middle on
+    place: Int32  # of this warp's barriers for statistics
+    running: cute.Tensor  # maximum and sum
+    s_full: cute.Tensor
+    stats_empty: cute.Tensor
+
+
+def _make_row(context, t: Int32) -> Row:
+    thread = cute.arch.thread_idx()[0] % ROWS
+    return Row(
+        t=t,
+        thread=thread,
+        scores=context.tmem + context.config.tensor_memory.scores_of(t),
+        place=4 * t + cute.arch.make_warp_uniform(thread // 32),
+        running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
+        s_full=make_counters(1),
+        stats_empty=make_counters(1),
+    )
+
+
+@cute.jit
+def _arrive(barriers, stage) -> None:
+    """One arrival of this warp, after all of its lanes."""
+    cute.arch.sync_warp()
+    with cute.arch.elect_one():
+        barriers.arrive(stage)
+
+
+@cute.jit
+def _load_scores(context, row: Row) -> cute.Tensor:
+    """This thread's row of S, in registers."""
+    wait_next(context.barriers["s_full"], row.s_full, row.t, counter=0)
+    tensor_memory.fence_after_sync()
+    scores = cute.make_rmem_tensor(TILE_N, Float32)
+    for first in cutlass.range_constexpr(0, TILE_N, _LOAD):
+        part = cute.make_tensor(scores.iterator + first, cute.make_layout(_LOAD))
+        tensor_memory.load(row.scores + first, part, row.thread)
+    tensor_memory.wait_loads()
+    return scores
+
+
+@cute.jit
+def _tell(context, row: Row, first: Float32, second) -> None:
+    """Hand one number or two to the correction warp of the same rows."""
+    sStats, barriers = context.shared.sStats, context.barriers
+    wait_next(barriers["stats_empty"], row.stats_empty, row.place, counter=0, producer=True)
+    sStats[row.thread, 0, row.t] = first
+    if cutlass.const_expr(second is not None):
+        sStats[row.thread, 1, row.t] = second
+    _arrive(barriers["stats_full"], row.place)
+
+
+@cute.jit
+def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32, total: Float32):
+    """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns total + the sum of P."""
+    chains = row_softmax.start_sum(total)
+    columns = TILE_N // _PARTS
+    scale = (context.scale_log2, context.scale_log2)
+    for part in cutlass.range_constexpr(_PARTS):
+        first = part * columns
+        for c in cutlass.range_constexpr(first, first + columns, 2):
+            pair = (scores[c], scores[c + 1])
+            a, b = cute.arch.fma_packed_f32x2(pair, scale, (shift, shift))
+            scores[c] = cute.math.exp2(a, fastmath=True)
+            scores[c + 1] = cute.math.exp2(b, fastmath=True)
+        rP = cute.make_rmem_tensor(columns, context.dtype)
+        convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
+        cells = cute.make_tensor(
+            cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(columns // 2)
+        )
+        tensor_memory.store(cells, row.scores + (TILE_N + first) // 2, row.thread)
+        chains = row_softmax.add_to_sum(chains, scores, first, first + columns)
+        if cutlass.const_expr(part >= _PARTS - 2):
+            tensor_memory.wait_stores()
+            tensor_memory.fence_before_sync()
+            last = part == _PARTS - 1
+            _arrive(context.barriers["p_tail" if last else "pv_ready"], row.t)
+    return row_softmax.end_sum(chains)
+
+
+@cute.jit
+def _block(context, row: Row, position: Int32, key: Int32, masked: Boolean, is_first: Boolean):
+    """One block of keys, of which `key` is the first; `position` is the row's own."""
+    scale_log2, running = context.scale_log2, row.running
+    scores = _load_scores(context, row)
+    if masked:
+        mask_row_outside_band(scores, context.band, position, key)
+    old = running[0]
+    new = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
+    shift = row_softmax.shift_of(new, scale_log2)
+    # 0 for a tile's first block, whose running sum is 0 and whose O is overwritten.
+    scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
+    if not is_first:
+        _tell(context, row, scale, None)
+    running[0] = new
+    running[1] = _exponentials(context, row, scores, shift, running[1] * scale)
+
+
+@cute.jit
+def run(context, t: Int32) -> None:
+    """Walk this CTA's tiles as softmax `t`; see the contract above."""
+    row = _make_row(context, t)
+    tile = first_tile()
+    while tile < context.scheduler.tiles():
+        tile_row = first_row(context, tile) + t * ROWS
+        if tile_row < context.band.seqlen_q:
+            blocks = block_range(context.band, tile_row, ROWS, TILE_N)
+            row.running[0] = -Float32.inf
+            row.running[1] = Float32(0.0)
+            for i in cutlass.range(blocks.last - blocks.first, unroll=1):
+                block = blocks.last - 1 - i
+                masked = (block < blocks.unmasked_first) | (block >= blocks.unmasked_last)
+                _block(context, row, tile_row + row.thread, block * TILE_N, masked, i == 0)
+            _tell(context, row, row.running[1], row.running[0])
+        tile = next_tile(tile)

@@ -1,0 +1,41 @@
+"""The store warp: writes finished tiles of O from shared memory by TMA.
+
+CONTRACT: sO[t] is read between o_staged and o_stored; rows past the end are cut by the TMA.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass.cute.nvgpu import cpasync
+
+from jax_fa4.kernels.sm100.forward.config import ROWS
+from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
+from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this CTA's tiles; see the contract above."""
+    config, barriers, sO = context.config, context.barriers, context.shared.sO
+    tma, mO = context.gmem.o
+    staged = make_counters(config.q_tiles)
+
+    tile = first_tile()
+    while tile < context.scheduler.tiles():
+        work = work_of(context, tile)
+        gO = cute.local_tile(
+            mO[None, None, work.head, work.batch], (ROWS, config.head_dim), (None, 0)
+        )
+        source, target = cpasync.tma_partition(
+            tma, 0, cute.make_layout(1), cute.group_modes(sO, 0, 2), cute.group_modes(gO, 0, 2)
+        )
+        for t in cutlass.range_constexpr(config.q_tiles):
+            if work.blocks[t].first < work.blocks[t].last:
+                wait_next(barriers["o_staged"], staged, t)
+                with cute.arch.elect_one():
+                    cute.copy(tma, source[None, t], target[None, work.row // ROWS + t])
+                    cute.arch.cp_async_bulk_commit_group()
+                    cute.arch.cp_async_bulk_wait_group(0, read=True)
+                    barriers["o_stored"].arrive(t)
+        tile = next_tile(tile)

@@ -1,0 +1,128 @@
+"""Arrays of mbarriers, declared as data.
+
+A kernel states its barriers as a table, name -> (stages, arrivals); `allocate` gives each
+its place, `initialise` its counts, and roles speak of them by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cutlass.cute as cute
+from cutlass import Int32
+from cutlass.cute.nvgpu import tcgen05
+
+
+@dataclass(frozen=True)
+class MbarrierSpec:
+    """`stages` barriers, each of whose phases ends with `arrivals` arrivals (and its bytes)."""
+
+    stages: int
+    arrivals: int
+
+
+@dataclass(frozen=True)
+class MbarrierArray:
+    """Barriers of one meaning in shared memory."""
+
+    base: cute.Pointer
+    spec: MbarrierSpec
+
+    def at(self, stage) -> cute.Pointer:
+        return self.base + stage
+
+    def wait(self, stage, parity) -> None:
+        """Until the phase of this parity has ended: parity 0 first, then 1, 0, ...
+
+        Parity 1 on a new barrier returns at once: a producer's first round.
+        """
+        cute.arch.mbarrier_wait(self.at(stage), parity)
+
+    def arrive(self, stage) -> None:
+        """One arrival of each calling thread."""
+        cute.arch.mbarrier_arrive(self.at(stage))
+
+    def arrive_with_bytes(self, stage, count: int) -> None:
+        """One arrival, and `count` bytes for copies to complete."""
+        cute.arch.mbarrier_arrive_and_expect_tx(self.at(stage), count)
+
+    def commit(self, stage) -> None:
+        """One arrival when the products that this thread issued so far are done."""
+        tcgen05.commit(self.at(stage))
+
+
+def count(table: dict[str, MbarrierSpec]) -> int:
+    """How many barriers the table holds."""
+    return sum(spec.stages for spec in table.values())
+
+
+def allocate(table: dict[str, MbarrierSpec], base: cute.Pointer) -> dict[str, MbarrierArray]:
+    """Each array's place after `base`, in the table's order."""
+    arrays = {}
+    first = 0
+    for name, spec in table.items():
+        arrays[name] = MbarrierArray(base + first, spec)
+        first += spec.stages
+    return arrays
+
+
+def initialise(arrays: dict[str, MbarrierArray]) -> None:
+    """Set every count. For one thread; a fence and a barrier must follow."""
+    for array in arrays.values():
+        for stage in range(array.spec.stages):
+            cute.arch.mbarrier_init(array.at(stage), array.spec.arrivals)
+
+
+def make_counters(stages: int) -> cute.Tensor:
+    """How often this role has used each of a few barriers; registers, indexed at trace time.
+
+    The parity of use number n, from 0, is n mod 2: what a consumer waits for. A producer
+    waits for the other one, so that its first round returns at once.
+    """
+    uses = cute.make_rmem_tensor(cute.make_layout(stages), Int32)
+    uses.fill(0)
+    return uses
+
+
+def wait_next(
+    barriers: MbarrierArray, uses: cute.Tensor, stage, *, counter=None, producer: bool = False
+) -> None:
+    """Wait for this role's next use of the barrier, and count it.
+
+    `counter` is the stage's counter, where that is not the stage itself.
+    """
+    counter = stage if counter is None else counter
+    barriers.wait(stage, (uses[counter] & 1) ^ int(producer))
+    uses[counter] = uses[counter] + 1
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A place in a ring of stages: the next stage to use, and the parity of its phase."""
+
+    stages: int
+    place: cute.Tensor
+
+    @property
+    def stage(self) -> Int32:
+        return self.place[0]
+
+
+def make_ring(stages: int) -> Ring:
+    """At the first stage, in its first phase."""
+    return Ring(stages, make_counters(2))
+
+
+def wait_stage(barriers: MbarrierArray, ring: Ring, *, producer: bool = False) -> None:
+    """Wait for the ring's next stage; see `make_counters`."""
+    barriers.wait(ring.place[0], ring.place[1] ^ int(producer))
+
+
+@cute.jit
+def advance(ring: Ring) -> None:
+    """On to the next stage."""
+    place = ring.place
+    following = place[0] + 1
+    wraps = following == ring.stages
+    place[1] = place[1] ^ 1 if wraps else place[1]
+    place[0] = Int32(0) if wraps else following

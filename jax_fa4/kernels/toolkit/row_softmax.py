@@ -1,0 +1,66 @@
+"""Online softmax in base 2 where a thread owns a whole row of scores.
+
+The rule is that of `softmax.py`: with c = softmax_scale * log2(e), a block of scores S becomes
+P = exp2(c * (S - m)), and the running maximum m of raw scores moves only when what was
+accumulated before would be scaled by less than 2^-RESCALE_THRESHOLD.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32
+
+from jax_fa4.kernels.toolkit.softmax import RESCALE_THRESHOLD
+
+_CHAINS = 4  # of additions or maxima, so that they overlap
+
+
+@cute.jit
+def block_maximum(scores: cute.Tensor) -> Float32:
+    """The largest of the scores, by chains of three-input maxima."""
+    columns = cute.size(scores)
+    partial = [cute.arch.fmax(scores[c], scores[c + _CHAINS]) for c in range(_CHAINS)]
+    for c in cutlass.range_constexpr(2 * _CHAINS, columns, 2 * _CHAINS):
+        for chain in cutlass.range_constexpr(_CHAINS):
+            a, b = scores[c + chain], scores[c + chain + _CHAINS]
+            partial[chain] = cute.arch.fmax(cute.arch.fmax(partial[chain], a), b)
+    left, right = cute.arch.fmax(partial[0], partial[1]), cute.arch.fmax(partial[2], partial[3])
+    return cute.arch.fmax(left, right)
+
+
+@cute.jit
+def advance_maximum(old: Float32, block: Float32, scale_log2: Float32) -> Float32:
+    """The maximum to subtract from now on."""
+    new = cute.arch.fmax(old, block)
+    # False for -inf - -inf, so that a row that has seen nothing takes the new maximum.
+    return old if (new - old) * scale_log2 <= RESCALE_THRESHOLD else new
+
+
+@cute.jit
+def shift_of(maximum: Float32, scale_log2: Float32) -> Float32:
+    """-c m; 0 for a row that has seen nothing, whose P is exp2(-inf) = 0."""
+    return Float32(0.0) if maximum == -Float32.inf else -maximum * scale_log2
+
+
+def start_sum(value: Float32) -> list[tuple[Float32, Float32]]:
+    """Chains of a sum that begins with `value`: two numbers each, for packed additions."""
+    zero = Float32(0.0)
+    return [(value, zero)] + [(zero, zero)] * (_CHAINS - 1)
+
+
+def add_to_sum(chains: list[tuple[Float32, Float32]], values: cute.Tensor, first: int, last: int):
+    """The chains after values[first:last]."""
+    chains = list(chains)
+    for c in range(first, last, 2):
+        chain = c // 2 % _CHAINS
+        chains[chain] = cute.arch.add_packed_f32x2(chains[chain], (values[c], values[c + 1]))
+    return chains
+
+
+def end_sum(chains: list[tuple[Float32, Float32]]) -> Float32:
+    """What the chains hold together."""
+    left = cute.arch.add_packed_f32x2(chains[0], chains[1])
+    right = cute.arch.add_packed_f32x2(chains[2], chains[3])
+    low, high = cute.arch.add_packed_f32x2(left, right)
+    return low + high

@@ -1,0 +1,50 @@
+"""The Blackwell forward's code, compiled here without a GPU: what ptxas makes of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+pytest.importorskip(
+    "cutlass", reason="NOT COMPILED: nvidia-cutlass-dsl is a build requirement only"
+)
+
+from cutlass import cute
+
+from jax_fa4.aot.compile import compile_options
+from jax_fa4.aot.cubin import kernel_facts
+from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.kernels.sm100.forward.config import FORWARD_CONFIGS
+from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100, barrier_table
+from jax_fa4.variants import CATALOG, Arch, ForwardVariant
+
+VARIANTS = [v for v in CATALOG if isinstance(v, ForwardVariant) and v.arch is Arch.SM100]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_nothing_spills(variant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
+    monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
+    compiled = cute.compile(
+        ForwardSm100(variant), *fake_arguments(variant), options=compile_options(variant)
+    )
+    facts = kernel_facts(compiled.__cubin__)
+    assert all(kernel["stack_bytes"] == 0 for kernel in facts.values()), facts
+    ptx = compiled.__ptx__
+    assert ".target sm_100f" in ptx
+    assert ".local" not in ptx
+    head_dim = variant.head_dim
+    # Products are 16 deep: S of each tile is multiplied at 2 places, O at 2.
+    products = len(re.findall(r"tcgen05\.mma", ptx))
+    assert products % (head_dim // 16 + 128 // 16) == 0
+
+
+@pytest.mark.parametrize("config", FORWARD_CONFIGS.values(), ids=lambda c: f"d{c.head_dim}")
+def test_the_memory_maps_fit(config):
+    memory = config.tensor_memory
+    assert memory.columns <= 512
+    assert memory.probabilities_of(0) + 64 == memory.scores_of(1)
+    assert config.smem_bytes <= 232448
+    barriers = sum(spec.stages for spec in barrier_table(config).values())
+    assert 8 * barriers + 4 + 4 * 2 * 128 * config.q_tiles <= 3072
