@@ -98,7 +98,7 @@ void UnpackHalfs(const uint16_t* bits, size_t count, float* value, int32_t* expo
 // The lowest 13 bits are not read.
 void UnpackTF32s(const uint16_t* places, size_t count, Unpacked* out) {
   for (size_t i = 0; i < count; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(places[2 * i + 1] << 16 | places[2 * i]) & ~0x1fffu;
+    const uint32_t bits = (uint32_t{places[2 * i + 1]} << 16 | places[2 * i]) & ~0x1fffu;
     const int32_t field = static_cast<int32_t>(bits >> 23 & 0xff);
     out->value[i] = FloatOf(bits);
     out->exponent[i] = field == 0xff ? kNotFinite : std::max(field, 1) - 127;
