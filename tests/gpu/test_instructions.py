@@ -25,6 +25,7 @@ TESTS = (
     "test_packed",
     "test_approximate",
     "test_threads",
+    "test_atomics",
 )
 
 
