@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
+POLYNOMIAL_PERIOD = 16  # pairs of columns
 _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
 _SMALL_BYTES = 3072  # barriers and row statistics, before the tiles
 _ELEMENT_BYTES = 2
@@ -49,14 +50,16 @@ class TensorMemory:
 class ForwardConfig:
     """How one CTA is built: `q_tiles` tiles of 128 queries against blocks of 128 keys.
 
-    K and V share a ring of `kv_stages` blocks. `polynomial` says which of 16 neighbouring
-    exponentials the CUDA cores compute instead of the special-function units. Registers are
-    for a thread of a softmax warp, of a correction warp, and of the other four warps.
+    K and V share a ring of `kv_stages` blocks. `polynomial` says which of POLYNOMIAL_PERIOD
+    neighbouring pairs of exponentials the CUDA cores compute instead of the special-function
+    units. Registers are for a thread of a softmax warp, of a correction warp, and of the other
+    four warps.
     """
 
     head_dim: int
     q_tiles: int
     kv_stages: int
+    polynomial: tuple[int, ...]
     softmax_registers: int
     correction_registers: int
     other_registers: int
@@ -92,6 +95,7 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         head_dim=64,
         q_tiles=2,
         kv_stages=10,
+        polynomial=(3, 8, 13),
         softmax_registers=192,
         correction_registers=80,
         other_registers=48,
@@ -100,6 +104,7 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         head_dim=128,
         q_tiles=2,
         kv_stages=3,
+        polynomial=(3, 8, 13),
         softmax_registers=192,
         correction_registers=80,
         other_registers=48,
