@@ -7,7 +7,7 @@ from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, For
 # Head dims with a kernel of their own; a problem runs on the narrowest that holds it.
 FORWARD_HEAD_DIMS: dict[Arch, tuple[int, ...]] = {
     Arch.SM90: (64, 128, 256),
-    Arch.SM100: (64, 128),
+    Arch.SM100: (64, 128, 256),
 }
 
 WIDEST_HEAD_DIM = max(max(head_dims) for head_dims in FORWARD_HEAD_DIMS.values())

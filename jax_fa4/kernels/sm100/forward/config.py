@@ -7,10 +7,12 @@ from dataclasses import dataclass
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
+POLYNOMIAL_PERIOD = 16  # pairs of columns
 _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
 _SMALL_BYTES = 3072  # barriers and row statistics, before the tiles
 _ELEMENT_BYTES = 2
 _REGISTERS = 65536
+_LAUNCH_REGISTERS = 128  # of each of 512 threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +51,18 @@ class TensorMemory:
 class ForwardConfig:
     """How one CTA is built: `q_tiles` tiles of 128 queries against blocks of 128 keys.
 
-    K and V share a ring of `kv_stages` blocks. `polynomial` says which of 16 neighbouring
-    exponentials the CUDA cores compute instead of the special-function units. Registers are
-    for a thread of a softmax warp, of a correction warp, and of the other four warps.
+    K and V share a ring of `kv_stages` blocks. `polynomial` says which of POLYNOMIAL_PERIOD
+    neighbouring pairs of exponentials the CUDA cores compute instead of the special-function
+    units. The output leaves through shared memory `output_columns` at a time. Registers are
+    for a thread of a softmax warp, of a correction warp, and of the other four warps; without
+    a second tile, the warps of its softmax keep the 128 of the launch.
     """
 
     head_dim: int
     q_tiles: int
     kv_stages: int
+    output_columns: int
+    polynomial: tuple[int, ...]
     softmax_registers: int
     correction_registers: int
     other_registers: int
@@ -65,7 +71,10 @@ class ForwardConfig:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         registers = 128 * (
-            2 * self.softmax_registers + self.correction_registers + self.other_registers
+            self.q_tiles * self.softmax_registers
+            + (2 - self.q_tiles) * _LAUNCH_REGISTERS
+            + self.correction_registers
+            + self.other_registers
         )
         if registers > _REGISTERS:
             raise ValueError(f"{self} needs {registers} registers of the SM's {_REGISTERS}")
@@ -79,8 +88,14 @@ class ForwardConfig:
 
     @property
     def smem_bytes(self) -> int:
-        elements = (2 * self.tile_m + self.kv_stages * TILE_N) * self.head_dim
+        queries_and_keys = (self.tile_m + self.kv_stages * TILE_N) * self.head_dim
+        elements = queries_and_keys + self.tile_m * self.output_columns
         return elements * _ELEMENT_BYTES + _SMALL_BYTES
+
+    @property
+    def output_parts(self) -> int:
+        """How many pieces a tile of the output leaves in."""
+        return self.head_dim // self.output_columns
 
     @property
     def tensor_memory(self) -> TensorMemory:
@@ -92,6 +107,8 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         head_dim=64,
         q_tiles=2,
         kv_stages=10,
+        output_columns=64,
+        polynomial=(3, 8, 13),
         softmax_registers=192,
         correction_registers=80,
         other_registers=48,
@@ -100,7 +117,19 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         head_dim=128,
         q_tiles=2,
         kv_stages=3,
+        output_columns=128,
+        polynomial=(3, 8, 13),
         softmax_registers=192,
+        correction_registers=80,
+        other_registers=48,
+    ),
+    256: ForwardConfig(
+        head_dim=256,
+        q_tiles=1,
+        kv_stages=2,
+        output_columns=128,
+        polynomial=(),
+        softmax_registers=240,
         correction_registers=80,
         other_registers=48,
     ),

@@ -55,11 +55,14 @@ def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> No
 
 
 @cute.jit
-def _stage_output(context, t: cutlass.Constexpr, scale: Float32, keep: Int32, thread: Int32):
-    """sO[t] = O[t] * scale in 16 bits, of which those in `keep` (all or none) are kept."""
-    base = context.tmem + context.config.tensor_memory.output_of(t)
-    tile = context.shared.output + t * ROWS * context.config.head_dim
-    for column in cutlass.range_constexpr(0, context.config.head_dim, _CHUNK):
+def _stage_output(
+    context, t: cutlass.Constexpr, part: cutlass.Constexpr, scale: Float32, keep: Int32, thread
+):
+    """sO[t] = a part of O[t] * scale in 16 bits; only bits in `keep`, all or none, are kept."""
+    columns = context.config.output_columns
+    base = context.tmem + context.config.tensor_memory.output_of(t) + part * columns
+    tile = context.shared.output + t * ROWS * columns
+    for column in cutlass.range_constexpr(0, columns, _CHUNK):
         rO = cute.make_rmem_tensor(_CHUNK, Float32)
         tensor_memory.load(base + column, rO, thread)
         tensor_memory.wait_loads()
@@ -77,16 +80,20 @@ def _stage_output(context, t: cutlass.Constexpr, scale: Float32, keep: Int32, th
 
 
 @cute.jit
-def _finish(context, t: cutlass.Constexpr, work, total: Float32, maximum: Float32, thread: Int32):
+def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, maximum: Float32, thread):
     """Output and lse of this thread's row; a row that has seen nothing gets 0 and -inf."""
     barriers, mLSE, seqlen_q = context.barriers, context.gmem.mLSE, context.band.seqlen_q
     # Not `total > 0`: a NaN must stay one.
     unseen = total == 0.0
     keep = Int32(0) if unseen else Int32(-1)
-    _stage_output(context, t, cute.arch.rcp_approx(total), keep, thread)
-    _release_output(context, t)
-    cute.arch.fence_view_async_shared()
-    _arrive(barriers["o_staged"], t)
+    scale = cute.arch.rcp_approx(total)
+    for part in cutlass.range_constexpr(context.config.output_parts):
+        wait_next(barriers["o_stored"], stored, t, producer=True)
+        _stage_output(context, t, part, scale, keep, thread)
+        if cutlass.const_expr(part == context.config.output_parts - 1):
+            _release_output(context, t)
+        cute.arch.fence_view_async_shared()
+        _arrive(barriers["o_staged"], t)
     row = work.row + t * ROWS + thread
     log2_total = cute.math.log2(total, fastmath=True)
     lse = cute.math.fma(maximum, context.scale_log2, log2_total) * _LN_2
@@ -123,8 +130,7 @@ def run(context) -> None:
                 wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
                 total, maximum = sStats[thread, 0, t], sStats[thread, 1, t]
                 _arrive(barriers["stats_empty"], 4 * t + warp)
-                wait_next(barriers["o_stored"], o_stored, t, producer=True)
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
-                _finish(context, t, work, total, maximum, thread)
+                _finish(context, t, work, o_stored, total, maximum, thread)
         tile = next_tile(tile)

@@ -1,7 +1,7 @@
 """The Blackwell forward: O = softmax(scale * Q K^T, within the band) V, lse per row.
 
 A CTA has two tiles of 128 queries, 0 and 1, so that the tensor core multiplies for one
-while the softmax of the other runs.
+while the softmax of the other runs. Head dim 256 leaves room in tensor memory for one.
 
     load warp --TMA--> sQ[t] --+
                                +--> MMA warp: S[t] = Q[t] K^T --> tensor memory
@@ -28,7 +28,7 @@ while the softmax of the other runs.
 | stats_full | 4 q_tiles | a softmax warp: scales of its 32 rows   | a correction warp  |
 | stats_empty| 4 q_tiles | a correction warp has read them         | a softmax warp     |
 | o_full     | q_tiles   | the tile's last product with V          | correction         |
-| o_staged   | q_tiles   | 4 correction warps: sO[t] is written    | store              |
+| o_staged   | q_tiles   | 4 correction warps: a part of O in sO[t]| store              |
 | o_stored   | q_tiles   | the TMA store has read sO[t]            | correction         |
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
@@ -85,7 +85,7 @@ class SharedTensors:
     sQ: cute.Tensor  # (MMA, 1, MMA_K, q_tiles)
     sK: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
     sV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
-    sO: cute.Tensor  # (128, head_dim, q_tiles)
+    sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
     sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and maximum
 
@@ -201,7 +201,7 @@ class ForwardSm100:
         tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), qk_tile, qk, cluster)
         tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), pv_tile, pv, cluster)
         tma_o = cpasync.make_tiled_tma_atom(
-            s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.head_dim)
+            s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.output_columns)
         )
 
         ratio = heads_q // heads_kv
@@ -254,7 +254,7 @@ class ForwardSm100:
             sK=blackwell.make_smem_layout_b(qk, qk_tile, dtype, c.kv_stages),
             sV=blackwell.make_smem_layout_b(pv, pv_tile, dtype, c.kv_stages),
             sO=blackwell.make_smem_layout_epi(
-                dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.head_dim), c.q_tiles
+                dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.output_columns), c.q_tiles
             ),
         )
 
@@ -336,7 +336,7 @@ class ForwardSm100:
         )
 
         # ---- softmax: warpgroup t turns S[t] into P[t]
-        if warp < Role.CORRECTION:
+        if warp < _WARPS * config.q_tiles:
             cute.arch.setmaxregister_increase(config.softmax_registers)
             softmax.run(context, warp // _WARPS)
 

@@ -14,11 +14,12 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.block_range import block_range
+from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
 from jax_fa4.kernels.toolkit.masks import mask_row_outside_band
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
@@ -96,8 +97,13 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32, total:
         for c in cutlass.range_constexpr(first, first + columns, 2):
             pair = (scores[c], scores[c + 1])
             a, b = cute.arch.fma_packed_f32x2(pair, scale, (shift, shift))
-            scores[c] = cute.math.exp2(a, fastmath=True)
-            scores[c + 1] = cute.math.exp2(b, fastmath=True)
+            scores[c], scores[c + 1] = a, b
+            # NOTES: by the column alone, masked or not, so that every call rounds alike.
+            if cutlass.const_expr(c // 2 % POLYNOMIAL_PERIOD in context.config.polynomial):
+                exp2_by_polynomial(scores, c)
+            else:
+                scores[c] = cute.math.exp2(a, fastmath=True)
+                scores[c + 1] = cute.math.exp2(b, fastmath=True)
         rP = cute.make_rmem_tensor(columns, context.dtype)
         convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
         cells = cute.make_tensor(

@@ -25,17 +25,19 @@ def run(context) -> None:
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         gO = cute.local_tile(
-            mO[None, None, work.head, work.batch], (ROWS, config.head_dim), (None, 0)
+            mO[None, None, work.head, work.batch], (ROWS, config.output_columns), (None, None)
         )
         source, target = cpasync.tma_partition(
             tma, 0, cute.make_layout(1), cute.group_modes(sO, 0, 2), cute.group_modes(gO, 0, 2)
         )
         for t in cutlass.range_constexpr(config.q_tiles):
             if work.blocks[t].first < work.blocks[t].last:
-                wait_next(barriers["o_staged"], staged, t)
-                with cute.arch.elect_one():
-                    cute.copy(tma, source[None, t], target[None, work.row // ROWS + t])
-                    cute.arch.cp_async_bulk_commit_group()
-                    cute.arch.cp_async_bulk_wait_group(0, read=True)
-                    barriers["o_stored"].arrive(t)
+                for part in cutlass.range_constexpr(config.output_parts):
+                    wait_next(barriers["o_staged"], staged, t)
+                    with cute.arch.elect_one():
+                        row_tile = work.row // ROWS + t
+                        cute.copy(tma, source[None, t], target[None, row_tile, part])
+                        cute.arch.cp_async_bulk_commit_group()
+                        cute.arch.cp_async_bulk_wait_group(0, read=True)
+                        barriers["o_stored"].arrive(t)
         tile = next_tile(tile)
