@@ -88,10 +88,13 @@ void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t 
   CompletePhaseIfDone(machine, &found->second);
 }
 
-std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset) {
+std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset,
+                             const ProxyClocks& known) {
   const auto found = cta->mbarriers.find(offset);
   if (found == cta->mbarriers.end()) return Name(offset) + " was never initialised";
   if (found->second.pending == 0) return Name(offset) + " gets an arrival too many";
+  if (cta->Exited()) return Name(offset) + " gets an arrival after its CTA has exited";
+  found->second.arriving.Join(known);
   --found->second.pending;
   CompletePhaseIfDone(machine, &found->second);
   return std::string();

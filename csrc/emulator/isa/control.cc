@@ -10,15 +10,18 @@ Step Bra(Warp& warp, const Op& op) {
   return Step::kJump;
 }
 
-// The last warp of a CTA leaves no tensor memory allocated.
-void CheckTensorMemoryFree(Warp& warp) {
-  if (warp.alive != warp.exec || warp.cta->tensor.allocated_columns() == 0) return;
+// The last warp of a CTA leaves no tensor memory allocated, and nothing under way.
+void CheckLastExit(Warp& warp) {
+  if (warp.alive != warp.exec) return;
   for (const auto& other : warp.cta->warps) {
     if (other.get() != &warp && other->alive != 0) return;
   }
-  warp.Report("unfinished", "the CTA exits with " +
-                                std::to_string(warp.cta->tensor.allocated_columns()) +
-                                " columns of tensor memory allocated");
+  if (warp.cta->tensor.allocated_columns() != 0) {
+    warp.Report("unfinished", "the CTA exits with " +
+                                  std::to_string(warp.cta->tensor.allocated_columns()) +
+                                  " columns of tensor memory allocated");
+  }
+  if (warp.machine->races != nullptr) warp.machine->races->CheckExit(warp);
 }
 
 Step Ret(Warp& warp, const Op&) {
@@ -37,7 +40,7 @@ Step Ret(Warp& warp, const Op&) {
       }
     }
   }
-  CheckTensorMemoryFree(warp);
+  CheckLastExit(warp);
   return Step::kExit;
 }
 

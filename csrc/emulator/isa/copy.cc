@@ -6,7 +6,10 @@
 
 #include "emulator/async/copy_groups.h"
 #include "emulator/async/mbarriers.h"
+#include "emulator/check/bulk_watch.h"
+#include "emulator/check/copy_watch.h"
 #include "emulator/isa/lanes.h"
+#include "emulator/isa/origin.h"
 
 namespace jax_fa4::emulator {
 namespace {
@@ -73,6 +76,7 @@ Step Copy(Warp& warp, const Op& op) {
     if (read != 0) machine->Global(warp, lane, from, read, false);
     uint8_t* bytes = Reserve(warp, lane, to, size);
     Cta* cta = &machine->CtaOf(warp, lane, to);
+    WatchCopy(warp, lane, from, read, *cta, static_cast<uint32_t>(to & 0xffffff), size);
     Warp* owner = &warp;
     const uint64_t group = JoinGroup(&warp.copies[lane]);
     warp.Note(0, group + 1, size);
@@ -87,7 +91,10 @@ Step Copy(Warp& warp, const Op& op) {
 }
 
 Step CommitCopies(Warp& warp, const Op&) {
-  ForLanes(warp.exec, [&](int lane) { CommitOpenGroup(&warp.copies[lane]); });
+  ForLanes(warp.exec, [&](int lane) {
+    CommitOpenGroup(&warp.copies[lane]);
+    WatchCopyCommit(warp, lane);
+  });
   return Step::kNext;
 }
 
@@ -98,7 +105,15 @@ Step WaitCopies(Warp& warp, const Op& op) {
     BulkGroups& groups = warp.copies[lane];
     done = AtMostPending(&groups, op.immediate) && done && (op.small == 0 || groups.open == 0);
   });
-  return done ? Step::kNext : warp.Wait("cp.async.wait_group: copies are under way");
+  if (!done) return warp.Wait("cp.async.wait_group: copies are under way");
+  ForLanes(warp.exec, [&](int lane) {
+    if (op.small != 0) {
+      WatchCopyWaitAll(warp, lane);
+    } else {
+      WatchCopyWait(warp, lane, static_cast<uint32_t>(op.immediate));
+    }
+  });
+  return Step::kNext;
 }
 
 // Address: the mbarrier. It arrives after the thread's copies up to here.
@@ -106,8 +121,15 @@ Step ArriveAfterCopies(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t barrier = AddressAt(warp, op, 0, lane);
     MbarrierAt(warp, lane, barrier);
-    Warp* owner = &warp;
-    warp.machine->Start(QueueOf(warp, lane), [=] { ArriveAt(*owner, lane, barrier, 1); });
+    Machine* machine = warp.machine;
+    Cta* cta = &machine->CtaOf(warp, lane, barrier);
+    const uint32_t offset = static_cast<uint32_t>(barrier & 0xffffff);
+    const Origin origin(warp, lane);
+    const ProxyClocks known = CopiesReleased(warp, lane);
+    machine->Start(QueueOf(warp, lane), [=] {
+      const std::string wrong = ArriveFromEngine(machine, cta, offset, known);
+      if (!wrong.empty()) origin.Report("mbarrier", wrong);
+    });
   });
   return Step::kNext;
 }
@@ -146,15 +168,27 @@ Step BulkLoad(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t to = AddressAt(warp, op, 0, lane);
     const uint64_t barrier = AddressAt(warp, op, 2, lane);
+    const uint64_t source = AddressAt(warp, op, 1, lane);
     const uint32_t bytes = BulkBytes(warp, op, lane);
-    const uint8_t* from =
-        BulkPlace(warp, lane, AddressAt(warp, op, 1, lane), bytes, kFromShared, false);
-    BulkPlace(warp, lane, to, bytes, true, true);
     warp.Note(barrier, MbarrierAt(warp, lane, barrier).phase, bytes);
     Cta* cta = &machine->CtaOf(warp, lane, to);
     Cta* barrier_cta = &machine->CtaOf(warp, lane, barrier);
+    const uint32_t offset = static_cast<uint32_t>(barrier & 0xffffff);
     if (cta != barrier_cta) {
       warp.Report("bulk-copy", "the mbarrier is in another CTA than the destination", lane);
+    }
+    BulkPlace(warp, lane, to, bytes, true, true);
+    WatchedLoad watched;
+    if (bytes != 0) {
+      watched = WatchLoad(warp, lane, *cta, static_cast<uint32_t>(to & 0xffffff), bytes,
+                          *barrier_cta, offset);
+    }
+    const uint8_t* from = BulkPlace(warp, lane, source, bytes, kFromShared, false);
+    if (bytes != 0 && kFromShared) {
+      WatchLoadFromShared(warp, lane, machine->CtaOf(warp, lane, source),
+                          static_cast<uint32_t>(source & 0xffffff), bytes, &watched);
+    } else if (bytes != 0) {
+      WatchLoadFromGlobal(warp, lane, source, bytes, &watched);
     }
     uint8_t* destination = bytes == 0 ? nullptr : Reserve(warp, lane, to, bytes);
     machine->Start(machine->NewQueue(), [=] {
@@ -162,7 +196,8 @@ Step BulkLoad(Warp& warp, const Op& op) {
         std::memmove(destination, from, bytes);
         MarkWritten(cta, to, bytes);
       }
-      CompleteTransactions(machine, barrier_cta, static_cast<uint32_t>(barrier & 0xffffff), bytes);
+      LoadCompletes(machine, watched, *barrier_cta, offset);
+      CompleteTransactions(machine, barrier_cta, offset, bytes);
     });
   });
   return Step::kNext;
@@ -191,11 +226,17 @@ Step BulkStore(Warp& warp, const Op& op) {
   Machine* machine = warp.machine;
   ForLanes(warp.exec, [&](int lane) {
     const uint32_t bytes = BulkBytes(warp, op, lane);
-    uint8_t* to = BulkPlace(warp, lane, AddressAt(warp, op, 0, lane), bytes, false, true);
-    const uint8_t* from = BulkPlace(warp, lane, AddressAt(warp, op, 1, lane), bytes, true, false);
-    Warp* owner = &warp;
+    const uint64_t target = AddressAt(warp, op, 0, lane), source = AddressAt(warp, op, 1, lane);
     const uint64_t group = JoinGroup(&warp.bulk[lane]);
     warp.Note(0, group + 1, bytes);
+    const uint8_t* from = BulkPlace(warp, lane, source, bytes, true, false);
+    const EntityId writes =
+        bytes == 0 ? 0
+                   : WatchStore(warp, lane, machine->CtaOf(warp, lane, source),
+                                static_cast<uint32_t>(source & 0xffffff), bytes, group + 1);
+    uint8_t* to = BulkPlace(warp, lane, target, bytes, false, true);
+    if (bytes != 0) WatchStoreTo(warp, lane, target, bytes, kApply == AddFloats, writes, group + 1);
+    Warp* owner = &warp;
     machine->Start(machine->NewQueue(), [=] {
       if (bytes != 0) kApply(to, from, bytes);
       LeaveGroup(&owner->bulk[lane], group);
