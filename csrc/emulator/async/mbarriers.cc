@@ -21,6 +21,11 @@ std::string Name(uint64_t address) {
 
 Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address) {
   Cta& cta = warp.machine->CtaOf(warp, lane, address);
+  if (&cta != warp.cta && cta.Exited()) {
+    warp.Report("mbarrier",
+                Name(address) + " of CTA " + std::to_string(cta.linear) + ", which has exited",
+                lane);
+  }
   const auto found = cta.mbarriers.find(static_cast<uint32_t>(address & 0xffffff));
   if (found == cta.mbarriers.end()) {
     warp.Report("mbarrier", Name(address) + " was never initialised", lane);
