@@ -54,7 +54,8 @@ TAIL = "\n  ret;\n}\n"
 def _await(barrier, parity=0, who="yes"):
     return (
         f"{{ .reg .pred q; @!{who} bra SKIP;"
-        f" AGAIN: mbarrier.try_wait.parity.shared.b64 q, [{barrier}], {parity}; @!q bra AGAIN; SKIP: }}"
+        f" AGAIN: mbarrier.try_wait.parity.shared.b64 q, [{barrier}], {parity};"
+        " @!q bra AGAIN; SKIP: }"
     )
 
 

@@ -61,23 +61,6 @@ void DecodeRet(Decoder& decoder, const Instruction& instruction, Op* op) {
   op->run = Ret;
 }
 
-// setmaxnreg moves registers between warpgroups; values are not touched.
-void DecodeSetmaxnreg(Decoder& decoder, const Instruction& instruction, Op* op) {
-  Modifiers modifiers(decoder, instruction);
-  modifiers.OneOf({"inc", "dec"});
-  modifiers.OneOf({"sync"});
-  modifiers.OneOf({"aligned"});
-  modifiers.OneOf({"u32"});
-  modifiers.Done();
-  decoder.ExpectOperands(instruction, 1);
-  const uint64_t count = decoder.Immediate(instruction.operands[0]);
-  if (count < 24 || count > 256 || count % 8 != 0) {
-    decoder.Fail(instruction, "the count must be a multiple of 8 from 24 to 256");
-  }
-  op->run = Nothing;
-  op->converged = true;
-}
-
 void DecodeGriddepcontrol(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   modifiers.OneOf({"wait", "launch_dependents"});
@@ -104,7 +87,6 @@ void RegisterControl(InstructionTable* table) {
   (*table)["bra"] = DecodeBra;
   (*table)["ret"] = DecodeRet;
   (*table)["exit"] = DecodeRet;
-  (*table)["setmaxnreg"] = DecodeSetmaxnreg;
   (*table)["griddepcontrol"] = DecodeGriddepcontrol;
   (*table)["prefetch"] = DecodePrefetch;
 }
