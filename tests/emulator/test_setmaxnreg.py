@@ -81,5 +81,7 @@ def test_setmaxnreg(name, completion, run_ptx, finding):
     if expected is None:
         run_ptx(KERNEL.format(body=body), **how)
         return
+    if name == "unequal":
+        run_ptx(KERNEL.format(body=body), level="hardware", **how)
     with pytest.raises(finding, match=expected):
         run_ptx(KERNEL.format(body=body), **how)
