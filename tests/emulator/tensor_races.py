@@ -151,15 +151,14 @@ def strict(finding):
     return (finding, None)
 
 
-def text(body, without=None):
+def assemble(head, body, tail, short, without=None):
+    """The kernel without the lines that end in `// NEEDS without`, its short words written out."""
     lines = [line for line in body.splitlines() if not line.endswith(f"// NEEDS {without}")]
-    kernel = HEAD + "\n".join(lines) + TAIL
-    for short, long in SHORT.items():
-        kernel = _replace_word(kernel, short, long)
-    return kernel
+    words = (head + "\n".join(lines) + tail).replace("\n", " \n ").split(" ")
+    while not short.keys().isdisjoint(words):
+        words = [part for word in words for part in short.get(word, word).split(" ")]
+    return " ".join(words)
 
 
-def _replace_word(kernel, word, by):
-    return " ".join(
-        by if part == word else part for part in kernel.replace("\n", " \n ").split(" ")
-    )
+def text(body, without=None):
+    return assemble(HEAD, body, TAIL, SHORT, without)

@@ -21,6 +21,11 @@ std::string Name(uint64_t address) {
 
 Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address) {
   Cta& cta = warp.machine->CtaOf(warp, lane, address);
+  if (&cta != warp.cta && cta.Exited()) {
+    warp.Report("mbarrier",
+                Name(address) + " of CTA " + std::to_string(cta.linear) + ", which has exited",
+                lane);
+  }
   const auto found = cta.mbarriers.find(static_cast<uint32_t>(address & 0xffffff));
   if (found == cta.mbarriers.end()) {
     warp.Report("mbarrier", Name(address) + " was never initialised", lane);
@@ -88,10 +93,13 @@ void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t 
   CompletePhaseIfDone(machine, &found->second);
 }
 
-std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset) {
+std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset,
+                             const ProxyClocks& known) {
   const auto found = cta->mbarriers.find(offset);
   if (found == cta->mbarriers.end()) return Name(offset) + " was never initialised";
   if (found->second.pending == 0) return Name(offset) + " gets an arrival too many";
+  if (cta->Exited()) return Name(offset) + " gets an arrival after its CTA has exited";
+  found->second.arriving.Join(known);
   --found->second.pending;
   CompletePhaseIfDone(machine, &found->second);
   return std::string();

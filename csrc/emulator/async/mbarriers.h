@@ -20,8 +20,9 @@ void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count);
 void ExpectTransactions(Warp& warp, int lane, uint64_t address, uint32_t bytes);
 void CompleteTransactions(Machine* machine, Cta* cta, uint32_t offset, uint32_t bytes);
 
-// An arrival of the hardware itself, not of a thread. Returns what is wrong, if something is.
-std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset);
+// An arrival of the hardware itself, not of a thread: who sees it comes after `known`. Returns what
+// is wrong, if something is.
+std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset, const ProxyClocks& known);
 
 // Whether the phase of parity `parity` has completed.
 bool PhaseDone(const Mbarrier& barrier, uint32_t parity);

@@ -25,6 +25,24 @@ AccessId GlobalRuns::Done() {
   return party_.id;
 }
 
+void WatchLoadFromShared(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32_t bytes,
+                         WatchedLoad* load) {
+  RaceDetector* races = warp.machine->races.get();
+  if (races == nullptr) return;
+  Party party = races->Async(warp, false, load->channel, kUnfinished);
+  races->VisitShared(&party, lane, cta, begin, bytes);
+  load->read = party.id;
+}
+
+void WatchLoadFromGlobal(Warp& warp, int lane, uint64_t address, uint32_t bytes,
+                         WatchedLoad* load) {
+  RaceDetector* races = warp.machine->races.get();
+  if (races == nullptr || !warp.machine->LastGlobalIsWritable()) return;
+  Party party = races->Async(warp, false, load->channel, kUnfinished);
+  races->VisitGlobal(&party, lane, address, bytes);
+  load->read = party.id;
+}
+
 WatchedLoad WatchLoad(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32_t bytes,
                       const Cta& barrier_cta, uint32_t barrier) {
   WatchedLoad load;
@@ -56,6 +74,14 @@ EntityId WatchStore(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32
   Party party = races->Async(warp, false, reads, static_cast<uint32_t>(group));
   races->VisitShared(&party, lane, cta, begin, bytes);
   return races->LaneChannel(warp, ChannelKind::kBulkWrite, lane);
+}
+
+void WatchStoreTo(Warp& warp, int lane, uint64_t address, uint32_t bytes, bool atomic,
+                  EntityId channel, uint64_t group) {
+  RaceDetector* races = warp.machine->races.get();
+  if (races == nullptr) return;
+  Party party = races->Async(warp, true, channel, static_cast<uint32_t>(group), atomic);
+  races->VisitGlobal(&party, lane, address, bytes);
 }
 
 void WatchBulkWait(Warp& warp, int lane, uint64_t reads, uint64_t writes) {

@@ -32,6 +32,11 @@ struct WatchedLoad {
   AccessId read = 0;
   EntityId channel = 0;
 };
+// Its read of `bytes` bytes of shared memory, or of the global memory that Machine::Global has just
+// looked up.
+void WatchLoadFromShared(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32_t bytes,
+                         WatchedLoad* load);
+void WatchLoadFromGlobal(Warp& warp, int lane, uint64_t address, uint32_t bytes, WatchedLoad* load);
 WatchedLoad WatchLoad(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32_t bytes,
                       const Cta& barrier_cta, uint32_t barrier);
 // To be called just before its bytes are counted.
@@ -42,6 +47,10 @@ void LoadCompletes(Machine* machine, const WatchedLoad& load, const Cta& barrier
 // shared memory. Returns the channel of its writes.
 EntityId WatchStore(Warp& warp, int lane, const Cta& cta, uint32_t begin, uint32_t bytes,
                     uint64_t group);
+
+// Its write of the global memory that Machine::Global has just looked up; `atomic`: a reduction.
+void WatchStoreTo(Warp& warp, int lane, uint64_t address, uint32_t bytes, bool atomic,
+                  EntityId channel, uint64_t group);
 
 // A lane's wait for its bulk groups up to number `reads` to have been read, `writes` written.
 void WatchBulkWait(Warp& warp, int lane, uint64_t reads, uint64_t writes);

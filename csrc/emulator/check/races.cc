@@ -77,23 +77,25 @@ void RaceDetector::Observe(Warp& warp, EntityId channel, uint32_t time) {
   own.async.Raise(channel, time);
 }
 
-EntityId RaceDetector::MbarrierChannel(const Cta& cta, uint32_t offset) {
-  const auto key = std::make_tuple(static_cast<int>(ChannelKind::kMbarrier), cta.rank, offset);
-  const auto found = channel_ids_.find(key);
+EntityId RaceDetector::FindChannel(ChannelKind kind, uint32_t cta_rank, uint32_t key) {
+  const auto name = std::make_tuple(static_cast<int>(kind), cta_rank, key);
+  const auto found = channel_ids_.find(name);
   if (found != channel_ids_.end()) return found->second;
   const EntityId id = static_cast<EntityId>(clocks_.size() + channels_.size());
-  channels_.push_back({ChannelKind::kMbarrier, cta.rank, offset});
-  return channel_ids_[key] = id;
+  Channel channel;
+  channel.kind = kind;
+  channel.cta_rank = cta_rank;
+  channel.key = key;
+  channels_.push_back(std::move(channel));
+  return channel_ids_[name] = id;
+}
+
+EntityId RaceDetector::MbarrierChannel(const Cta& cta, uint32_t offset) {
+  return FindChannel(ChannelKind::kMbarrier, cta.rank, offset);
 }
 
 EntityId RaceDetector::LaneChannel(const Warp& warp, ChannelKind kind, int lane) {
-  const uint32_t thread = static_cast<uint32_t>(warp.index * 32 + lane);
-  const auto key = std::make_tuple(static_cast<int>(kind), warp.cta->rank, thread);
-  const auto found = channel_ids_.find(key);
-  if (found != channel_ids_.end()) return found->second;
-  const EntityId id = static_cast<EntityId>(clocks_.size() + channels_.size());
-  channels_.push_back({kind, warp.cta->rank, thread});
-  return channel_ids_[key] = id;
+  return FindChannel(kind, warp.cta->rank, static_cast<uint32_t>(warp.index * 32 + lane));
 }
 
 // ---- parties
@@ -131,6 +133,14 @@ Party RaceDetector::Async(Warp& warp, bool write, EntityId channel, uint32_t tim
   access.async = true;
   access.atomic = atomic;
   access.kept = time == kUnfinished;
+  return MakeParty(warp, access);
+}
+
+Party RaceDetector::Copy(Warp& warp, bool write, EntityId channel, uint32_t time) {
+  Access access;
+  access.entity = channel;
+  access.time = time;
+  access.write = write;
   return MakeParty(warp, access);
 }
 

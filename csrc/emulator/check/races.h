@@ -8,10 +8,11 @@
 //   bulk groups, read:  reads of a lane's bulk stores; time = number of the group
 //   bulk groups, write: their writes
 //   wgmma groups:       a warp's reads of operands in shared memory; time = number of the group
-//   tcgen05 products:   a lane's operands and accumulators; time = number of the commit
+//   tcgen05 products:   a lane's operands and accumulators; time = number of the product
 //   tcgen05.ld, st:     a warp's accesses to tensor memory; time = number of the instruction
-// A channel's time enters a warp's clocks, both of them, when the warp has waited: completion is
-// followed by an implicit proxy fence (9.7.9.25.2, 9.7.15.4).
+//   cp.async:           a lane's copies, through the generic proxy; time = number of the copy
+// A channel's time enters a warp's clocks when the warp has waited: that of cp.async the generic
+// one, others both, as their completion is followed by a proxy fence (9.7.9.25.2, 9.7.15.4).
 #pragma once
 
 #include <array>
@@ -39,13 +40,16 @@ enum class ChannelKind : uint8_t {
   kTensorProducts,
   kTensorLoads,
   kTensorStores,
+  kCopies,
 };
 
 struct Channel {
   ChannelKind kind = ChannelKind::kMbarrier;
   uint32_t cta_rank = 0;
-  uint32_t key = 0;    // mbarrier: its shared address; others: 32 * warp + lane
-  uint32_t count = 0;  // of what its time numbers, where nobody else counts
+  uint32_t key = 0;              // mbarrier: its shared address; others: 32 * warp + lane
+  uint32_t count = 0;            // of what its time numbers, where nobody else counts
+  std::vector<uint32_t> groups;  // of cp.async: the count when each was committed
+  Clock implied;                 // of products: others' that take effect before the latest here
 };
 
 // The access that an instruction of `warp` makes, in one or several places.
@@ -90,15 +94,21 @@ class RaceDetector {
   void Strong(Warp& warp, uint64_t address);
   // `warp` has waited for all operations of `channel` up to `time`.
   void Observe(Warp& warp, EntityId channel, uint32_t time);
+  void ObserveCopies(Warp& warp, EntityId channel, uint32_t time) {
+    ClocksOf(warp).generic.Raise(channel, time);
+  }
 
   EntityId MbarrierChannel(const Cta& cta, uint32_t offset);
   EntityId LaneChannel(const Warp& warp, ChannelKind kind, int lane);
-  uint32_t& CountOf(EntityId channel) { return channels_[channel - clocks_.size()].count; }
+  Channel& ChannelAt(EntityId channel) { return channels_[channel - clocks_.size()]; }
+  uint32_t& CountOf(EntityId channel) { return ChannelAt(channel).count; }
 
   // ---- accesses
   Party Generic(Warp& warp, bool write, uint8_t bytes = 0xf, bool atomic = false);
   // By an asynchronous operation that `warp` starts now.
   Party Async(Warp& warp, bool write, EntityId channel, uint32_t time, bool atomic = false);
+  // The same through the generic proxy.
+  Party Copy(Warp& warp, bool write, EntityId channel, uint32_t time);
   void VisitShared(Party* party, int lane, const Cta& cta, uint32_t offset, uint32_t bytes);
   void VisitGlobal(Party* party, int lane, uint64_t address, uint32_t bytes);
 
@@ -128,6 +138,9 @@ class RaceDetector {
   void Keep(AccessId id) { accesses_[id].kept = true; }
   void Finish(AccessId id, uint32_t time);
 
+  // The last warp of a CTA exits: nothing asynchronous may still use the CTA's shared memory.
+  void CheckExit(Warp& warp);
+
   // mbarrier.init: its 8 bytes are written; later operations on it must come after.
   void InitMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t offset);
   void UseMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t offset);
@@ -142,6 +155,7 @@ class RaceDetector {
 
   uint32_t Index(const Warp& warp) const;
   ProxyClocks& ClocksOf(const Warp& warp) { return clocks_[Index(warp)]; }
+  EntityId FindChannel(ChannelKind kind, uint32_t cta_rank, uint32_t key);
   Party MakeParty(Warp& warp, Access access);
   // What `warp` gives on of tensor memory when it releases.
   // What `warp` releases from now on orders its tcgen05 instructions up to here.

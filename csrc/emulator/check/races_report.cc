@@ -51,6 +51,8 @@ std::string RaceDetector::NotWaited(const Access& earlier) {
       return "a cp.async.bulk.wait_group by the thread that issued it";
     case ChannelKind::kProducts:
       return "a wgmma.wait_group by " + WarpName(earlier);
+    case ChannelKind::kCopies:
+      return "a cp.async.wait_group or wait_all by the thread that issued it";
     case ChannelKind::kTensorProducts:
       return "a wait for an mbarrier at which a later tcgen05.commit of the issuing thread arrives";
     case ChannelKind::kTensorLoads:
@@ -64,6 +66,9 @@ std::string RaceDetector::NotWaited(const Access& earlier) {
 std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later) {
   if (earlier.cluster != cluster_) return "CTAs of different clusters are not ordered";
   const ProxyClocks& own = ClocksOf(*later.warp);
+  if (later.async && !earlier.async && earlier.time <= own.generic[earlier.entity]) {
+    return "missing: fence.proxy.async between the two, which use different proxies";
+  }
   if (earlier.entity >= clocks_.size()) {
     const uint32_t issuer = IssuerOf(earlier, later);
     const bool mbarrier = ChannelOf(earlier).kind == ChannelKind::kMbarrier;
@@ -73,9 +78,6 @@ std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later)
              "acquired here";
     }
     return "missing: " + NotWaited(earlier);
-  }
-  if (later.async && earlier.time <= own.generic[earlier.entity]) {
-    return "missing: fence.proxy.async between the two, which use different proxies";
   }
   return "missing: a barrier or mbarrier that " + WarpName(earlier) +
          " arrives at afterwards and that warp " + std::to_string(later.warp->index) +
@@ -104,6 +106,33 @@ std::string RaceDetector::MissingTensorEdge(const Access& earlier, const Party& 
   return WarpName(earlier) +
          " has waited for its completion, but nothing that it released afterwards was acquired "
          "here";
+}
+
+void RaceDetector::CheckExit(Warp& warp) {
+  Clock known;  // by anybody
+  for (const ProxyClocks& clocks : clocks_) known.Join(clocks.generic);
+  const bool may_leave_stores = machine_->options.level == Level::kHardware;
+  AccessId passed = 0;
+  const auto check = [&](AccessId id) {
+    const Access& access = accesses_[id];
+    if (id == passed || access.entity < clocks_.size()) return;
+    passed = id;
+    const ChannelKind kind = ChannelOf(access).kind;
+    if (kind == ChannelKind::kBulkRead && may_leave_stores) return;
+    if (access.time <= known[access.entity]) return;
+    warp.Report("unfinished", "the CTA exits while " + Describe(access) +
+                                  " may be under way; missing: " + NotWaited(access));
+  };
+  const ShadowWords& shadow = shared_[warp.cta->rank];
+  for (AccessId writer : shadow.writer) {
+    if (writer != 0) check(writer);
+  }
+  ReadersId last = 0;
+  for (ReadersId readers : shadow.readers) {
+    if (readers == last) continue;
+    last = readers;
+    for (AccessId reader : readers_[readers].accesses) check(reader);
+  }
 }
 
 void RaceDetector::ReportRace(const Access& earlier, const Party& later, int lane,

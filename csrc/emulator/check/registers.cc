@@ -95,6 +95,7 @@ void RegisterChecker::StartProduct(Warp& warp, const OpRegisters& registers, boo
   if (fences_ == 0) {
     warp.Report("wgmma-fence", "the first product of the warp comes before any wgmma.fence");
   }
+  last_product_ = group();
   const uint32_t* index = program.registers.data() + registers.first;
   const uint32_t count = uint32_t{registers.reads} + registers.writes;
   for (uint32_t i = registers.plain_reads; i < count; ++i) {

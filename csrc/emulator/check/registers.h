@@ -31,6 +31,8 @@ class RegisterChecker {
   void CommitProducts() { ++groups_; }
   // All but the last `pending` groups are complete; returns how many that are.
   uint32_t WaitProducts(uint32_t pending);
+  // Whether no wgmma.wait_group covers the last of them.
+  bool ProductsUnderWay() const { return last_product_ > waited_; }
   // Number of the group that a product issued now belongs to, from 1 on.
   uint32_t group() const { return groups_ + 1; }
 
@@ -52,6 +54,7 @@ class RegisterChecker {
   uint32_t fences_ = 0;
   uint32_t groups_ = 0;
   uint32_t waited_ = 0;
+  uint32_t last_product_ = 0;       // its group
   std::vector<uint32_t> load_;      // number of the tcgen05.ld that gave it, or 0
   uint32_t loads_done_ = 0;         // all up to this number
   std::deque<bool> loads_pending_;  // of those after it: whether nothing has used them

@@ -45,7 +45,7 @@ void RaceDetector::ObserveTensor(Warp& warp, EntityId channel, uint32_t time) {
 
 ProxyClocks RaceDetector::CommitProducts(Warp& warp, int lane) {
   const EntityId channel = LaneChannel(warp, ChannelKind::kTensorProducts, lane);
-  const uint32_t time = ++CountOf(channel);
+  const uint32_t time = CountOf(channel);
   uses_tensor_memory_ = true;
   RelayTensor(warp);  // a fence::before_thread_sync is implied, 9.7.16.6.4.2
   ProxyClocks known;
@@ -53,6 +53,10 @@ ProxyClocks RaceDetector::CommitProducts(Warp& warp, int lane) {
   known.generic.Raise(channel, time);
   known.async.Raise(channel, time);
   known.tensor.Raise(channel, time);
+  const Clock& implied = ChannelAt(channel).implied;
+  known.generic.Join(implied);
+  known.async.Join(implied);
+  known.tensor.Join(implied);
   return known;
 }
 
@@ -93,7 +97,10 @@ bool RaceDetector::TensorOrdered(const Access& earlier, const Party& later) {
   if (machine_->options.level == Level::kPtx && earlier.pipeline != pipeline) {
     return earlier.issuer == self && earlier.issued <= fenced_products_[self];
   }
-  return earlier.issuer == self || earlier.issued <= own[earlier.issuer];
+  if (earlier.issuer != self && earlier.issued > own[earlier.issuer]) return false;
+  const EntityId channel = accesses_[later.id].entity;
+  if (channel != earlier.entity) ChannelAt(channel).implied.Raise(earlier.entity, earlier.time);
+  return true;
 }
 
 void RaceDetector::CheckFreeTensor(Warp& warp, const Cta& cta, uint32_t column, uint32_t columns) {

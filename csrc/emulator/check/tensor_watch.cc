@@ -55,7 +55,7 @@ WatchedProduct::WatchedProduct(Warp& warp, int lane, uint32_t pipeline)
   RaceDetector* races = warp.machine->races.get();
   if (races == nullptr) return;
   channel_ = races->LaneChannel(warp, ChannelKind::kTensorProducts, lane);
-  time_ = races->CountOf(channel_) + 1;
+  time_ = ++races->CountOf(channel_);
 }
 
 void WatchedProduct::ReadShared(const Cta& cta, const std::vector<uint32_t>& addresses) {

@@ -45,10 +45,24 @@ uint8_t* Place(Warp& warp, const Op& op, int lane, uint32_t size) {
   const uint64_t base =
       (op.small & 8) != 0 ? warp.Lanes<uint64_t>(op.a)[lane] : warp.Lanes<uint32_t>(op.a)[lane];
   const uint64_t address = base + static_cast<uint64_t>(op.immediate);
-  if (warp.machine->races != nullptr) warp.machine->races->Strong(warp, address);
-  if (op.target == 0) return warp.machine->Global(warp, lane, address, size, true);
-  warp.machine->Shared(warp, lane, address, size, false);  // it is read, too
-  return warp.machine->Shared(warp, lane, address, size, true);
+  Machine* machine = warp.machine;
+  RaceDetector* races = machine->races.get();
+  Party party;
+  if (races != nullptr) {
+    races->Strong(warp, address);
+    party = races->Generic(warp, true, 0xf, true);
+  }
+  if (op.target == 0) {
+    uint8_t* place = machine->Global(warp, lane, address, size, true);
+    if (races != nullptr) races->VisitGlobal(&party, lane, address, size);
+    return place;
+  }
+  if (races != nullptr) {
+    races->VisitShared(&party, lane, machine->CtaOf(warp, lane, address),
+                       static_cast<uint32_t>(address & 0xffffff), size);
+  }
+  machine->Shared(warp, lane, address, size, false);  // it is read, too
+  return machine->Shared(warp, lane, address, size, true);
 }
 
 // d = [a]; [a] = Function([a], b). op.target = 1 for shared memory; op.d may be kNoSlot.

@@ -2,6 +2,7 @@
 // started. The 16-byte response, which only query_cancel reads, holds the x, y and z of the first
 // CTA, and 1 if there was a cluster to cancel.
 #include "emulator/async/mbarriers.h"
+#include "emulator/check/bulk_watch.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -23,12 +24,16 @@ Step TryCancel(Warp& warp, const Op& op) {
     const uint64_t barrier =
         AddressValue(warp, op.d, op.small >> 4, lane) + static_cast<uint64_t>(int64_t{op.target});
     std::vector<Cta*> ctas;
+    std::vector<WatchedLoad> watched;
+    const uint32_t response_at = static_cast<uint32_t>(response & 0xffffff);
+    const uint32_t barrier_at = static_cast<uint32_t>(barrier & 0xffffff);
     for (auto& cta : machine->cluster.ctas) {
       if (op.count == 0 && cta.get() != warp.cta) continue;
       const uint64_t rank = uint64_t{cta->rank} << 24;
-      machine->Shared(warp, lane, rank | (response & 0xffffff), kResponseBytes, true);
-      MbarrierAt(warp, lane, rank | (barrier & 0xffffff));
+      machine->Shared(warp, lane, rank | response_at, kResponseBytes, true);
+      MbarrierAt(warp, lane, rank | barrier_at);
       ctas.push_back(cta.get());
+      watched.push_back(WatchLoad(warp, lane, *cta, response_at, kResponseBytes, *cta, barrier_at));
     }
     if (warp.cta->cancel_failed) {
       warp.Report("cluster-launch", "try_cancel after one that failed", lane);
@@ -43,10 +48,10 @@ Step TryCancel(Warp& warp, const Op& op) {
         words[2] = id.z * size.z;
         words[3] = 1;
       }
-      for (Cta* cta : ctas) {
-        std::memcpy(cta->shared.data() + (response & 0xffffff), words, kResponseBytes);
-        CompleteTransactions(machine, cta, static_cast<uint32_t>(barrier & 0xffffff),
-                             kResponseBytes);
+      for (size_t i = 0; i < ctas.size(); ++i) {
+        std::memcpy(ctas[i]->shared.data() + response_at, words, kResponseBytes);
+        LoadCompletes(machine, watched[i], *ctas[i], barrier_at);
+        CompleteTransactions(machine, ctas[i], barrier_at, kResponseBytes);
       }
     });
   });

@@ -10,15 +10,18 @@ Step Bra(Warp& warp, const Op& op) {
   return Step::kJump;
 }
 
-// The last warp of a CTA leaves no tensor memory allocated.
-void CheckTensorMemoryFree(Warp& warp) {
-  if (warp.alive != warp.exec || warp.cta->tensor.allocated_columns() == 0) return;
+// The last warp of a CTA leaves no tensor memory allocated, and nothing under way.
+void CheckLastExit(Warp& warp) {
+  if (warp.alive != warp.exec) return;
   for (const auto& other : warp.cta->warps) {
     if (other.get() != &warp && other->alive != 0) return;
   }
-  warp.Report("unfinished", "the CTA exits with " +
-                                std::to_string(warp.cta->tensor.allocated_columns()) +
-                                " columns of tensor memory allocated");
+  if (warp.cta->tensor.allocated_columns() != 0) {
+    warp.Report("unfinished", "the CTA exits with " +
+                                  std::to_string(warp.cta->tensor.allocated_columns()) +
+                                  " columns of tensor memory allocated");
+  }
+  if (warp.machine->races != nullptr) warp.machine->races->CheckExit(warp);
 }
 
 Step Ret(Warp& warp, const Op&) {
@@ -37,7 +40,7 @@ Step Ret(Warp& warp, const Op&) {
       }
     }
   }
-  CheckTensorMemoryFree(warp);
+  CheckLastExit(warp);
   return Step::kExit;
 }
 
@@ -56,23 +59,6 @@ void DecodeRet(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers(decoder, instruction).Done();
   decoder.ExpectOperands(instruction, 0);
   op->run = Ret;
-}
-
-// setmaxnreg moves registers between warpgroups; values are not touched.
-void DecodeSetmaxnreg(Decoder& decoder, const Instruction& instruction, Op* op) {
-  Modifiers modifiers(decoder, instruction);
-  modifiers.OneOf({"inc", "dec"});
-  modifiers.OneOf({"sync"});
-  modifiers.OneOf({"aligned"});
-  modifiers.OneOf({"u32"});
-  modifiers.Done();
-  decoder.ExpectOperands(instruction, 1);
-  const uint64_t count = decoder.Immediate(instruction.operands[0]);
-  if (count < 24 || count > 256 || count % 8 != 0) {
-    decoder.Fail(instruction, "the count must be a multiple of 8 from 24 to 256");
-  }
-  op->run = Nothing;
-  op->converged = true;
 }
 
 void DecodeGriddepcontrol(Decoder& decoder, const Instruction& instruction, Op* op) {
@@ -101,7 +87,6 @@ void RegisterControl(InstructionTable* table) {
   (*table)["bra"] = DecodeBra;
   (*table)["ret"] = DecodeRet;
   (*table)["exit"] = DecodeRet;
-  (*table)["setmaxnreg"] = DecodeSetmaxnreg;
   (*table)["griddepcontrol"] = DecodeGriddepcontrol;
   (*table)["prefetch"] = DecodePrefetch;
 }

@@ -4,8 +4,19 @@
 #include <string_view>
 
 #include "emulator/machine/decoder.h"
+#include "emulator/machine/machine.h"
 
 namespace jax_fa4::emulator {
+
+// The addresses of an instruction stand in Program::slots, each as a register's slot and that of
+// a constant, its offset; bit i of op.small says that register i has 64 bits.
+void AddCopyAddress(Decoder& decoder, const Operand& operand, int bytes, Op* op);
+uint64_t CopyAddress(Warp& warp, const Op& op, int which, int lane);
+
+// `size` bytes of shared memory that hold nothing until an operation completes, and that it has
+// completed.
+uint8_t* ReserveShared(Warp& warp, int lane, uint64_t address, uint32_t size);
+void MarkSharedWritten(Cta* cta, uint64_t address, uint32_t size);
 
 // cp.async, from the modifier after "async" on.
 void DecodeAsyncCopy(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,

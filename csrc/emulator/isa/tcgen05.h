@@ -3,28 +3,11 @@
 
 #include <string>
 
+#include "emulator/isa/origin.h"
 #include "emulator/machine/decoder.h"
 #include "emulator/machine/machine.h"
 
 namespace jax_fa4::emulator {
-
-// Remembers where an asynchronous instruction was issued, for what may be wrong with it later:
-// its thread has gone on by then, or has exited.
-class Origin {
- public:
-  Origin(const Warp& warp, int lane)
-      : instruction_(warp.op().source),
-        cta_(static_cast<int>(warp.cta->linear)),
-        warp_(warp.index),
-        lane_(lane) {}
-  [[noreturn]] void Report(const std::string& kind, const std::string& what) const {
-    throw Finding{kind, what, cta_, warp_, lane_, instruction_->where, instruction_->text};
-  }
-
- private:
-  const Instruction* instruction_;
-  int cta_, warp_, lane_;
-};
 
 // A 4- or 8-byte value that is the same in all lanes; reports one that is not.
 uint64_t UniformValue(Warp& warp, Slot slot, int bytes, const char* what);

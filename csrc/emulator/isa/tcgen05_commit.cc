@@ -37,9 +37,7 @@ Step Commit(Warp& warp, const Op& op) {
     if (machine->races != nullptr) known = machine->races->CommitProducts(warp, lane);
     machine->Start(TensorQueue(warp, lane), [=] {
       for (Cta* cta : ctas) {
-        const auto barrier = cta->mbarriers.find(offset);
-        if (barrier != cta->mbarriers.end()) barrier->second.arriving.Join(known);
-        const std::string wrong = ArriveFromEngine(machine, cta, offset);
+        const std::string wrong = ArriveFromEngine(machine, cta, offset, known);
         if (!wrong.empty()) origin.Report("mbarrier", wrong);
       }
     });

@@ -130,5 +130,6 @@ void RegisterStmatrix(InstructionTable* table);
 void RegisterCluster(InstructionTable* table);
 void RegisterClusterLaunch(InstructionTable* table);
 void RegisterTcgen05(InstructionTable* table);
+void RegisterSetmaxnreg(InstructionTable* table);
 
 }  // namespace jax_fa4::emulator

@@ -104,6 +104,7 @@ struct Warp {
   uint32_t wgmma_groups = 0;                    // committed so far
   std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group
   std::unique_ptr<RegisterChecker> registers;   // null: not checked
+  std::vector<uint32_t> register_counts;        // of its setmaxnreg
   uint32_t tensor_stores = 0;                   // tcgen05.st under way
   std::array<uint32_t, 32> cluster_arrivals{};  // phase in which a lane arrived; 0: not
   uint64_t executed = 0;
@@ -155,6 +156,7 @@ struct Cta {
   std::array<NamedBarrier, 16> barriers;
   std::map<uint32_t, Mbarrier> mbarriers;
   TensorMemory tensor;
+  int64_t register_pool = 0;   // what setmaxnreg.dec gave back
   bool cancel_failed = false;  // a try_cancel was seen to find no cluster
   std::vector<std::unique_ptr<Warp>> warps;
   bool Exited() const;  // every warp of it
