@@ -134,7 +134,7 @@ def build(directory, main, *link):
     """Compiles what has changed, two files at a time, and links `main` to the engine."""
     compiler = shutil.which("g++")
     assert compiler is not None, "the package is built with g++, so it is needed here too"
-    headers = sorted(SOURCES.rglob("emulator/**/*.h"))
+    headers = [*sorted(SOURCES.rglob("emulator/**/*.h")), *sorted(HERE.glob("*.h"))]
     sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / main]
     objects = [directory / f"{_digest(source, *headers)}.o" for source in sources]
     built = directory / f"{main}.{_digest(*sources, *headers)}"
