@@ -2,6 +2,9 @@
 
     python -m benchmarks.emulator --json emulator.json --markdown benchmarks/results/emulator.md
 
+`--peers PYTHON LIBRARY` adds FlashAttention-4's sm_100a kernels: PYTHON is of an environment that
+`tests/emulator/peers/evidence.py` describes, LIBRARY the emulator as CUTE_DSL_LIBS takes it.
+
 Times are CPU seconds of the process, which sleeps nowhere, pinned to one core: other work on
 the machine lengthens the wall time, and this much less. Each row is a process of its own; the
 instructions are counted in a run that is not timed.
@@ -15,6 +18,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -42,6 +46,7 @@ PARTS = {
 class Row:
     """One problem of one head; `limit` is what issue 3 allows, in seconds on one core."""
 
+    kernel: str
     pass_: str
     seqlen: int
     limit: float
@@ -49,14 +54,20 @@ class Row:
 
     def name(self, exact: bool) -> str:
         """As the progress says it."""
-        return f"{self.pass_} S={self.seqlen} {'exact' if exact else 'plain'}"
+        return f"{self.kernel} {self.pass_} S={self.seqlen} {'exact' if exact else 'plain'}"
 
 
+OURS = "jax_fa4 sm_90a"
+PEER = "FlashAttention-4 sm_100a"
 ROWS = (
-    Row("forward", 1024, 1.0),
-    Row("forward", 4096, 10.0),
-    Row("backward", 1024, 3.0, missing="this package has no backward kernel yet"),
+    Row(OURS, "forward", 1024, 1.0),
+    Row(OURS, "forward", 4096, 10.0),
+    Row(OURS, "backward", 1024, 3.0, missing="this package has no backward kernel yet"),
+    Row(PEER, "forward", 1024, 1.0),
+    Row(PEER, "forward", 4096, 10.0),
+    Row(PEER, "backward", 1024, 3.0),
 )
+PEERS = Path(__file__).resolve().parents[1] / "tests" / "emulator" / "peers"
 
 
 def measure(seqlen: int, exact: bool, rounds: int, core: int) -> dict[str, Any]:
@@ -106,6 +117,49 @@ def measure(seqlen: int, exact: bool, rounds: int, core: int) -> dict[str, Any]:
     }
 
 
+def reason(errors: str) -> str:
+    """The last line, without the paths of a machine."""
+    last = (errors.strip().splitlines() or ["no reason given"])[-1]
+    return re.sub(r"/[^\s')]*/", "", last)
+
+
+# Runs a peers' script, which times by perf_counter, on CPU time and one core.
+_ON_CPU_TIME = """
+import os, runpy, sys, time
+time.perf_counter = time.process_time
+script, core, *sys.argv[1:] = sys.argv[1:]
+os.sched_setaffinity(0, {int(core)})
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def measure_peer(row: Row, options: argparse.Namespace) -> dict[str, Any]:
+    """One row of FlashAttention-4's, by the script that checks it."""
+    case = {
+        "pass": row.pass_,
+        "head_dim": HEAD_DIM,
+        "lengths": [[row.seqlen, row.seqlen]],
+        "heads": [1, 1],
+        "runs": [[0, "random"]] * (options.rounds + 1),
+    }
+    python, library = options.peers
+    arguments = [str(PEERS / "flash_attention_4.py"), str(options.core), library, json.dumps(case)]
+    command = [python, "-W", "ignore", "-c", _ON_CPU_TIME, *arguments]
+    # Another environment, which has packages of its own.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    if done.returncode != 0:
+        return {"missing": reason(done.stderr)}
+    found = json.loads(done.stdout.splitlines()[-1])["runs"][1:]  # the first one compiles
+    wrong = [run["finding"].splitlines()[0] for run in found if "finding" in run]
+    if wrong:
+        return {"missing": wrong[0]}
+    cpu = [run["seconds"] for run in found]
+    middle = statistics.median(cpu)
+    return {"cpu": middle, "spread": (max(cpu) - min(cpu)) / 2 / middle}
+
+
 def cpu_model() -> str:
     """As the kernel names it."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -146,25 +200,31 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
         f"  {facts['build'].get('compiler', '')}",
         f"- one head, D = {HEAD_DIM}, bfloat16, no mask; the installed kernel and emulator, all",
         "  checks on, completion at random",
+        "- jax_fa4's kernels at level `ptx`; FlashAttention-4's at level `hardware`, its backward",
+        "  with preprocessing and postprocessing",
         "- `exact` rounds products as tensor cores do, `plain` sums them in float32",
         "- seconds are the process's CPU time, median of the rounds; `wall` passed meanwhile",
         "",
-        "| pass | S | products | s | limit | wall | M instr/s | peak memory | of it the run's |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| kernel | pass | S | products | s | limit | wall | M instr/s | peak memory | the run's |",
+        "| --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in results:
-        head = f"| {row['pass']} | {row['seqlen']} | {row['products']} |"
+        head = f"| {row['kernel']} | {row['pass']} | {row['seqlen']} | {row['products']} |"
         if row["missing"]:
             lines.append(f"{head} missing: {row['missing']} | {row['limit']:g} | | | | |")
             continue
+        line = f"{head} {row['cpu']:.2f} | {row['limit']:g} |"
+        if "wall" not in row:
+            lines.append(f"{line} | | | |")
+            continue
         rate = row["instructions"] / row["cpu"] / 1e6
         lines.append(
-            f"{head} {row['cpu']:.2f} | {row['limit']:g} | {row['wall']:.2f} | {rate:.1f} "
+            f"{line} {row['wall']:.2f} | {rate:.1f} "
             f"| {row['peak_bytes'] / 2**20:.0f} MiB | {row['added_bytes'] / 2**20:.0f} MiB |"
         )
     lines += ["", "Instructions (of warps) by what they do:", ""]
     for row in results:
-        if row["missing"] or row["products"] != "exact":
+        if "mix" not in row or row["products"] != "exact":
             continue
         total = row["instructions"]
         shares = ", ".join(
@@ -178,6 +238,7 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
 def run_row(row: Row, exact: bool, options: argparse.Namespace) -> dict[str, Any]:
     """The row's process, or why there is none."""
     result: dict[str, Any] = {
+        "kernel": row.kernel,
         "pass": row.pass_,
         "seqlen": row.seqlen,
         "products": "exact" if exact else "plain",
@@ -186,11 +247,13 @@ def run_row(row: Row, exact: bool, options: argparse.Namespace) -> dict[str, Any
     }
     if row.missing:
         return result
+    if row.kernel == PEER:
+        return result | measure_peer(row, options)
     arguments = [str(row.seqlen), str(int(exact)), str(options.rounds), str(options.core)]
     command = [sys.executable, "-m", "benchmarks.emulator", "--one", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        result["missing"] = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        result["missing"] = reason(done.stderr)
         return result
     return result | json.loads(done.stdout.splitlines()[-1])
 
@@ -203,6 +266,7 @@ def main() -> int:
     parser.add_argument("--date", help="of the run, instead of the clock's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=0, help="to pin the runs to")
+    parser.add_argument("--peers", nargs=2, metavar=("PYTHON", "LIBRARY"))
     parser.add_argument("--one", nargs=4, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -211,7 +275,10 @@ def main() -> int:
         return 0
     facts, results = environment(options.date), []
     for row in ROWS:
-        for exact in (True, False):
+        if row.kernel == PEER and not options.peers:
+            continue
+        # FlashAttention-4's script knows exact products alone.
+        for exact in (True,) if row.kernel == PEER or row.missing else (True, False):
             results.append(run_row(row, exact, options))
             found = results[-1]
             took = found["missing"] or f"{found['cpu']:.2f} s +- {found['spread']:.0%}"
