@@ -151,13 +151,15 @@ def measure_peer(row: Row, options: argparse.Namespace) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if done.returncode != 0:
         return {"missing": reason(done.stderr)}
-    found = json.loads(done.stdout.splitlines()[-1])["runs"][1:]  # the first one compiles
+    answer = json.loads(done.stdout.splitlines()[-1])
+    found = answer["runs"][1:]  # the first one compiles
     wrong = [run["finding"].splitlines()[0] for run in found if "finding" in run]
     if wrong:
         return {"missing": wrong[0]}
     cpu = [run["seconds"] for run in found]
     middle = statistics.median(cpu)
-    return {"cpu": middle, "spread": (max(cpu) - min(cpu)) / 2 / middle}
+    spread = (max(cpu) - min(cpu)) / 2 / middle
+    return {"cpu": middle, "spread": spread, "versions": answer["versions"]}
 
 
 def cpu_model() -> str:
@@ -191,6 +193,7 @@ def environment(date: str | None) -> dict[str, Any]:
 def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
     """All of it as Markdown."""
     packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
+    versions = next((row["versions"] for row in results if "versions" in row), {})
     lines = [
         "# The emulator on one CPU core",
         "",
@@ -202,6 +205,7 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
         "  checks on, completion at random",
         "- jax_fa4's kernels at level `ptx`; FlashAttention-4's at level `hardware`, its backward",
         "  with preprocessing and postprocessing",
+        *(f"- {name} {number}" for name, number in versions.items()),
         "- `exact` rounds products as tensor cores do, `plain` sums them in float32",
         "- seconds are the process's CPU time, median of the rounds; `wall` passed meanwhile",
         "",
