@@ -39,6 +39,13 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:flax")
 
 
+def pytest_xdist_auto_num_workers():
+    """As many as cores that this process may use; none beside it where tests share a GPU."""
+    if selection.cuda_devices() or os.environ.get("JAX_FA4_REQUIRE_GPU"):
+        return 0
+    return len(os.sched_getaffinity(0))
+
+
 def pytest_collection_modifyitems(items):
     # JAX_FA4_REQUIRE_GPU=1 is for machines that must have one: there nothing is skipped.
     if selection.cuda_devices() or os.environ.get("JAX_FA4_REQUIRE_GPU"):

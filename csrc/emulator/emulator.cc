@@ -17,8 +17,22 @@ std::string Describe(const Finding& finding, const Program& program) {
   return text;
 }
 
+// What hardware allows in each direction.
+std::string TooLarge(const char* what, const Dim3& size, const Dim3& limit) {
+  const auto text = [](const Dim3& d) {
+    return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+  };
+  if (size.x <= limit.x && size.y <= limit.y && size.z <= limit.z) return std::string();
+  return "a " + std::string(what) + " of " + text(size) + "; at most " + text(limit) +
+         " are allowed";
+}
+
 std::string CheckLaunch(const Program& program, const Launch& launch) {
   const Entry& entry = *program.entry;
+  std::string wrong = TooLarge("grid", launch.grid, {0x7fffffff, 65535, 65535});
+  if (wrong.empty()) wrong = TooLarge("block", launch.block, {1024, 1024, 64});
+  if (wrong.empty()) wrong = TooLarge("cluster", launch.cluster, {16, 16, 16});
+  if (!wrong.empty()) return wrong;
   const uint64_t threads = launch.block.Count();
   if (threads == 0 || threads > 1024) {
     return "a block of " + std::to_string(threads) + " threads; 1 to 1024 are allowed";

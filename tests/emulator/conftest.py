@@ -1,6 +1,7 @@
 """The engine without the wheel: built from csrc/emulator with g++, called through ctypes."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -131,16 +132,25 @@ def _digest(*paths):
 
 
 def build(directory, main, *link):
-    """Compiles what has changed, two files at a time, and links `main` to the engine."""
+    """Compiles what has changed, two files at a time, and links `main` to the engine.
+
+    One process at a time: the others wait, and find it built.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(directory, main, *link)
+
+
+def _build(directory, main, *link):
     compiler = shutil.which("g++")
     assert compiler is not None, "the package is built with g++, so it is needed here too"
-    headers = sorted(SOURCES.rglob("emulator/**/*.h"))
+    headers = [*sorted(SOURCES.rglob("emulator/**/*.h")), *sorted(HERE.glob("*.h"))]
     sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / main]
     objects = [directory / f"{_digest(source, *headers)}.o" for source in sources]
     built = directory / f"{main}.{_digest(*sources, *headers)}"
     if built.exists():
         return built
-    directory.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source, target):
         if not target.exists():

@@ -100,3 +100,21 @@ def test_every_file_is_here_and_has_twins():
     assert {path.stem for path in FILES} == set(FINDINGS)
     for path in FILES:
         assert twin(path, "WRONG") != twin(path, "RIGHT"), path
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"grid": (1, 65536, 1)}, "a grid of 1 x 65536 x 1; at most 2147483647 x 65535 x 65535"),
+        ({"grid": (0, 1, 1)}, "an empty grid"),
+        ({"block": (1, 1, 65)}, "a block of 1 x 1 x 65; at most 1024 x 1024 x 64"),
+        ({"block": (1025, 1, 1)}, "a block of 1025 x 1 x 1"),
+        ({"block": (64, 32, 1)}, "a block of 2048 threads"),
+        ({"grid": (3, 1, 1), "cluster": (2, 1, 1)}, "clusters that do not divide the grid"),
+        ({"shared": 1 << 20}, "more shared memory"),
+    ],
+)
+def test_launches_that_cannot_be(run_ptx, finding, how, message):
+    text = ".version 8.6\n.target sm_90a\n.address_size 64\n.visible .entry k() { ret; }"
+    with pytest.raises(finding, match=message):
+        run_ptx(text, **how)

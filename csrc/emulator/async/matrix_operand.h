@@ -70,6 +70,25 @@ void ForOperandChunks(const OperandLayout& layout, const OperandShape& shape, Bo
   }
 }
 
+// Calls body(address, bytes) for the operand's memory, chunks that follow each other taken
+// together.
+template <typename Body>
+void ForOperandRuns(const OperandLayout& layout, const OperandShape& shape, Body body) {
+  uint32_t begin = 0, end = 0;
+  ForOperandChunks(layout, shape, [&](uint32_t address, int, int, int) {
+    if (address == end) {
+      end += kOperandChunk;
+    } else if (address + kOperandChunk == begin) {
+      begin = address;  // a swizzle has exchanged them
+    } else {
+      if (begin != end) body(begin, end - begin);
+      begin = address;
+      end = address + kOperandChunk;
+    }
+  });
+  if (begin != end) body(begin, end - begin);
+}
+
 // Writes `count` elements from memory to out[0], out[step], ..., widened to 16 bits; those of 32
 // bits to two places each, of out[0], out[2 step], ...
 void WidenChunk(const uint8_t* from, int count, int element_bytes, int step, uint16_t* out);

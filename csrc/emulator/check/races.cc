@@ -206,6 +206,7 @@ ReadersId RaceDetector::WithReader(Party* party, ReadersId old) {
 void RaceDetector::Visit(Party* party, int lane, ShadowWords* shadow, size_t first, size_t count,
                          ShadowSpace space, uint64_t address) {
   const uint64_t step = space == ShadowSpace::kTensor ? 1 : kWordBytes;
+  ReadersId last = 0, made = 0;  // most neighbours have the same readers
   for (size_t word = first; word < first + count; ++word, address += step) {
     AccessId& writer = shadow->writer[word];
     ReadersId& readers = shadow->readers[word];
@@ -213,7 +214,8 @@ void RaceDetector::Visit(Party* party, int lane, ShadowWords* shadow, size_t fir
       CheckWriter(party, lane, writer, space, address);
     }
     if (!party->write) {
-      readers = WithReader(party, readers);
+      if (made == 0 || readers != last) made = WithReader(party, last = readers);
+      readers = made;
       continue;
     }
     if (readers != 0 && readers != party->passed_readers_) {

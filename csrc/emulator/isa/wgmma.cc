@@ -26,8 +26,8 @@ void Watch(Warp& warp, const WgmmaOperands& operands) {
   Party party = races->Async(warp, false, races->LaneChannel(warp, ChannelKind::kProducts, 0),
                              warp.wgmma_groups + 1);
   const auto visit = [&](const OperandLayout& layout, const OperandShape& shape) {
-    ForOperandChunks(layout, shape, [&](uint32_t address, int, int, int) {
-      races->VisitShared(&party, -1, *warp.cta, address, kOperandChunk);
+    ForOperandRuns(layout, shape, [&](uint32_t address, uint32_t bytes) {
+      races->VisitShared(&party, -1, *warp.cta, address, bytes);
     });
   };
   visit(operands.b, ShapeOfB(operands.shape));
