@@ -116,7 +116,8 @@ class Emulated:
 
     Call it as the compiled function is called: with tensors of `from_dlpack`, pointers of
     `make_ptr`, numbers, streams (any); functions compiled with --enable-tvm-ffi take NumPy arrays
-    and torch tensors as they are. How it runs is what `jax_fa4.emulator.options` says.
+    and torch tensors as they are. How it runs is what `jax_fa4.emulator.options` says; its `arch`
+    chooses among this package's kernels and means nothing here.
     """
 
     def __init__(self, compiled: Any) -> None:
