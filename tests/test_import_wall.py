@@ -58,6 +58,10 @@ def test_the_flax_adapter_needs_no_flax():
     assert imported_by("import jax_fa4.flax") == []
 
 
+def test_the_emulator_of_cute_dsl_kernels_waits_for_its_user():
+    assert imported_by("import jax_fa4.emulator.cute_dsl") == []
+
+
 @pytest.mark.parametrize("module", FORBIDDEN)
 def test_this_test_can_fail(module, tmp_path):
     """Each forbidden module is found when it is imported on purpose (a stand-in for it)."""

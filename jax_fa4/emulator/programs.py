@@ -28,10 +28,14 @@ def load(variant: str) -> None:
 @functools.cache
 def load_special_tables() -> None:
     """Hand the emulator an H100's rounding of ex2 and rcp, once per process."""
+    ffi.extension().emulator_load_special_tables(*special_tables())
+
+
+def special_tables() -> tuple[bytes, ...]:
+    """An H100's rounding of ex2 for positive and negative arguments, and of rcp."""
     folder = Path(__file__).parent / "special"
     names = ("ex2_positive", "ex2_negative", "rcp")
-    tables = (lzma.decompress((folder / f"{name}.i8.xz").read_bytes()) for name in names)
-    ffi.extension().emulator_load_special_tables(*tables)
+    return tuple(lzma.decompress((folder / f"{name}.i8.xz").read_bytes()) for name in names)
 
 
 def _path(variant: str) -> Path:

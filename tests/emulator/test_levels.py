@@ -55,6 +55,25 @@ KERNELS = {
         """,
         "mbarrier: .* is initialised while it is alive",
     ),
+    # What is computed from a register without a value may be dropped, not used.
+    "computed, exchanged and dropped": (
+        "uninitialised: a read of register %r4",
+        """
+        setp.ge.u32 %p0, %r0, 32;
+        @%p0 ret;
+        setp.lt.u32 %p1, %r0, 8;
+        @%p1 mov.u32 %r4, 5;
+        add.s32 %r5, %r4, %r3;
+        shfl.sync.bfly.b32 %r6, %r5, 1, 31, -1;
+        add.s32 %r6, %r6, %r5;
+        setp.lt.u32 %p1, %r0, 9;  // WRONG
+        selp.b32 %r7, %r6, 0, %p1;
+        mul.wide.u32 %rd1, %r0, 4;
+        add.s64 %rd1, %rd0, %rd1;
+        st.global.b32 [%rd1], %r7;
+        """,
+        "uninitialised: a read of register %r7(.|\\n)*lane 8: st.global",
+    ),
     "initialised again": (
         "mbarrier: .* is initialised while it is alive",
         """

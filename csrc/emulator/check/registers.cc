@@ -62,8 +62,50 @@ void RegisterChecker::FinishLoads() {
   loads_pending_.clear();
 }
 
+bool RegisterChecker::CarriesLack(const Warp& warp) {
+  return warp.machine->options.level == Level::kHardware;
+}
+
+// Reads: [the guard,] what is exchanged, and how.
+uint32_t RegisterChecker::LanesWithValue(const Warp& warp, const OpRegisters& registers) const {
+  const uint32_t guard = warp.op().guard != kNoSlot ? 1 : 0;
+  return initialised_[warp.machine->program.registers[registers.first + guard]];
+}
+
+void RegisterChecker::Exchange(Warp& warp, const OpRegisters& registers, uint32_t known) {
+  const uint32_t* index = warp.machine->program.registers.data() + registers.first;
+  for (uint32_t i = 0; i < registers.writes; ++i) {
+    uint32_t& lanes = initialised_[index[registers.reads + i]];
+    lanes = (lanes & ~warp.exec) | known;
+  }
+}
+
+// Lanes that get a value: what they do not choose need not have one. Reads: [the guard, a, b,] the
+// predicate, of which a and b may be numbers instead.
+uint32_t RegisterChecker::KnownOfSelect(Warp& warp, const OpRegisters& registers) const {
+  const Program& program = warp.machine->program;
+  const Op& op = warp.op();
+  if (registers.reads == 0) return ~0u;
+  const uint32_t* index = program.registers.data() + registers.first;
+  const uint32_t* const last = index + registers.reads - 1;
+  if (op.guard != kNoSlot) ++index;
+  const auto known = [&](const Operand& operand) {
+    const bool read = index < last && program.register_names[*index] == operand.name;
+    return read ? initialised_[*index++] : ~0u;
+  };
+  const uint32_t a = known(op.source->operands[1]);
+  const uint32_t b = known(op.source->operands[2]);
+  const uint32_t chosen = warp.Predicate(op.c);
+  return initialised_[*last] & ((a & chosen) | (b & ~chosen));
+}
+
 void RegisterChecker::Check(Warp& warp, const OpRegisters& registers) {
   const bool product = registers.kind == OpRegisters::kProduct;
+  const bool passes =
+      registers.kind == OpRegisters::kCopy || registers.kind == OpRegisters::kSelect;
+  const bool carries = registers.kind == OpRegisters::kArithmetic && CarriesLack(warp);
+  const bool exchanges = registers.kind == OpRegisters::kExchange && CarriesLack(warp);
+  const uint32_t exchanged = warp.op().guard != kNoSlot ? 1 : 0;
   const uint32_t reads = product ? registers.plain_reads : registers.reads;
   const uint32_t* index = warp.machine->program.registers.data() + registers.first;
   uint32_t known = warp.exec;
@@ -73,20 +115,27 @@ void RegisterChecker::Check(Warp& warp, const OpRegisters& registers) {
     if (product_[*index] > waited_) ReportBusy(warp, *index);
     touched_[*index] = fences_ + 1;
     // A copy of nothing is nothing; what computes with it is wrong.
-    if (registers.kind == OpRegisters::kCopy) {
+    if (passes) {
       if (loads) passed = PassLoad(warp, *index, passed);
       known &= initialised_[*index];
+      continue;
+    }
+    if (loads) UseLoad(warp, load_[*index]);
+    if (exchanges && i == exchanged) continue;
+    // At level kHardware arithmetic too carries the lack on, to where something depends on it.
+    if (carries && i >= exchanged) {
+      known &= initialised_[*index];
     } else {
-      if (loads) UseLoad(warp, load_[*index]);
       CheckInitialised(warp, *index);
     }
   }
   if (product) return;
+  if (registers.kind == OpRegisters::kSelect) known = warp.exec & KnownOfSelect(warp, registers);
   for (uint32_t i = 0; i < registers.writes; ++i, ++index) {
     if (product_[*index] > waited_) ReportBusy(warp, *index);
     if (loads) OverwriteLoaded(warp, *index, passed);
     touched_[*index] = fences_ + 1;
-    initialised_[*index] = (initialised_[*index] & ~warp.exec) | known;
+    if (!exchanges) initialised_[*index] = (initialised_[*index] & ~warp.exec) | known;
   }
 }
 

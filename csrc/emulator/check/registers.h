@@ -25,6 +25,12 @@ class RegisterChecker {
   // Before every instruction.
   void Check(Warp& warp, const OpRegisters& registers);
 
+  // Whether arithmetic and shfl carry on that a lane's register has no value. If so, shfl tells
+  // which lanes it gave a value, of those that LanesWithValue has.
+  static bool CarriesLack(const Warp& warp);
+  uint32_t LanesWithValue(const Warp& warp, const OpRegisters& registers) const;
+  void Exchange(Warp& warp, const OpRegisters& registers, uint32_t known);
+
   // A wgmma.mma_async: `reads` are A's registers, `writes` the accumulator's.
   void StartProduct(Warp& warp, const OpRegisters& registers, bool accumulates);
   void FenceProducts() { ++fences_; }
@@ -42,6 +48,7 @@ class RegisterChecker {
 
  private:
   void CheckInitialised(Warp& warp, uint32_t index);
+  uint32_t KnownOfSelect(Warp& warp, const OpRegisters& registers) const;
   [[noreturn]] void ReportBusy(Warp& warp, uint32_t index);
   void UseLoad(Warp& warp, uint32_t load);
   uint32_t PassLoad(Warp& warp, uint32_t index, uint32_t passed);

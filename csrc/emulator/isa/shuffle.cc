@@ -31,7 +31,10 @@ Step Shfl(Warp& warp, const Op& op) {
   const uint32_t* c = warp.Lanes<uint32_t>(op.c);
   uint32_t a[32];
   std::memcpy(a, warp.Lanes<uint32_t>(op.a), sizeof(a));
-  uint32_t in_range = 0;
+  const OpRegisters& registers = warp.machine->program.op_registers[warp.group().pc];
+  const bool carries = warp.registers != nullptr && RegisterChecker::CarriesLack(warp);
+  const uint32_t given = carries ? warp.registers->LanesWithValue(warp, registers) : 0;
+  uint32_t in_range = 0, known = 0;
   ForLanes(warp.exec, [&](int lane) {
     const int amount = static_cast<int>(b[lane] & 31u);
     const int clamp = static_cast<int>(c[lane] & 31u);
@@ -64,8 +67,10 @@ Step Shfl(Warp& warp, const Op& op) {
                   lane);
     }
     d[lane] = a[from];
+    known |= (given >> from & 1u) << lane;
     in_range |= uint32_t{valid} << lane;
   });
+  if (carries) warp.registers->Exchange(warp, registers, known);
   if (op.target >= 0) {
     uint32_t& p = warp.Predicate(static_cast<Slot>(op.target));
     p = (p & ~warp.exec) | in_range;

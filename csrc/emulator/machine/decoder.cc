@@ -1,6 +1,7 @@
 #include "emulator/machine/decoder.h"
 
 #include <algorithm>
+#include <set>
 
 #include "emulator/ptx/lexer.h"
 #include "emulator/ptx/parser.h"
@@ -201,10 +202,20 @@ Slot Decoder::RegisterSlot(const Operand& operand, int bytes, bool writes) {
 
 // The registers that were asked for since the last call. Those of 32 bits that a product reads are
 // the fragments of A.
+OpRegisters::Kind KindOf(std::string_view name) {
+  static const std::set<std::string_view> kArithmetic = {
+      "abs", "add", "and", "cvt", "ex2", "fma", "lg2", "mad",  "max", "min", "mul",
+      "neg", "not", "or",  "rcp", "shl", "shr", "sub", "tanh", "xor", "lop3"};
+  if (name == "mov") return OpRegisters::kCopy;
+  if (name == "selp") return OpRegisters::kSelect;
+  if (name == "shfl") return OpRegisters::kExchange;
+  return kArithmetic.count(name) != 0 ? OpRegisters::kArithmetic : OpRegisters::kOrdinary;
+}
+
 OpRegisters Decoder::TakeRegisters(const Instruction& instruction) {
   OpRegisters taken;
   const std::string& name = instruction.opcode[0];
-  if (name == "mov" || name == "selp") taken.kind = OpRegisters::kCopy;
+  taken.kind = KindOf(name);
   if (name == "wgmma" && instruction.opcode[1] == "mma_async") {
     taken.kind = OpRegisters::kProduct;
     const auto plain = std::stable_partition(reads_.begin(), reads_.end(), [this](uint32_t number) {

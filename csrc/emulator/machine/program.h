@@ -52,8 +52,11 @@ struct Op {
 struct OpRegisters {
   enum Kind : uint8_t {
     kOrdinary,
-    kCopy,     // gives on what it reads, a value or none
-    kProduct,  // wgmma.mma_async: the last reads and the writes belong to it until it completes
+    kCopy,        // gives on what it reads, a value or none
+    kSelect,      // gives on one of two, by a predicate
+    kArithmetic,  // gives a value if it reads values, and touches nothing else
+    kExchange,    // gives lanes what other lanes read
+    kProduct,     // wgmma.mma_async: the last reads and the writes belong to it until it completes
   };
   uint32_t first = 0;
   uint16_t reads = 0;

@@ -1,205 +1,191 @@
-"""Run FlashAttention-4's own sm_100a forward on the emulator, in an environment that has it.
+"""Run FlashAttention-4's own sm_100a kernels on the emulator, in an environment that has them.
 
-    python flash_attention_4.py LIBRARY HEAD_DIM CAUSAL SEQLEN HEADS KV_HEADS SEED COMPLETION
+    python flash_attention_4.py LIBRARY CASE
 
-LIBRARY is built by evidence.py, which calls this. The package compiles its kernel for fake
-tensors, as it does without a GPU; its launch is caught and made on host memory that says it is
-on a GPU. Prints one line of JSON.
+Called by evidence.py, which builds LIBRARY and writes CASE, a JSON object. The package's own
+functions run, on tensors on the CPU; what they compile is launched on the emulator. Prints one
+line of JSON: for each run its errors against float64 beside those of the plain computation.
 """
 
 from __future__ import annotations
 
-import ctypes
-import glob
 import json
 import math
 import os
 import sys
-import tempfile
-import time
+from dataclasses import dataclass
 from typing import Any
 
-LIBRARY = sys.argv[1]
-HEAD_DIM, CAUSAL, SEQLEN, HEADS, KV_HEADS, SEED, COMPLETION = map(int, sys.argv[2:9])
-DUMP = tempfile.mkdtemp()
-os.environ.update(
-    FLASH_ATTENTION_ARCH="sm_100",
-    FLASH_ATTENTION_NUM_SMS="148",
-    CUTE_DSL_ARCH="sm_100a",
-    CUTE_DSL_KEEP="ptx",
-    CUTE_DSL_DUMP_DIR=DUMP,
-    CUTE_DSL_LINEINFO="1",
-    CUTE_DSL_LIBS=LIBRARY,
-)
+import environment
 
-import cutlass.utils  # noqa: E402
-import torch  # noqa: E402
-import tvm_ffi  # noqa: E402
+CASE: dict[str, Any] = json.loads(sys.argv[2])
+if CASE.get("one_cta"):
+    os.environ["FA_DISABLE_2CTA"] = "1"
+if CASE.get("clc"):
+    os.environ["FA_CLC"] = "1"
+COMPILED = environment.start(sys.argv[1])
 
-
-class _B200:
-    """What the package asks of the hardware."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def get_max_active_clusters(self, size: int) -> int:
-        return 148 // size
-
-    def get_device_multiprocessor_count(self) -> int:
-        return 148
-
-    def get_l2_cache_size_in_bytes(self) -> int:
-        return 126 * 2**20
-
-
-torch.cuda.get_device_capability = lambda *_: (10, 0)
-torch.cuda.current_device = lambda *_: 0
-cutlass.utils.HardwareInfo = _B200
-
+import flash_attn.cute.cute_dsl_utils as cute_dsl_utils  # noqa: E402
 import flash_attn.cute.interface as interface  # noqa: E402
-from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+import flash_attn.cute.utils as utils  # noqa: E402
+import torch  # noqa: E402
+
+import jax_fa4.emulator  # noqa: E402
+from jax_fa4.emulator import cute_dsl  # noqa: E402
+
+cute_dsl_utils.from_dlpack = utils.from_dlpack = cute_dsl.from_dlpack
+
+DTYPE = torch.bfloat16
+CAUSAL: bool = CASE.get("causal", False)
+WINDOW: list[int] | None = CASE.get("window")
+VARLEN: bool = CASE.get("varlen", False)
 
 
-class _DataType(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
+@dataclass
+class Problem:
+    """Tensors as (total, heads, D), packed; `lengths` are of the sequences, queries and keys."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    dout: torch.Tensor
+    lengths: list[tuple[int, int]]
+
+    def sequences(self) -> list[tuple[slice, slice]]:
+        """Where each sequence's queries and keys are."""
+        places, at_q, at_k = [], 0, 0
+        for queries, keys in self.lengths:
+            places.append((slice(at_q, at_q + queries), slice(at_k, at_k + keys)))
+            at_q, at_k = at_q + queries, at_k + keys
+        return places
 
 
-class _DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device", ctypes.c_int32 * 2),
-        ("ndim", ctypes.c_int32),
-        ("dtype", _DataType),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("offset", ctypes.c_uint64),
-    )
+def make_problem(seed: int) -> Problem:
+    """Normal numbers."""
+    torch.manual_seed(seed)
+    lengths = [(q, k) for q, k in CASE["lengths"]]
+    heads, kv_heads = CASE["heads"]
+    totals = [sum(q for q, _ in lengths), *[sum(k for _, k in lengths)] * 2]
+    shapes = [(n, h, CASE["head_dim"]) for n, h in zip(totals, (heads, kv_heads, kv_heads))]  # noqa: B905
+    q, k, v, dout = (torch.randn(shape).to(DTYPE) for shape in [*shapes, shapes[0]])
+    return Problem(q, k, v, dout, lengths)
 
 
-class _DLManaged(ctypes.Structure):
-    _fields_ = (
-        ("tensor", _DLTensor),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-    )
-
-
-_DTYPES = {torch.bfloat16: (4, 16), torch.float32: (2, 32), torch.int32: (0, 32)}
-_CUDA = 2
-_alive: list[Any] = []
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
-
-
-class _OnGpu:
-    """A host tensor that DLPack hands over as one on GPU 0."""
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (_CUDA, 0)
-
-    def __dlpack__(self, *_: Any, **__: Any) -> Any:
-        tensor, rank = self.tensor, self.tensor.dim()
-        shape = (ctypes.c_int64 * rank)(*tensor.shape)
-        strides = (ctypes.c_int64 * rank)(*tensor.stride())
-        managed = _DLManaged()
-        managed.tensor = _DLTensor(
-            tensor.data_ptr(),
-            (ctypes.c_int32 * 2)(_CUDA, 0),
-            rank,
-            _DataType(*_DTYPES[tensor.dtype], 1),
-            shape,
-            strides,
-            0,
-        )
-        _alive.append((managed, shape, strides, tensor))
-        return _new_capsule(ctypes.addressof(managed), b"dltensor", None)
-
-
-def _caught_launch() -> tuple[Any, tuple[Any, ...]]:
-    """The compiled function, and the fake arguments that the package would call it with."""
-    calls: list[tuple[Any, tuple[Any, ...]]] = []
-
-    class Cache(dict):  # type: ignore[type-arg]
-        def __getitem__(self, key: Any) -> Any:
-            function = dict.__getitem__(self, key)
-            return lambda *arguments: calls.append((function, arguments))
-
-    interface._flash_attn_fwd.compile_cache = Cache()
-    interface.is_fake_mode = lambda: False
-    with FakeTensorMode():
-        q, k, v = (
-            torch.empty(1, SEQLEN, heads, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
-            for heads in (HEADS, KV_HEADS, KV_HEADS)
-        )
-        interface._flash_attn_fwd(q, k, v, causal=bool(CAUSAL), return_lse=True)
-    return calls[0]
-
-
-def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of normal numbers, at an address that TMA takes."""
-    size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
-    raw = torch.zeros(size + 256, dtype=torch.uint8)
-    start = -raw.data_ptr() % 256
-    tensor = raw[start : start + size].view(dtype).view(*shape)
-    return tensor.copy_(torch.randn(shape).to(dtype)) if dtype.is_floating_point else tensor
-
-
-def _plain(q: Any, k: Any, v: Any, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention as it is written, probabilities and output rounded to `dtype`: out, lse."""
-    groups = HEADS // KV_HEADS
-    k, v = (x.double().repeat_interleave(groups, 2) for x in (k, v))
-    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k) * HEAD_DIM**-0.5
+def _hidden(queries: int, keys: int) -> torch.Tensor:
+    """Which pairs do not attend; masks are aligned at the ends."""
+    distance = torch.arange(keys)[None, :] - torch.arange(queries)[:, None] - (keys - queries)
+    hidden = torch.zeros(queries, keys, dtype=torch.bool)
     if CAUSAL:
-        hidden = ~torch.ones(SEQLEN, SEQLEN, dtype=torch.bool).tril()
-        scores = scores.masked_fill(hidden, -math.inf)
-    weights = scores.softmax(-1).to(dtype).double()
-    out = torch.einsum("bhqk,bkhd->bqhd", weights, v).to(dtype).double()
-    return out, scores.logsumexp(-1)
+        hidden |= distance > 0
+    if WINDOW is not None:
+        hidden |= (distance < -WINDOW[0]) | (distance > WINDOW[1])
+    return hidden
+
+
+def attention(problem: Problem, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Attention and its gradients as they are written, in float64; what tensor cores multiply, and
+    what is stored, is rounded to `dtype`."""
+
+    def rounded(x: torch.Tensor) -> torch.Tensor:
+        return x.to(dtype).double()
+
+    parts: dict[str, list[torch.Tensor]] = {n: [] for n in ("out", "lse", "dq", "dk", "dv")}
+    scale = CASE["head_dim"] ** -0.5
+    groups = problem.q.shape[1] // problem.k.shape[1]
+    for rows, columns in problem.sequences():
+        q, dout = (x[rows].double() for x in (problem.q, problem.dout))
+        k, v = (x[columns].double().repeat_interleave(groups, 1) for x in (problem.k, problem.v))
+        scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+        scores = scores.masked_fill(_hidden(len(q), len(k)), -math.inf)
+        p = scores.softmax(-1)
+        out = rounded(torch.einsum("hqk,khd->qhd", rounded(p), v))
+        delta = (out * dout).sum(-1).T[..., None]
+        ds = rounded(p * (torch.einsum("qhd,khd->hqk", dout, v) - delta))
+        dk = torch.einsum("hqk,qhd->khd", ds, q) * scale
+        dv = torch.einsum("hqk,qhd->khd", rounded(p), dout)
+        parts["out"].append(out)
+        parts["lse"].append(scores.logsumexp(-1))
+        parts["dq"].append(rounded(torch.einsum("hqk,khd->qhd", ds, k) * scale))
+        parts["dk"].append(rounded(dk.unflatten(1, (-1, groups)).sum(2)))
+        parts["dv"].append(rounded(dv.unflatten(1, (-1, groups)).sum(2)))
+    return {n: torch.cat(x, 1 if n == "lse" else 0) for n, x in parts.items()}
+
+
+def _keywords(problem: Problem) -> dict[str, Any]:
+    left, right = WINDOW if WINDOW is not None else (None, None)
+    keywords: dict[str, Any] = {
+        "causal": CAUSAL,
+        "window_size_left": left,
+        "window_size_right": right,
+    }
+    if VARLEN:
+        for name, which in (("q", 0), ("k", 1)):
+            lengths = torch.tensor([0, *(pair[which] for pair in problem.lengths)])
+            keywords[f"cu_seqlens_{name}"] = lengths.cumsum(0).to(torch.int32)
+            keywords[f"max_seqlen_{name}"] = int(lengths.max())
+    return keywords
+
+
+def _batched(x: torch.Tensor) -> torch.Tensor:
+    """As (batch, S, heads, D), for sequences of one length."""
+    return x if VARLEN else x.unflatten(0, (len(CASE["lengths"]), -1))
+
+
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    return x if VARLEN else x.flatten(0, 1)
+
+
+def forward(problem: Problem) -> dict[str, torch.Tensor]:
+    """out and lse by the package's forward."""
+    inputs = [_batched(x) for x in (problem.q, problem.k, problem.v)]
+    out, lse, *_ = interface._flash_attn_fwd(*inputs, return_lse=True, **_keywords(problem))
+    return {"out": _packed(out), "lse": lse if VARLEN else lse.transpose(0, 1).flatten(1)}
+
+
+def backward(problem: Problem) -> dict[str, torch.Tensor]:
+    """The gradients by the package's backward, from an output and an lse that are right."""
+    right = attention(problem, torch.float64)
+    out = _batched(right["out"].to(DTYPE))
+    lse = right["lse"].float()
+    if not VARLEN:
+        lse = lse.unflatten(1, (len(CASE["lengths"]), -1)).transpose(0, 1).contiguous()
+    inputs = [_batched(x) for x in (problem.q, problem.k, problem.v)]
+    gradients = interface._flash_attn_bwd(
+        *inputs,
+        out,
+        _batched(problem.dout),
+        lse,
+        deterministic=CASE.get("deterministic", False),
+        **_keywords(problem),
+    )
+    return {name: _packed(x) for name, x in zip(("dq", "dk", "dv"), gradients, strict=True)}
+
+
+def run(seed: int, completion: str) -> dict[str, Any]:
+    """Errors, or the finding."""
+    problem = make_problem(seed)
+    environment.Timed.seconds = 0.0
+    try:
+        with jax_fa4.emulator.options(
+            seed=seed, completion=completion, level="hardware", sm_count=environment.SMS
+        ):
+            found = (backward if CASE["pass"] == "backward" else forward)(problem)
+    except cute_dsl.EmulatorError as error:
+        return {"finding": str(error)}
+    exact, plain = attention(problem, torch.float64), attention(problem, DTYPE)
+
+    def off(x: torch.Tensor, name: str) -> float:
+        return (x.double() - exact[name]).abs().max().item()
+
+    return {
+        "errors": {name: [off(x, name), off(plain[name], name)] for name, x in found.items()},
+        "seconds": environment.Timed.seconds,
+    }
 
 
 def main() -> None:
-    library = ctypes.CDLL(LIBRARY)
-    library.peers_error.restype = ctypes.c_char_p
-    torch.manual_seed(SEED)
-    function, fakes = _caught_launch()
-    for path in glob.glob(DUMP + "/*.ptx"):
-        if library.peers_load(path.encode()):
-            sys.exit(library.peers_error().decode())
-    library.peers_options(ctypes.c_uint64(SEED), COMPLETION, 1)
-    made: dict[int, torch.Tensor] = {}
-    for fake in fakes:
-        if isinstance(fake, torch.Tensor) and id(fake) not in made:
-            made[id(fake)] = _aligned(tuple(fake.shape), fake.dtype)
-    q, k, v, out, lse = list(made.values())[:5]
-    out.fill_(math.nan)
-    lse.fill_(math.nan)
-    for x in made.values():
-        library.peers_memory(ctypes.c_uint64(x.data_ptr()), ctypes.c_uint64(x.nbytes))
-    arguments = [
-        tvm_ffi.from_dlpack(_OnGpu(made[id(x)])) if isinstance(x, torch.Tensor) else x
-        for x in fakes
-    ]
-    start = time.perf_counter()
-    function(*arguments)
-    seconds = time.perf_counter() - start
-    expected_out, expected_lse = _plain(q, k, v, torch.float64)
-    plain_out, _ = _plain(q, k, v, torch.bfloat16)
-    print(
-        json.dumps(
-            {
-                "finding": library.peers_error().decode(),
-                "out_error": (out.double() - expected_out).abs().max().item(),
-                "plain_error": (plain_out - expected_out).abs().max().item(),
-                "lse_error": (lse.double() - expected_lse).abs().max().item(),
-                "seconds": seconds,
-            }
-        )
-    )
+    runs = [run(seed, completion) for seed, completion in CASE["runs"]]
+    environment.report(runs, COMPILED, "flash-attn-4", "nvidia-cutlass-dsl")
 
 
 if __name__ == "__main__":
