@@ -39,7 +39,7 @@ FINDINGS = {
     "mbarrier_misaligned": "misaligned: shared address 0x404 is not aligned to 8 bytes",
     "mbarrier_no_arrivals": "mbarrier: a count of 0",
     "mbarrier_over_arrival": "mbarrier: .* gets an arrival more than the 2",
-    "mbarrier_phases_split": "mbarrier: the arrivals of one instruction .* complete phase 0 and go on",
+    "mbarrier_phases_split": r"mbarrier: the arrivals of one instruction .* phase 0 and go on",
     "mbarrier_uninitialised": "mbarrier: .* was never initialised",
     "runaway": "runaway: the warp has executed 1048576 instructions",
     "shared_misaligned": "misaligned: shared address 0x402 is not aligned to 4 bytes",

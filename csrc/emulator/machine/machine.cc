@@ -242,8 +242,10 @@ void Machine::RunCluster() {
   }
   while (CompleteOne(true)) {
   }
-  CheckTransactionsCame();
-  if (options.level == Level::kPtx) CheckBarriersAreWhole();
+  if (options.level == Level::kPtx) {
+    CheckTransactionsCame();
+    CheckBarriersAreWhole();
+  }
 }
 
 // Bytes that an mbarrier still expects, or got without expecting them: a phase that nobody waited
