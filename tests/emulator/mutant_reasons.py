@@ -54,9 +54,11 @@ def _already_over(survivor: Survivor) -> bool:
 
 
 def _last_wait(survivor: Survivor) -> bool:
-    return "wait" in survivor.code and not Text(survivor.ptx).accesses_after(
-        survivor.mutant.line - 1
-    )
+    text = Text(survivor.ptx)
+    line = survivor.mutant.line - 1
+    if survivor.mutant.family == "move arrive" and "try_wait" in survivor.passed:
+        line = text.near(survivor.passed, line)
+    return "wait" in text.lines[line] and not text.accesses_after(line)
 
 
 def _for_last_waits(survivor: Survivor) -> bool:
@@ -191,6 +193,16 @@ def _orders_nothing(survivor: Survivor) -> bool:
     return survivor.clean(text.without([i for i, x in enumerate(text.lines) if same.match(x)]))
 
 
+def _arrives_itself(survivor: Survivor) -> bool:
+    """A barrier of warps that each arrive at an mbarrier next, which counts them all."""
+    after = (line.strip() for line in survivor.lines[survivor.mutant.line :])
+    codes = [line for line in after if line.endswith(";") and not line.startswith((".", "//"))]
+    matters = re.compile(r"(?:@\S+\s+)?(?:ld\.|st|cp\.|wgmma|tcgen05|bar|mbarrier|fence)")
+    return survivor.mutant.family == "drop barrier" and next(
+        filter(matters.match, codes), ""
+    ).startswith("mbarrier.arrive.shared")
+
+
 def _fence_of_reader(survivor: Survivor) -> bool:
     pair = (survivor.code, survivor.passed)
     return (
@@ -295,6 +307,10 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         _orders_nothing,
         "the barrier gives turns and orders no memory (checked: a kernel without any of its uses, "
         "under every schedule)",
+    ),
+    (
+        _arrives_itself,
+        "each of its warps arrives at an mbarrier next, which counts them all (checked: the text)",
     ),
     (
         _fence_of_reader,
