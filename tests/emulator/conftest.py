@@ -115,12 +115,17 @@ class Emulator:
             special,
             ("ptx", "hardware").index(level),
         )
-        error = ctypes.create_string_buffer(1 << 16)
-        self._library.run_kernel(ctypes.byref(run), error, ctypes.c_uint64(len(error)))
+        error = self.call(run)
         for at, copy in copies.items():
             arguments[at].reshape(-1).view(np.uint8)[:] = copy
-        if error.value:
-            raise EmulatorError(error.value.decode())
+        if error:
+            raise EmulatorError(error)
+
+    def call(self, run):
+        """What the engine says against a launch; empty if nothing."""
+        error = ctypes.create_string_buffer(1 << 16)
+        self._library.run_kernel(ctypes.byref(run), error, ctypes.c_uint64(len(error)))
+        return error.value.decode()
 
 
 def _digest(*paths):

@@ -144,6 +144,22 @@ def test_a_store_may_outlive_its_thread(run_ptx, finding):
         run_ptx(kernel(STORE_AND_EXIT, False), sums, block=(64, 1, 1), completion="latest")
 
 
+ANNOUNCE = """
+  setp.ne.b32 %p0, %r0, 0;
+  @%p0 ret;
+  mbarrier.init.shared.b64 [%r2], 1;
+  mbarrier.arrive.expect_tx.shared.b64 _, [%r2], 16;
+"""
+
+
+def test_a_last_stage_may_be_announced(run_ptx, finding):
+    for completion, seed in SCHEDULES:
+        how = {"block": (64, 1, 1), "completion": completion, "seed": seed}
+        run_ptx(kernel(ANNOUNCE, False), np.zeros(1, np.uint32), level="hardware", **how)
+        with pytest.raises(finding, match="mbarrier: the CTA ends when"):
+            run_ptx(kernel(ANNOUNCE, False), np.zeros(1, np.uint32), **how)
+
+
 QUERY = """
 .version 8.6
 .target sm_100a

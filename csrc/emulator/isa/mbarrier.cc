@@ -26,11 +26,24 @@ void ReturnState(Warp& warp, const Op& op, int lane, uint64_t address) {
 
 // op.b = count, or kNoSlot for one; op.d = state, or kNoSlot.
 Step Arrive(Warp& warp, const Op& op) {
+  uint64_t last_address = 0, last_phase = 0;
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = AddressOf(warp, op, lane);
     const uint32_t count = op.b == kNoSlot ? 1 : warp.Lanes<uint32_t>(op.b)[lane];
+    const Mbarrier& barrier = MbarrierAt(warp, lane, address);
+    // Nothing forbids it, but whoever waits for the first phase has not seen all arrive.
+    if (address == last_address && barrier.phase != last_phase) {
+      warp.Report("mbarrier",
+                  "the arrivals of one instruction at shared address " +
+                      std::to_string(address & 0xffffff) + " complete phase " +
+                      std::to_string(last_phase) + " and go on in the next: it counts " +
+                      std::to_string(barrier.expected) + " in a phase",
+                  lane);
+    }
+    last_address = address;
+    last_phase = barrier.phase;
     ReturnState(warp, op, lane, address);
-    warp.Note(address, MbarrierAt(warp, lane, address).phase, count);
+    warp.Note(address, barrier.phase, count);
     ArriveAt(warp, lane, address, count);
   });
   return Step::kNext;

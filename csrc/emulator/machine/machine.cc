@@ -242,7 +242,32 @@ void Machine::RunCluster() {
   }
   while (CompleteOne(true)) {
   }
-  if (options.level == Level::kPtx) CheckBarriersAreWhole();
+  if (options.level == Level::kPtx) {
+    CheckTransactionsCame();
+    CheckBarriersAreWhole();
+  }
+}
+
+// Bytes that an mbarrier still expects, or got without expecting them: a phase that nobody waited
+// for, or that would never have come.
+void Machine::CheckTransactionsCame() {
+  for (auto& cta : cluster.ctas) {
+    for (const auto& [offset, barrier] : cta->mbarriers) {
+      if (barrier.transactions == 0) continue;
+      const Instruction& last = program.entry->instructions.back();
+      throw Finding{"mbarrier",
+                    "the CTA ends when the mbarrier at shared address " + std::to_string(offset) +
+                        (barrier.transactions > 0
+                             ? " still expects " + std::to_string(barrier.transactions) + " bytes"
+                             : " has got " + std::to_string(-barrier.transactions) +
+                                   " bytes that it does not expect"),
+                    static_cast<int>(cta->linear),
+                    -1,
+                    -1,
+                    last.where,
+                    last.text};
+    }
+  }
 }
 
 // A barrier that ends in the middle of a generation: somebody arrived whom nobody waited for.

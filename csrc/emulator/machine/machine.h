@@ -227,6 +227,7 @@ struct Machine {
   bool Runnable(const Warp& warp) const;
   bool LetTryWaitsTimeOut();
   [[noreturn]] void ReportDeadlock();
+  void CheckTransactionsCame();
   void CheckBarriersAreWhole();
   void StepWarp(Warp* warp);
   static void ChooseGroup(Warp* warp);

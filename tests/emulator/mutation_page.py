@@ -1,0 +1,104 @@
+"""MUTATION.md: what mutate.py has found, as tables."""
+
+from __future__ import annotations
+
+import collections
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+HEAD = """# Mutants
+
+Written by `tests/emulator/mutate.py`. A mutant is a kernel's PTX with one fault: a wait, arrival,
+fence, commit, copy or product less, one of them moved past the next access that it could order,
+or another count, parity, number of bytes, column, descriptor, mask or stage. It runs on several
+problems, all completions, all checks on (this package's kernels at level `ptx`, other people's at
+`hardware`). It is caught by a finding, or by other bits than the kernel's. Lines that no problem
+reaches do not count. A survivor is an equivalent if one of the reasons below holds, or else it is
+missed.
+
+score = caught / (made - not reached - equivalent), so it rests on the reasons. They were written
+after the survivors were known. Where one says "races" it trusts the race check: a race that the
+check does not know of would count as equivalent, not as missed. The missed ones gave the kernel's
+bits under every schedule; some may be equivalents that no reason here proves.
+
+`bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
+FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
+640, and full on pairs of CTAs at S = 600 with what survived at S = 636; queries times 16 at 640,
+600 and 636, so that the output is rescaled on the way.
+"""
+COLUMNS = ("made", "unreached", "finding", "result", "equivalent", "missed")
+TITLES = ("made", "not reached", "caught by finding", "caught by result", "equivalent", "missed")
+
+
+def _outcome(mutant: dict[str, Any]) -> str:
+    if mutant["outcome"] in ("hang", "crash"):
+        return "missed"
+    if mutant["outcome"] == "survives":
+        return "equivalent" if mutant.get("reason") else "missed"
+    return str(mutant["outcome"])
+
+
+def _score(counts: collections.Counter[str]) -> str:
+    caught = counts["finding"] + counts["result"]
+    whole = caught + counts["missed"]
+    return f"{caught / whole:.1%}" if whole else "-"
+
+
+def _row(name: str, counts: collections.Counter[str]) -> str:
+    cells = [name, *(str(counts[column]) for column in COLUMNS), _score(counts)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(first: str, rows: dict[str, collections.Counter[str]]) -> list[str]:
+    head = "| " + " | ".join((first, *TITLES, "score")) + " |"
+    rule = "| --- |" + " ---: |" * (len(TITLES) + 1)
+    return [head, rule, *(_row(name, counts) for name, counts in rows.items()), ""]
+
+
+def page(files: list[Path]) -> str:
+    """The page, of the results in these files."""
+    kernels = {file.stem: json.loads(file.read_text())["mutants"] for file in files}
+    totals: dict[str, collections.Counter[str]] = {}
+    for name, mutants in kernels.items():
+        totals[name] = collections.Counter(map(_outcome, mutants))
+        totals[name]["made"] = len(mutants)
+    totals["all"] = sum(totals.values(), collections.Counter())
+    made, caught = totals["all"]["made"], totals["all"]["finding"] + totals["all"]["result"]
+    plain = f"Of all {made} mutants, equivalents or not, {caught / made:.1%} were caught."
+    lines = [HEAD, *_table("kernel", totals), plain, ""]
+    for name, mutants in kernels.items():
+        families: dict[str, collections.Counter[str]] = {}
+        for mutant in mutants:
+            counts = families.setdefault(mutant["family"], collections.Counter())
+            counts.update(("made", _outcome(mutant)))
+        lines += [f"## {name}", "", *_table("mutator", dict(sorted(families.items())))]
+        lines += _findings(mutants)
+        lines += _survivors(mutants)
+    return "\n".join(lines)
+
+
+def _findings(mutants: list[dict[str, Any]]) -> list[str]:
+    kinds = collections.Counter(
+        m["finding"].split(":")[0] for m in mutants if m["outcome"] == "finding"
+    )
+    words = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    return [*textwrap.wrap(f"Findings: {words}.", 120), ""]
+
+
+def _survivors(mutants: list[dict[str, Any]]) -> list[str]:
+    """Those that are explained, by reason; those that are not, one by one."""
+    reasons: dict[str, list[str]] = {}
+    lines = []
+    for mutant in mutants:
+        what = f"line {mutant['line']}, {mutant['what'].split(' ', 1)[0]} ({mutant['family']})"
+        if _outcome(mutant) == "equivalent":
+            reasons.setdefault(mutant["reason"], []).append(what)
+        elif _outcome(mutant) == "missed":
+            kind = "" if mutant["outcome"] == "survives" else f" ({mutant['outcome']})"
+            words = " ".join(mutant["what"].split())[:160]
+            lines.append(f"* MISSED{kind}: line {mutant['line']}, {mutant['family']}: `{words}`")
+    for why, whats in reasons.items():
+        lines += textwrap.wrap(f"* {why}: {'; '.join(whats)}.", 120, subsequent_indent="  ")
+    return [*lines, ""]
