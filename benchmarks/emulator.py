@@ -57,12 +57,15 @@ class Row:
         return f"{self.kernel} {self.pass_} S={self.seqlen} {'exact' if exact else 'plain'}"
 
 
-OURS = "jax_fa4 sm_90a"
+HOPPER = "jax_fa4 sm_90a"
+BLACKWELL = "jax_fa4 sm_100"
 PEER = "FlashAttention-4 sm_100a"
 ROWS = (
-    Row(OURS, "forward", 1024, 1.0),
-    Row(OURS, "forward", 4096, 10.0),
-    Row(OURS, "backward", 1024, 3.0, missing="this package has no backward kernel yet"),
+    Row(HOPPER, "forward", 1024, 1.0),
+    Row(HOPPER, "forward", 4096, 10.0),
+    Row(BLACKWELL, "forward", 1024, 1.0),
+    Row(BLACKWELL, "forward", 4096, 10.0),
+    Row(BLACKWELL, "backward", 1024, 3.0, missing="this package has no backward kernel yet"),
     Row(PEER, "forward", 1024, 1.0),
     Row(PEER, "forward", 4096, 10.0),
     Row(PEER, "backward", 1024, 3.0),
@@ -70,7 +73,7 @@ ROWS = (
 PEERS = Path(__file__).resolve().parents[1] / "tests" / "emulator" / "peers"
 
 
-def measure(seqlen: int, exact: bool, rounds: int, core: int) -> dict[str, Any]:
+def measure(seqlen: int, exact: bool, rounds: int, core: int, arch: str) -> dict[str, Any]:
     """One row, in this process, which is pinned to `core`."""
     os.sched_setaffinity(0, {core})
     import jax
@@ -82,7 +85,7 @@ def measure(seqlen: int, exact: bool, rounds: int, core: int) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     shape = (1, seqlen, 1, HEAD_DIM)
     q, k, v = (jnp.asarray(generator.standard_normal(shape), jnp.bfloat16) for _ in range(3))
-    with jax_fa4.emulator.options(exact=exact):
+    with jax_fa4.emulator.options(exact=exact, arch=arch):
         call = jax.jit(
             lambda q, k, v: jax_fa4.flash_attention(
                 q, k, v, return_lse=True, implementation="emulator"
@@ -235,7 +238,7 @@ def table(facts: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
             f"{part} {count / total:.0%}"
             for part, count in sorted(row["mix"].items(), key=lambda item: -item[1])
         )
-        lines.append(f"- {row['pass']}, S = {row['seqlen']}: {total / 1e6:.2f} million; {shares}")
+        lines.append(f"- {row['kernel']}, S = {row['seqlen']}: {total / 1e6:.2f} million; {shares}")
     return "\n".join(lines) + "\n"
 
 
@@ -253,7 +256,8 @@ def run_row(row: Row, exact: bool, options: argparse.Namespace) -> dict[str, Any
         return result
     if row.kernel == PEER:
         return result | measure_peer(row, options)
-    arguments = [str(row.seqlen), str(int(exact)), str(options.rounds), str(options.core)]
+    arch = "sm90" if row.kernel == HOPPER else "sm100"
+    arguments = [str(row.seqlen), str(int(exact)), str(options.rounds), str(options.core), arch]
     command = [sys.executable, "-m", "benchmarks.emulator", "--one", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -271,11 +275,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=0, help="to pin the runs to")
     parser.add_argument("--peers", nargs=2, metavar=("PYTHON", "LIBRARY"))
-    parser.add_argument("--one", nargs=4, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        seqlen, exact, rounds, core = options.one
-        print(json.dumps(measure(seqlen, bool(exact), rounds, core)))
+        seqlen, exact, rounds, core = map(int, options.one[:4])
+        print(json.dumps(measure(seqlen, bool(exact), rounds, core, options.one[4])))
         return 0
     facts, results = environment(options.date), []
     for row in ROWS:
