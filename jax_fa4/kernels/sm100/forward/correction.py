@@ -80,7 +80,7 @@ def _stage_output(
 
 
 @cute.jit
-def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, maximum: Float32, thread):
+def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, shift: Float32, thread):
     """Output and lse of this thread's row; a row that has seen nothing gets 0 and -inf."""
     barriers, mLSE, seqlen_q = context.barriers, context.gmem.mLSE, context.band.seqlen_q
     # Not `total > 0`: a NaN must stay one.
@@ -96,7 +96,8 @@ def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, maximum
         _arrive(barriers["o_staged"], t)
     row = work.row + t * ROWS + thread
     log2_total = cute.math.log2(total, fastmath=True)
-    lse = cute.math.fma(maximum, context.scale_log2, log2_total) * _LN_2
+    # The very shift that the exponents had: its rounding is in `total`, and cancels.
+    lse = (log2_total - shift) * _LN_2
     if row < seqlen_q:
         mLSE[row, work.head, work.batch] = -Float32.inf if unseen else lse
 
@@ -128,9 +129,9 @@ def run(context) -> None:
         for t in cutlass.range_constexpr(tiles):
             if work.blocks[t].first < work.blocks[t].last:
                 wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
-                total, maximum = sStats[thread, 0, t], sStats[thread, 1, t]
+                total, shift = sStats[thread, 0, t], sStats[thread, 1, t]
                 _arrive(barriers["stats_empty"], 4 * t + warp)
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
-                _finish(context, t, work, o_stored, total, maximum, thread)
+                _finish(context, t, work, o_stored, total, shift, thread)
         tile = next_tile(tile)

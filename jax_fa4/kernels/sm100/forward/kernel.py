@@ -87,7 +87,7 @@ class SharedTensors:
     sV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
     sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
-    sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and maximum
+    sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and shift
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, leaves P[t] in
 the upper half of its columns, and arrives at pv_ready after three quarters of it and at
 p_tail after all. It tells the correction warps each row's scale for every block but a
-tile's first, and at the tile's end the row's sum and maximum.
+tile's first, and at the tile's end the row's sum and the shift of its exponents.
 """
 
 from __future__ import annotations
@@ -152,5 +152,6 @@ def run(context, t: Int32) -> None:
                 block = blocks.last - 1 - i
                 masked = (block < blocks.unmasked_first) | (block >= blocks.unmasked_last)
                 _block(context, row, tile_row + row.thread, block * TILE_N, masked, i == 0)
-            _tell(context, row, row.running[1], row.running[0])
+            shift = row_softmax.shift_of(row.running[0], context.scale_log2)
+            _tell(context, row, row.running[1], shift)
         tile = next_tile(tile)
