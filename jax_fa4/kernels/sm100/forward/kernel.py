@@ -43,9 +43,10 @@ from dataclasses import dataclass
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, min, utils
+from cutlass import Float32, Int32, Int64, min
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
-from cutlass.utils import LayoutEnum
+from cutlass.memory import SmemAllocator
+from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import blackwell_helpers as blackwell
 
 from jax_fa4.kernels.sm100.forward import correction, load, mma, softmax, store
@@ -307,7 +308,7 @@ class ForwardSm100:
         config = self.config
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         layouts = self._smem_layouts(*tiled_mmas)
-        storage = utils.SmemAllocator().allocate(self._shared_storage(layouts))
+        storage = SmemAllocator().allocate(self._shared_storage(layouts))
         barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
         if warp == Role.LOAD:
             for atom in (q[0], k[0], v[0], o[0]):

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, min, pipeline, utils
+from cutlass import Float32, Int32, Int64, min, pipeline
 from cutlass.cute.nvgpu import cpasync, warpgroup
-from cutlass.utils import LayoutEnum
+from cutlass.memory import SmemAllocator
+from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
 from jax_fa4.kernels.sm90.forward import consumer, load
@@ -302,7 +303,7 @@ class ForwardSm90:
                 cpasync.prefetch_descriptor(atom)
 
         layouts = self._smem_layouts()
-        storage = utils.SmemAllocator().allocate(self._shared_storage(layouts))
+        storage = SmemAllocator().allocate(self._shared_storage(layouts))
         context = Context(
             config=self.config,
             dtype=self.dtype,
