@@ -39,6 +39,8 @@ FINDINGS = {
     "mbarrier_misaligned": "misaligned: shared address 0x404 is not aligned to 8 bytes",
     "mbarrier_no_arrivals": "mbarrier: a count of 0",
     "mbarrier_over_arrival": "mbarrier: .* gets an arrival more than the 2",
+    "mbarrier_phase_behind": "mbarrier: .* by a warp that is 2 phases behind: after phase 0, phase 2",
+    "mbarrier_phase_unseen": "mbarrier: .* of phase 1 before a wait has seen the end of phase 0",
     "mbarrier_phases_split": r"mbarrier: the arrivals of one instruction .* phase 0 and go on",
     "mbarrier_uninitialised": "mbarrier: .* was never initialised",
     "runaway": "runaway: the warp has executed 1048576 instructions",
@@ -66,7 +68,8 @@ def launch(run_ptx, tensor_map, path, text, completion, seed):
         arguments.append(np.arange(32, dtype=np.uint32))
     if path.stem.startswith(("deadlock_barrier", "barrier", "global_below")):
         arguments = [np.zeros(64, np.uint32)]
-    threads = 64 if path.stem.startswith(("barrier", "deadlock_barrier")) else 32
+    two_warps = ("barrier", "deadlock_barrier", "mbarrier_phase_behind")
+    threads = 64 if path.stem.startswith(two_warps) else 32
     if path.stem in MAP_FILES:
         box = tensor_map(1, "f32", (16, 8), (64,), (8, 8))
         arguments = [box, np.arange(128, dtype=np.float32)]

@@ -17,6 +17,13 @@ std::string Name(uint64_t address) {
   return "the mbarrier at shared address " + std::to_string(address & 0xffffff);
 }
 
+// Each phase must be waited for by somebody before an arrival of the next (PTX ISA 9.7.13.15.4).
+std::string CheckObserved(const Machine& machine, const Mbarrier& barrier, uint64_t address) {
+  if (machine.options.level == Level::kHardware || barrier.observed >= barrier.phase) return "";
+  return Name(address) + " gets an arrival of phase " + std::to_string(barrier.phase) +
+         " before a wait has seen the end of phase " + std::to_string(barrier.phase - 1);
+}
+
 }  // namespace
 
 Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address) {
@@ -66,6 +73,8 @@ void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count) {
 void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
   Mbarrier& barrier = MbarrierAt(warp, lane, address);
   if (count == 0) warp.Report("mbarrier", "an arrival with a count of 0", lane);
+  const std::string unseen = CheckObserved(*warp.machine, barrier, address);
+  if (!unseen.empty()) warp.Report("mbarrier", unseen, lane);
   if (count > barrier.pending) {
     warp.Report("mbarrier",
                 Name(address) + " gets an arrival more than the " +
@@ -99,6 +108,8 @@ std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset,
   if (found == cta->mbarriers.end()) return Name(offset) + " was never initialised";
   if (found->second.pending == 0) return Name(offset) + " gets an arrival too many";
   if (cta->Exited()) return Name(offset) + " gets an arrival after its CTA has exited";
+  const std::string unseen = CheckObserved(*machine, found->second, offset);
+  if (!unseen.empty()) return unseen;
   found->second.arriving.Join(known);
   --found->second.pending;
   CompletePhaseIfDone(machine, &found->second);
@@ -106,5 +117,20 @@ std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset,
 }
 
 bool PhaseDone(const Mbarrier& barrier, uint32_t parity) { return (barrier.phase & 1) != parity; }
+
+void ObservePhase(Warp& warp, int lane, uint64_t address, Mbarrier* barrier) {
+  barrier->observed = barrier->phase;
+  uint64_t& seen = warp.phases_seen[static_cast<uint32_t>(address & 0xffffff)];
+  if (warp.machine->options.level == Level::kPtx && barrier->phase > seen + 1 &&
+      (barrier->phase - seen) % 2 == 1) {
+    warp.Report("mbarrier",
+                Name(address) + " is waited for by a warp that is " +
+                    std::to_string(barrier->phase - 1 - seen) + " phases behind: after phase " +
+                    std::to_string(seen) + ", phase " + std::to_string(barrier->phase - 1) +
+                    " of the same parity has ended too",
+                lane);
+  }
+  seen = barrier->phase;
+}
 
 }  // namespace jax_fa4::emulator

@@ -27,4 +27,9 @@ std::string ArriveFromEngine(Machine* machine, Cta* cta, uint32_t offset, const 
 // Whether the phase of parity `parity` has completed.
 bool PhaseDone(const Mbarrier& barrier, uint32_t parity);
 
+// A wait has seen the end of the last phase. At level kPtx it must be the one after the last that
+// the warp saw, or of the other parity: a parity names the current phase or the one before it
+// (PTX ISA 9.7.13.15.16).
+void ObservePhase(Warp& warp, int lane, uint64_t address, Mbarrier* barrier);
+
 }  // namespace jax_fa4::emulator

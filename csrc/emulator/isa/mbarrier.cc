@@ -80,9 +80,10 @@ Step Wait(Warp& warp, const Op& op) {
   ForLanes(warp.exec, [&](int lane) {
     const uint64_t address = AddressOf(warp, op, lane);
     const uint32_t parity = warp.Lanes<uint32_t>(op.b)[lane] & 1u;
-    const Mbarrier& barrier = MbarrierAt(warp, lane, address);
+    Mbarrier& barrier = MbarrierAt(warp, lane, address);
     if (PhaseDone(barrier, parity)) {
       done |= 1u << lane;
+      ObservePhase(warp, lane, address, &barrier);
       warp.Note(address, barrier.phase - 1, 0);
       AcquirePhase(warp, lane, address, barrier);
     } else {

@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "emulator/check/finding.h"
@@ -101,7 +102,8 @@ struct Warp {
   std::map<int, BulkGroups> bulk;    // by lane
   std::map<int, BulkGroups> copies;  // by lane, of cp.async
   uint32_t wgmma_open = 0;
-  uint32_t wgmma_groups = 0;                    // committed so far
+  uint32_t wgmma_groups = 0;                           // committed so far
+  std::unordered_map<uint32_t, uint64_t> phases_seen;  // of its CTA's mbarriers, by address
   std::deque<uint32_t> wgmma_committed;         // unfinished operations of each committed group
   std::unique_ptr<RegisterChecker> registers;   // null: not checked
   std::vector<uint32_t> register_counts;        // of its setmaxnreg
@@ -138,6 +140,7 @@ struct NamedBarrier {
 
 struct Mbarrier {
   uint64_t phase = 0;
+  uint64_t observed = 0;  // phases that some wait has seen the end of
   int64_t pending = 0;
   int64_t expected = 0;
   int64_t transactions = 0;
