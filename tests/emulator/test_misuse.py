@@ -39,7 +39,7 @@ FINDINGS = {
     "mbarrier_misaligned": "misaligned: shared address 0x404 is not aligned to 8 bytes",
     "mbarrier_no_arrivals": "mbarrier: a count of 0",
     "mbarrier_over_arrival": "mbarrier: .* gets an arrival more than the 2",
-    "mbarrier_phase_behind": "mbarrier: .* by a warp that is 2 phases behind: after phase 0, phase 2",
+    "mbarrier_phase_behind": "mbarrier: .* 2 phases behind: after phase 0, phase 2 of the same",
     "mbarrier_phase_unseen": "mbarrier: .* of phase 1 before a wait has seen the end of phase 0",
     "mbarrier_phases_split": r"mbarrier: the arrivals of one instruction .* phase 0 and go on",
     "mbarrier_uninitialised": "mbarrier: .* was never initialised",
