@@ -217,8 +217,9 @@ def truncated_quotient(a, b, kind):
 
 
 def remainder(a, b, kind):
+    """By zero: all ones, as hardware does; the manual leaves it open."""
     if b == 0:
-        return a
+        return wrap(-1, kind)
     return wrap(abs(a) % abs(b) * (-1 if a < 0 else 1), kind)
 
 
