@@ -52,10 +52,15 @@ def brev(bits, value):
     return int(f"{value:0{bits}b}"[::-1], 2)
 
 
+def place(bits, *operands):
+    """Position and length of a field: the manual's low 8 bits, but in 64 an H100 takes them all."""
+    return [operand & 255 if bits == 32 else min(operand, 255) for operand in operands]
+
+
 def bfe(kind, a, position, length):
     """The field of `length` bits at `position`; signed ones extend its top bit that exists."""
     bits = int(kind[1:])
-    position, length = position & 255, length & 255
+    position, length = place(bits, position, length)
     raw = unsigned(a, bits)
     if length == 0:
         return 0
@@ -66,7 +71,7 @@ def bfe(kind, a, position, length):
 
 
 def bfi(bits, a, b, position, length):
-    position, length = position & 255, length & 255
+    position, length = place(bits, position, length)
     mask = ((2**length - 1) << position) & (2**bits - 1)
     return (b & ~mask) | (a << position & mask)
 
