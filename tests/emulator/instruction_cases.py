@@ -113,7 +113,12 @@ def pair(target, high, low):
 
 
 def ftz(operation):
-    return lambda *bits: model.flush(operation(*map(model.flush, bits)))
+    """Rounds as if exponents had no end, then flushes: so an H100 does."""
+    return lambda *bits: model.flush(
+        operation(*map(model.flush, bits), flushes=True)
+        if operation in (model.mul, model.fma)
+        else operation(*map(model.flush, bits))
+    )
 
 
 INTEGERS = [

@@ -131,8 +131,15 @@ def fma_value(x, y, z):
     return int(total < 0), abs(total)
 
 
-def fma(a, b, c, form=F32):
-    return encode(fma_value(decode(a, form), decode(b, form), decode(c, form)), form)
+def fma(a, b, c, form=F32, flushes=False):
+    """With `flushes` a result that is subnormal before it is rounded as one is a zero."""
+    sign, magnitude = fma_value(decode(a, form), decode(b, form), decode(c, form))
+    if flushes and not _is_nan((sign, magnitude)):
+        smallest = Fraction(2) ** (1 - form.bias)
+        # From the middle between it and the number before it, were there one of as many bits.
+        if magnitude < smallest - smallest / 2 ** (form.fraction_bits + 2):
+            magnitude = Fraction(0)
+    return encode((sign, magnitude), form)
 
 
 def add(a, b, form=F32):
@@ -147,8 +154,9 @@ def sub(a, b, form=F32):
     return add(a, b ^ sign, form)
 
 
-def mul(a, b, form=F32):
-    return fma(a, b, 1 << (form.bits - 1), form)
+def mul(a, b, form=F32, flushes=False):
+    # -0 changes no zero's sign.
+    return fma(a, b, 1 << (form.bits - 1), form, flushes)
 
 
 def div(a, b, form=F32):
