@@ -201,9 +201,9 @@ FLOATS = [
     same("max.ftz.f32", 2, ftz(model.maximum)),
     same("min.f32", 2, model.minimum),
     same("min.ftz.f32", 2, ftz(model.minimum)),
-    same("neg.f32", 1, lambda a: a ^ 0x80000000, nan="any"),
-    same("neg.ftz.f32", 1, lambda a: model.flush(a) ^ 0x80000000, nan="any"),
-    same("abs.f32", 1, lambda a: a & 0x7FFFFFFF, nan="any"),
+    same("neg.f32", 1, lambda a: model.canonical(a ^ 0x80000000)),
+    same("neg.ftz.f32", 1, lambda a: model.canonical(model.flush(a) ^ 0x80000000)),
+    same("abs.f32", 1, lambda a: model.canonical(a & 0x7FFFFFFF)),
 ]
 
 ORDERED = ("eq", "ne", "lt", "le", "gt", "ge")

@@ -108,6 +108,11 @@ def flush(bits, form=F32):
     return bits & (1 << (form.bits - 1)) if tiny else bits
 
 
+def canonical(bits, form=F32):
+    """The one NaN that arithmetic gives, in place of any."""
+    return form.nan if _is_nan(decode(bits, form)) else bits
+
+
 def _is_nan(value):
     return value[1] != value[1]
 

@@ -103,13 +103,14 @@ template <bool kFtz>
 float Max3(float a, float b, float c) {
   return Max<kFtz>(Max<kFtz>(a, b), c);
 }
+// The NaN is unspecified by the manual; canonical on an H100.
 template <bool kFtz>
 float Neg(float a) {
-  return -In<kFtz>(a);
+  return Canonical(-In<kFtz>(a));
 }
 template <bool kFtz>
 float Abs(float a) {
-  return std::fabs(In<kFtz>(a));
+  return Canonical(std::fabs(In<kFtz>(a)));
 }
 
 void Operands(Decoder& decoder, const Instruction& instruction, size_t sources, Op* op) {
