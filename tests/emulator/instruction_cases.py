@@ -352,7 +352,7 @@ CONVERSIONS = [
         for short, rounding in (("rn", "nearest"), ("rz", "zero"), ("rm", "minus"), ("rp", "plus"))
     ],
     Case("cvt.f32.bf16", "f32", ("bf16",), partial(convert, BF16, F32), nan="any"),
-    Case("cvt.f32.f16", "f32", ("f16",), partial(convert, F16, F32), nan="any"),
+    Case("cvt.f32.f16", "f32", ("f16",), partial(convert, F16, F32)),
     Case("cvt.rn.bf16.f32", "bf16", ("f32",), partial(convert, F32, BF16)),
     Case("cvt.rn.f16.f32", "f16", ("f32",), partial(convert, F32, F16)),
     Case("cvt.rn.bf16x2.f32", "b32", ("f32", "f32"), partial(pair, BF16)),
