@@ -1,5 +1,7 @@
 """Boxes of tensors by TMA: every rank, swizzle and kind of fill, to one CTA or to several."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from boxes import Box, random_bits
@@ -143,6 +145,18 @@ def test_a_pair_signals_one_mbarrier(run_file, tensor_map, box, completion):
         completion=completion,
     )
     np.testing.assert_array_equal(got, np.stack(expected))
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_versions_of_maps(run_file, tensor_map, version):
+    """Of a driver, which has 0, and of CuTe DSL."""
+    box = Box("f32", 0, (4, 8), (8, 16), (1, 4))
+    tensor = random_bits(box.dtype, box.shape)
+    got = np.zeros(box.copied, np.uint32)
+    described = replace(box.describe(tensor_map, 5, tensor), version=version)
+    at = map(np.int32, box.at[::-1])
+    run_file("tensor_load_2d", described, got, np.uint32(got.nbytes), *at, tensor, shared=66000)
+    np.testing.assert_array_equal(got, box.cut(tensor))
 
 
 @pytest.mark.parametrize(
