@@ -1,6 +1,6 @@
 """Runs recorded launches of the emulator on a real GPU and says where the two differ.
 
-    JAX_FA4_RECORD_LAUNCHES=/tmp/launches pytest tests/emulator/test_instructions.py ...
+    JAX_FA4_RECORD_LAUNCHES=/tmp/launches pytest -n0 tests/emulator/test_instructions.py ...
     python tests/gpu/instructions.py /tmp/launches --markdown table.md
 
 The text is the one that the emulator ran; the driver compiles it. Kernels run in a process of
