@@ -116,14 +116,15 @@ def compare(launch: record.Launch, arrays: dict[int, np.ndarray]) -> Result:
 def checked_map(
     cuda: driver.Driver, notes: list[str], described: record.TensorMap, address: int
 ) -> bytes:
-    """The driver's tensor map; a note if the tests' own encoding is another."""
-    made = cuda.tensor_map(described, address)
+    """The driver's tensor map of the version asked for; a note if the tests encode another."""
+    made = bytearray(cuda.tensor_map(described, address))
+    made[8] |= described.version
     ours = described.encode(address)
     if (int.from_bytes(made[:64], "little") | SIZE_BIT) != (
         int.from_bytes(ours[:64], "little") | SIZE_BIT
     ):
         notes.append(f"tensor map: driver {made[:64].hex()}, emulator {ours[:64].hex()}")
-    return made
+    return bytes(made)
 
 
 def run(cuda: driver.Driver, launch: record.Launch) -> Result:
