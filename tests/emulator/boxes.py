@@ -14,6 +14,9 @@ DTYPES = {
 }
 
 
+NAN = {2: 0x7FF7, 4: 0x7FF77FF7}  # what an H100 fills with
+
+
 def random_bits(dtype, shape, seed=0):
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, dtype)
 
@@ -58,7 +61,7 @@ class Box:
 
     def cut(self, tensor, at=None):
         """The box of `tensor`, filled outside of it."""
-        outside = (1 << (8 * tensor.itemsize - 1)) - 1 if self.fill_nan else 0
+        outside = NAN[tensor.itemsize] if self.fill_nan else 0
         result = np.full(self.copied, outside, tensor.dtype)
         for index, place in self.places(self.at if at is None else at):
             if place is not None:

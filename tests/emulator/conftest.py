@@ -185,6 +185,7 @@ def run_ptx(pytestconfig):
     if not record:
         yield emulator
         return
+    assert "PYTEST_XDIST_WORKER" not in os.environ, "a record is one process's: pytest -n0"
     recorder = Recorder(emulator)
     yield recorder
     recorder.save(record)

@@ -129,7 +129,7 @@ int cuTensorMapEncodeTiled(uint64_t* map, int type, uint32_t rank, uint64_t addr
   if (interleave != 0 || address % 16 != 0) return kInvalidValue;
   static const int kTypes[] = {0, 1, 2, 3, 4, 5, 6, 7, 9, 10};
   uint64_t words[16] = {address};
-  words[1] = 2 | (rank - 1) << 4 | kTypes[type] << 7 | swizzle << 13 | fill << 15 | promotion << 17;
+  words[1] = (rank - 1) << 4 | kTypes[type] << 7 | swizzle << 13 | fill << 15 | promotion << 17;
   uint64_t shifted[5] = {}, size[5] = {}, extent[5] = {};
   for (uint32_t axis = 0; axis < rank; ++axis) {
     if (axis > 0) shifted[axis] = strides[axis - 1] >> 4;

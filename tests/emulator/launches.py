@@ -33,6 +33,7 @@ class TensorMap:
     offset: int = 0  # bytes from the argument's first
     steps: tuple[int, ...] = ()  # element strides; the first is ignored
     fill_nan: bool = False  # outside the tensor
+    version: int = 0  # the driver for CUDA 13.0 writes 0, CuTe DSL 2
 
     def encode(self, address):
         """The 128 bytes as a driver writes them; the fields were read off its maps."""
@@ -42,7 +43,9 @@ class TensorMap:
         strides = [stride >> 4 for stride in [0, *self.strides, 0, 0, 0, 0][:5]]
         words = [0] * 16
         words[0] = address + self.offset
-        words[1] = 2 | (rank - 1) << 4 | kinds[self.kind] << 7 | self.swizzle << 13 | 2 << 17
+        words[1] = (
+            self.version | (rank - 1) << 4 | kinds[self.kind] << 7 | self.swizzle << 13 | 2 << 17
+        )
         words[1] |= int(self.fill_nan) << 15
         words[1] |= (strides[1] & 0xFFFFFFFF) << 32
         words[2] = strides[2] & 0xFFFFFFFF | (strides[3] & 0xFFFFFFFF) << 32

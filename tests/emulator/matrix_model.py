@@ -1,9 +1,10 @@
 """Matrix products as tensor cores do them, and operands as they lie in shared memory.
 
 The arithmetic is the published model (MMA-Sim, arXiv 2511.10909): the exact products and the
-accumulator are aligned to the largest exponent among them, where a product's exponent is the sum
-of its factors' and a zero's is -126, each is truncated to 25 fraction bits, their sum is exact and
-truncated to float32.
+accumulator are aligned to the largest exponent among those that are not zero, where a product's
+exponent is the sum of its factors', or to -133 if that is more; each is truncated to 25 fraction
+bits, their sum is exact and truncated to float32; of what is rounded to zero the sign is lost. The
+model published has exponents for zeros, too, and no -133: an H100's bits do not agree with that.
 """
 
 from fractions import Fraction
@@ -11,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 from scalar_model import BF16, E4M3, E5M2, F16, F32, TF32, Format, encode
 
-FRACTION = 25
+FRACTION, SMALLEST = 25, -133
 E2M3, E3M2, E2M1 = (Format(e, f, finite=True) for e, f in ((2, 3), (3, 2), (2, 1)))
 FORMATS = {
     "f16": F16,
@@ -32,7 +33,7 @@ def parts(bits, form):
     significand = bits & (2**form.fraction_bits - 1)
     if field:
         significand |= 1 << form.fraction_bits
-    return sign * significand, (max(field, 1) - form.bias if significand else -126)
+    return sign * significand, max(field, 1) - form.bias
 
 
 def is_special(bits, form):
@@ -73,16 +74,18 @@ def fused(pairs, c, forms, d=F32, fraction=FRACTION, kept=23):
         (x, ex), (y, ey) = parts(a, forms[0]), parts(b, forms[1])
         terms.append((x * y, ex + ey, forms[0].fraction_bits + forms[1].fraction_bits))
     terms.append((*parts(c, d), d.fraction_bits))
-    top = max(exponent for _, exponent, _ in terms)
+    top = max([SMALLEST] + [exponent for significand, exponent, _ in terms if significand])
     total = 0
     for significand, exponent, bits in terms:
         shift = fraction - bits - (top - exponent)
         magnitude = abs(significand)
-        magnitude = magnitude << shift if shift >= 0 else magnitude >> -shift
+        if magnitude:  # of a zero the exponent means nothing
+            magnitude = magnitude << shift if shift >= 0 else magnitude >> -shift
         total += -magnitude if significand < 0 else magnitude
     if d is not F32:
         value = Fraction(abs(total)) * Fraction(2) ** (top - fraction)
-        return encode((int(total < 0), value), d)
+        bits = encode((int(total < 0), value), d)
+        return bits if bits & d.nan else 0
     return truncate(total, top - fraction, kept)
 
 

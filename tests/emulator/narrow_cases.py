@@ -37,7 +37,14 @@ def hows(*roundings, saturates=("", ".satfinite")):
 
 
 def to_tf32(how, bits):
+    if how.startswith("rna") and bits & F32.nan >= F32.infinity:
+        return not_finite_to_tf32(bits >> 13, "satfinite" in how) << 13
     return one(F32, TF32, how, bits) << 13
+
+
+def not_finite_to_tf32(bits, saturates):
+    """What an H100 leaves of infinities and NaN: their upper bits, saturated one less."""
+    return bits - 1 if saturates else bits
 
 
 NARROW = [

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-KINDS = ("moderate", "wide", "special", "huge", "zeros")
+KINDS = ("moderate", "wide", "special", "huge", "zeros", "deep")
 
 
 def operand(form, shape, kind, seed):
@@ -10,7 +10,8 @@ def operand(form, shape, kind, seed):
 
     moderate: within a few powers of two; wide: all powers that cannot overflow, zeros of both
     signs, subnormals; special: with infinities and NaN; huge: so that sums overflow; zeros: nearly
-    nothing but zeros of both signs.
+    nothing but zeros of both signs; deep: products about the smallest float32, with zeros,
+    subnormals and some factors of ordinary size.
     """
     rng = np.random.default_rng(seed)
     sign = rng.integers(0, 2, shape) << (form.bits - 1)
@@ -18,13 +19,21 @@ def operand(form, shape, kind, seed):
     top = 2**form.exponent_bits - 1
     # Twenty powers are more than the alignment keeps, and do not overflow with float32's range.
     spread = {"moderate": 3, "huge": 2}.get(kind, 20)
-    middle = {"moderate": form.bias, "huge": top - 2}.get(kind, form.bias - 4)
+    if kind == "deep":
+        spread = 12
+    middle = {"moderate": form.bias, "huge": top - 2, "deep": max(form.bias - 66, 5)}.get(
+        kind, form.bias - 4
+    )
     field = np.clip(rng.integers(middle - spread, middle + spread + 1, shape), 0, top - 1)
     bits = sign | field << form.fraction_bits | fraction
     if kind in ("wide", "special"):
         bits[rng.random(shape) < 0.1] &= 1 << (form.bits - 1)
         small = rng.random(shape) < 0.1
         bits[small] &= 1 << (form.bits - 1) | (2**form.fraction_bits - 1)
+    if kind == "deep":
+        bits[rng.random(shape) < 0.3] &= 1 << (form.bits - 1)
+        bits[rng.random(shape) < 0.15] &= 1 << (form.bits - 1) | (2**form.fraction_bits - 1)
+        bits[rng.random(shape) < 0.05] |= (form.bias >> 1) << form.fraction_bits
     if kind == "zeros":
         bits[rng.random(shape) < 0.97] &= 1 << (form.bits - 1)
     if kind == "special":
@@ -47,6 +56,8 @@ def accumulator(d, shape, kind, seed):
         values[rng.random(shape) < 0.01] = np.inf
         values[rng.random(shape) < 0.01] = -np.inf
         values[rng.random(shape) < 0.005] = np.nan
+    if kind == "deep":
+        values *= rng.choice([0.0, -0.0, 1e-38, 1e-40, 1e-44], shape)
     if kind == "zeros":
         values *= rng.choice([0.0, -0.0, 1e-44], shape)
     if kind in ("wide", "special"):

@@ -108,6 +108,11 @@ def flush(bits, form=F32):
     return bits & (1 << (form.bits - 1)) if tiny else bits
 
 
+def canonical(bits, form=F32):
+    """The one NaN that arithmetic gives, in place of any."""
+    return form.nan if _is_nan(decode(bits, form)) else bits
+
+
 def _is_nan(value):
     return value[1] != value[1]
 
@@ -131,8 +136,15 @@ def fma_value(x, y, z):
     return int(total < 0), abs(total)
 
 
-def fma(a, b, c, form=F32):
-    return encode(fma_value(decode(a, form), decode(b, form), decode(c, form)), form)
+def fma(a, b, c, form=F32, flushes=False):
+    """With `flushes` a result that is subnormal before it is rounded as one is a zero."""
+    sign, magnitude = fma_value(decode(a, form), decode(b, form), decode(c, form))
+    if flushes and not _is_nan((sign, magnitude)):
+        smallest = Fraction(2) ** (1 - form.bias)
+        # From the middle between it and the number before it, were there one of as many bits.
+        if magnitude < smallest - smallest / 2 ** (form.fraction_bits + 2):
+            magnitude = Fraction(0)
+    return encode((sign, magnitude), form)
 
 
 def add(a, b, form=F32):
@@ -147,8 +159,9 @@ def sub(a, b, form=F32):
     return add(a, b ^ sign, form)
 
 
-def mul(a, b, form=F32):
-    return fma(a, b, 1 << (form.bits - 1), form)
+def mul(a, b, form=F32, flushes=False):
+    # -0 changes no zero's sign.
+    return fma(a, b, 1 << (form.bits - 1), form, flushes)
 
 
 def div(a, b, form=F32):
@@ -217,8 +230,9 @@ def truncated_quotient(a, b, kind):
 
 
 def remainder(a, b, kind):
+    """By zero: all ones, as hardware does; the manual leaves it open."""
     if b == 0:
-        return a
+        return wrap(-1, kind)
     return wrap(abs(a) % abs(b) * (-1 if a < 0 else 1), kind)
 
 

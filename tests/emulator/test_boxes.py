@@ -1,8 +1,14 @@
 """Boxes of tensors by TMA: every rank, swizzle and kind of fill, to one CTA or to several."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from boxes import Box, random_bits
+
+PTX = Path(__file__).parent / "ptx"
 
 # A store begins at no negative coordinate, and every box at 16 bytes.
 STORED = [
@@ -145,6 +151,18 @@ def test_a_pair_signals_one_mbarrier(run_file, tensor_map, box, completion):
     np.testing.assert_array_equal(got, np.stack(expected))
 
 
+@pytest.mark.parametrize("version", [0, 2])
+def test_versions_of_maps(run_file, tensor_map, version):
+    """Of a driver, which has 0, and of CuTe DSL."""
+    box = Box("f32", 0, (4, 8), (8, 16), (1, 4))
+    tensor = random_bits(box.dtype, box.shape)
+    got = np.zeros(box.copied, np.uint32)
+    described = replace(box.describe(tensor_map, 5, tensor), version=version)
+    at = map(np.int32, box.at[::-1])
+    run_file("tensor_load_2d", described, got, np.uint32(got.nbytes), *at, tensor, shared=66000)
+    np.testing.assert_array_equal(got, box.cut(tensor))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -163,6 +181,25 @@ def test_maps_that_are_refused(run_file, tensor_map, finding, changes, message):
     at = map(np.int32, box.at[::-1])
     with pytest.raises(finding, match=message):
         run_file("tensor_load_2d", described, got, np.uint32(got.nbytes), *at, tensor, shared=66000)
+
+
+@pytest.mark.parametrize(("step", "refused"), [((0, -30), False), ((-4, 0), False), ((1, 0), True)])
+def test_prefetch(run_ptx, tensor_map, finding, step, refused):
+    """Of a box that begins elsewhere than the one loaded; an H100 refuses the same."""
+    text = (PTX / "tensor_load_2d.ptx").read_text()
+    prefetch = f"""
+  add.s32 %r30, %r10, {step[0]};
+  add.s32 %r31, %r11, {step[1]};
+  cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%rd2, {{%r30, %r31}}];
+loaded:
+"""
+    box = Box("f32", 0, (4, 8), (8, 16), (1, 4))
+    tensor, got = random_bits(box.dtype, box.shape), np.zeros(box.copied, np.uint32)
+    described, at = box.describe(tensor_map, 5, tensor), map(np.int32, box.at[::-1])
+    arguments = described, got, np.uint32(got.nbytes), *at, tensor
+    with pytest.raises(finding, match="misaligned: a box") if refused else nullcontext():
+        run_ptx(text.replace("\nloaded:\n", prefetch, 1), *arguments, shared=66000)
+    assert refused or (got == box.cut(tensor)).all()
 
 
 @pytest.mark.parametrize(("at", "dimension"), [((-1, 0), 1), ((0, -4), 0)])

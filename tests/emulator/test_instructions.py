@@ -71,7 +71,7 @@ def corners(kind):
     if kind == "amount":
         return [0, 1, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 2**31, 2**32 - 1]
     if kind == "field":
-        return [0, 1, 5, 8, 31, 32, 33, 63, 64, 255, 256, 0x110]
+        return [0, 1, 5, 8, 31, 32, 33, 63, 64, 255, 256, 0x110, 0x10001, 0xFFFFFF05]
     if kind == "selector":
         return [0x3210, 0x7654, 0x0000, 0xFEDC, 0x8080, 0x4B1F, 0xFFFF3210]
     if kind == "f32x2":

@@ -1,7 +1,10 @@
 """Exchange between lanes, and loads and stores of every width."""
 
+import itertools
+
 import numpy as np
 import pytest
+import scalar_model
 
 
 def shuffled(mode, lane, amount, packed):
@@ -88,6 +91,54 @@ def test_vectors_of_8(run_ptx, finding):
     for wrong in (".shared.v8.b32", ".global.v8.b64"):
         with pytest.raises(finding, match="syntax: "):
             run_ptx(VECTORS_OF_8.replace(".global.v8.b32", wrong), got, values)
+
+
+ADD_FLOATS = """
+.version 8.6
+.target sm_90a
+.address_size 64
+.visible .entry kernel(.param .u64 d, .param .u64 a)
+{
+  .shared .align 16 .b8 memory[384];
+  .reg .b32 %r<4>;
+  .reg .f32 %f<4>;
+  .reg .b64 %rd<4>;
+  ld.param.b64 %rd0, [d];
+  ld.param.b64 %rd1, [a];
+  mov.u32 %r0, %tid.x;
+  mul.wide.u32 %rd2, %r0, 4;
+  add.s64 %rd0, %rd0, %rd2;
+  add.s64 %rd1, %rd1, %rd2;
+  ld.global.f32 %f0, [%rd1];
+  mov.u32 %r1, memory;
+  shl.b32 %r2, %r0, 2;
+  add.u32 %r1, %r1, %r2;
+  ld.global.f32 %f1, [%rd0];
+  st.shared.f32 [%r1], %f1;
+  INSTRUCTION
+  ret;
+}
+"""
+
+
+@pytest.mark.parametrize("space", ["red.global", "atom.global", "atom.shared"])
+def test_atomic_sums_of_floats(run_ptx, space):
+    """In global memory subnormals are flushed, in shared memory they are not."""
+    instruction = {
+        "red.global": "red.global.add.f32 [%rd0], %f0;",
+        "atom.global": "atom.global.add.f32 %f2, [%rd0], %f0;\nst.global.f32 [%rd1], %f2;",
+        "atom.shared": "atom.shared.add.f32 %f2, [%r1], %f0;\nst.global.f32 [%rd1], %f2;\n"
+        "ld.shared.f32 %f3, [%r1];\nst.global.f32 [%rd0], %f3;",
+    }[space]
+    values = [1e-40, 1e-40, 1.0, -0.0, 1e-38, -1.5e-38, np.inf, np.nan, 3.4e38, 2.0]
+    pairs = np.array(list(itertools.product(values, values))[:96], np.float32)
+    total, term = pairs[:, 0].copy(), pairs[:, 1].copy()
+    run_ptx(ADD_FLOATS.replace("INSTRUCTION", instruction), total, term, block=(96, 1, 1))
+    flush = scalar_model.flush if space.endswith("global") else int
+    for old, added, got, returned in zip(*pairs.T, total, term, strict=True):
+        x, y, z, old_again = (int(value.view(np.uint32)) for value in (old, added, got, returned))
+        assert z == flush(scalar_model.add(flush(x), flush(y)))
+        assert old_again == (y if space.startswith("red") else x)
 
 
 def test_generic_ordered_atomic(run_file):

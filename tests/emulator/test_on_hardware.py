@@ -72,6 +72,18 @@ def test_agreement_and_difference(instructions, recorder, tensor_map, tmp_path):
     assert "skipped: 1 whose target needs sm_100a" in text
 
 
+def test_a_parameter_of_several_values(instructions, recorder, tmp_path):
+    """An array by value is as many arguments as the test likes; too few are refused."""
+    halves = np.arange(4, dtype=np.uint64)
+    scalars = np.uint32(1), np.uint64(2), np.uint8(3), *halves
+    recorder(text_of("parameters"), np.zeros(16, np.uint32), *scalars, block=(1, 1, 1))
+    (launch,) = recorded(recorder, tmp_path)
+    short = dataclasses.replace(launch, arguments=launch.arguments[:-1])
+    _, results = instructions.run_all([launch, short])
+    assert [result.verdict for result in results] == ["agree", "failed"], results
+    assert "7 values, not enough for 5 parameters" in results[1].detail
+
+
 def test_an_encoding_of_its_own_is_a_difference(instructions, recorder, tensor_map, tmp_path):
     loads_a_box(recorder, tensor_map)
     (launch,) = recorded(recorder, tmp_path)

@@ -76,6 +76,19 @@ def test_tf32(run_ptx, form, kind):
     check(run_ptx, form, kind)
 
 
+def test_least_exponent_of_the_alignment(run_ptx):
+    """2^-148 - 2^(-149 - m): nothing below 2^(-133 - 25) takes part, however small the rest."""
+    form = Form(8)
+    a, b = np.zeros((64, 16), np.float32), np.zeros((8, 16), np.float32)
+    a[:, 0], b[:, 0] = 2.0**-88, 2.0**-60
+    a[:, 1], b[:, 1] = -(2.0 ** (-89.0 - np.arange(64))), 2.0**-60
+    a[:, 2] = 2.0**100  # with a zero
+    bits = [(x.view(np.uint32) >> 16).astype(np.uint16) for x in (a, b)]
+    got = form.run(run_ptx, *bits, np.zeros((64, 8), np.uint32), True)
+    expected = np.where(np.arange(64) < 10, 1, 2)[:, None]
+    np.testing.assert_array_equal(got, np.broadcast_to(expected, got.shape))
+
+
 @pytest.mark.parametrize("n", [48, 104, 192, 256])
 def test_widths(run_ptx, n):
     """Small integers, whose sums are exact."""

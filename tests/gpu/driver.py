@@ -20,6 +20,21 @@ INVALID_VALUE = 1
 Handle = ctypes.c_void_p
 
 
+def joined(values: list[bytes], sizes: list[int]) -> Iterator[bytes]:
+    """The value of each parameter; an array by value may be several of `values`."""
+    parts = iter(values)
+    for at, size in enumerate(sizes):
+        value = b""
+        while len(value) < size:
+            part = next(parts, None)
+            if part is None:
+                raise ValueError(f"{len(values)} values, not enough for {len(sizes)} parameters")
+            value += part
+        if len(value) != size:
+            raise ValueError(f"parameter {at} has {len(value)} bytes, the kernel's {size}")
+        yield value
+
+
 class Attribute(ctypes.Structure):
     """CUlaunchAttribute: an id, padding to 8 bytes, and a union of 64."""
 
@@ -155,12 +170,7 @@ class Driver:
         # NOTES: offsets that the driver tells are none of a packed block: an alignment of 64 is
         # that of its constant bank.
         sizes = [size for _, size in self.parameters(function)]
-        if len(sizes) > len(values):
-            raise ValueError(f"{len(values)} parameters, the kernel takes {len(sizes)}")
-        for at, (size, value) in enumerate(zip(sizes, values, strict=False)):
-            if size != len(value):
-                raise ValueError(f"parameter {at} has {len(value)} bytes, the kernel's {size}")
-        buffers = [ctypes.create_string_buffer(value, len(value)) for value in values[: len(sizes)]]
+        buffers = [ctypes.create_string_buffer(v, len(v)) for v in joined(values, sizes)]
         places = (Handle * (len(sizes) + 1))(*map(ctypes.addressof, buffers))
         cluster = Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*launch.cluster))
         config = Config(

@@ -38,7 +38,7 @@ def launches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("launches") / "launches"
     files = [str(HERE.parent / "emulator" / f"{name}.py") for name in TESTS]
     subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-q", *files],
+        [sys.executable, "-P", "-m", "pytest", "-q", "--numprocesses=0", *files],
         env={**os.environ, "JAX_FA4_RECORD_LAUNCHES": str(path)},
         check=True,
         cwd=HERE.parents[1],

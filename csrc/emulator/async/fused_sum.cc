@@ -36,7 +36,8 @@ struct Sums {
   alignas(64) int32_t odd[kBlock];
 };
 
-// An exponent as the hardware takes it from a float32; a zero has -126, as every subnormal.
+// An exponent as the hardware takes it from a float32; a zero has -126, as every subnormal,
+// which is less than ordinary products have.
 inline int32_t ExponentOf(float value) {
   const int32_t field = static_cast<int32_t>(BitsOf(value) >> 23 & 0xff);
   return (field > 1 ? field : 1) - 127;

@@ -11,6 +11,7 @@
 namespace jax_fa4::emulator {
 namespace {
 
+constexpr int32_t kSmallestAlignment = -133;
 constexpr int32_t kNotFinite = 1 << 10;  // as an exponent: far from every ordinary one
 
 // How an element's bits are divided.
@@ -47,7 +48,7 @@ Element ByteElement(ElementType type, uint8_t bits) {
                                                  : FloatFromHalf(static_cast<uint16_t>(bits << 8));
   const int field = bits >> format.fraction_bits & ((1 << format.exponent_bits) - 1);
   const int32_t exponent = std::max(field, 1) - format.bias;
-  return {value, !std::isfinite(value) ? kNotFinite : value == 0.0f ? -126 : exponent};
+  return {value, !std::isfinite(value) ? kNotFinite : value == 0.0f ? kZeroExponent : exponent};
 }
 
 using ByteTable = std::array<Element, 256>;
@@ -76,7 +77,9 @@ void UnpackBFloat16s(const uint16_t* bits, size_t count, float* value, int32_t* 
   for (size_t i = 0; i < count; ++i) {
     const int32_t field = bits[i] >> 7 & 0xff;
     value[i] = FloatFromBFloat16(bits[i]);
-    exponent[i] = field == 0xff ? kNotFinite : (field > 1 ? field : 1) - 127;
+    const int32_t ordinary = (field > 1 ? field : 1) - 127;
+    const bool zero = (bits[i] & 0x7fff) == 0;
+    exponent[i] = field == 0xff ? kNotFinite : zero ? kZeroExponent : ordinary;
   }
 }
 
@@ -91,7 +94,7 @@ void UnpackHalfs(const uint16_t* bits, size_t count, float* value, int32_t* expo
     const uint32_t small = BitsOf(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f);
     value[i] = FloatOf(sign | (field == 31 ? large : field == 0 ? small : normal));
     const int32_t ordinary = (field > 1 ? field : 1) - 15;
-    exponent[i] = field == 31 ? kNotFinite : magnitude == 0 ? -126 : ordinary;
+    exponent[i] = field == 31 ? kNotFinite : magnitude == 0 ? kZeroExponent : ordinary;
   }
 }
 
@@ -101,7 +104,8 @@ void UnpackTF32s(const uint16_t* places, size_t count, Unpacked* out) {
     const uint32_t bits = (uint32_t{places[2 * i + 1]} << 16 | places[2 * i]) & ~0x1fffu;
     const int32_t field = static_cast<int32_t>(bits >> 23 & 0xff);
     out->value[i] = FloatOf(bits);
-    out->exponent[i] = field == 0xff ? kNotFinite : std::max(field, 1) - 127;
+    const bool zero = (bits & 0x7fffffffu) == 0;
+    out->exponent[i] = field == 0xff ? kNotFinite : zero ? kZeroExponent : std::max(field, 1) - 127;
   }
 }
 
@@ -129,6 +133,7 @@ float Truncated(int64_t sum, int32_t exponent, int bits) {
   // Bits below the last of float32, which is 2^-149 at the least.
   const int drop = std::max(top - bits, -126 - bits - exponent);
   const uint64_t kept = drop > 63 ? 0 : drop > 0 ? magnitude >> drop << drop : magnitude;
+  if (kept == 0) return 0.0f;
   const double value = std::ldexp(static_cast<double>(kept), exponent);
   return static_cast<float>(sum < 0 ? -value : value);
 }
@@ -141,6 +146,7 @@ float RoundedToHalf(double value) {
   const int last = value == 0 ? -24 : std::max(std::ilogb(value) - 10, -24);
   const float rounded =
       static_cast<float>(std::ldexp(std::nearbyint(std::ldexp(value, -last)), last));
+  if (rounded == 0) return 0.0f;
   if (std::fabs(rounded) <= kLargestHalf) return rounded;
   return std::copysign(std::numeric_limits<float>::infinity(), rounded);
 }
@@ -161,8 +167,9 @@ float ExactSum(const Place& place, float c) {
   const int a_bits = FormatOf(product.a_type).fraction_bits;
   const int b_bits = FormatOf(product.b_type).fraction_bits;
   int32_t c_exponent = std::max(static_cast<int32_t>(BitsOf(c) >> 23 & 0xff), 1) - 127;
-  if (product.half && c != 0.0f) c_exponent = std::max(c_exponent, -14);
-  int32_t largest = c_exponent;
+  if (product.half) c_exponent = std::max(c_exponent, -14);
+  if (c == 0.0f) c_exponent = 2 * kZeroExponent;
+  int32_t largest = std::max(c_exponent, kSmallestAlignment);
   for (int k = 0; k < product.depth; ++k) {
     largest = std::max(largest, place.a.exponent[place.OfA(k)] + place.b.exponent[place.OfB(k)]);
   }

@@ -14,11 +14,14 @@ inline int ElementBytes(ElementType type) {
   return type == ElementType::kF16 || type == ElementType::kBF16 ? 2 : 1;
 }
 
+// So low that a product with a zero aligns no other term, as on an H100.
+inline constexpr int32_t kZeroExponent = -512;
+
 // Places of 16 bits that an element takes before it is unpacked.
 inline int ElementPlaces(int element_bytes) { return element_bytes == 4 ? 2 : 1; }
 
 // A matrix operand unpacked for the fused sum. The exponent is that of the type's bits: subnormals
-// share the smallest, a zero has -126, whatever its type, as in the hardware.
+// share the smallest; a zero has kZeroExponent.
 struct Unpacked {
   std::vector<int32_t> exponent;
   std::vector<float> value;
@@ -31,10 +34,11 @@ void Unpack(ElementType type, const uint16_t* bits, size_t count, Unpacked* out)
 // and a multiple of 8 columns. `a` is (rows, depth), `b` is (depth, columns), `d` is (rows,
 // columns), all row-major.
 //
-// Exact mode: the products, which are exact, and d are aligned to the largest exponent among them,
-// each is truncated to 25 fraction bits, the sum is exact and truncated to float32 (the model of
-// MMA-Sim, arXiv 2511.10909). Otherwise plain float32 sums in order of k. A float16 accumulator is
-// rounded to nearest even; d has its values.
+// Exact mode: the products, which are exact, and d are aligned to the largest exponent among those
+// that are not zero, -133 at the least, each is truncated to 25 fraction bits, the sum is exact and
+// truncated to float32 (the model of MMA-Sim, arXiv 2511.10909, but for zeros, which there have an
+// exponent, and for -133: so say an H100's bits). Otherwise plain float32 sums in order of k. A
+// float16 accumulator is rounded to nearest even; d has its values. What is rounded to zero is +0.
 struct Product {
   ElementType a_type = ElementType::kBF16;
   ElementType b_type = ElementType::kBF16;

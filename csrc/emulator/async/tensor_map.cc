@@ -18,10 +18,7 @@ uint32_t TensorMap::Swizzled(uint32_t begin, uint32_t offset) const {
 }
 
 void TensorMap::Fill(uint8_t* to, uint32_t bytes) const {
-  std::memset(to, fill_nan ? 0xff : 0, bytes);
-  if (!fill_nan) return;
-  const uint32_t element = static_cast<uint32_t>(element_bytes);
-  for (uint32_t last = element - 1; last < bytes; last += element) to[last] = 0x7f;
+  for (uint32_t at = 0; at < bytes; ++at) to[at] = !fill_nan ? 0 : at % 2 == 0 ? 0xf7 : 0x7f;
 }
 
 // The layout was read off a driver's own maps, one parameter at a time.
@@ -32,7 +29,9 @@ std::string ReadTensorMap(const uint8_t* bytes, TensorMap* map) {
     return words[word] >> first & ((uint64_t{1} << count) - 1);
   };
   static constexpr int kElementBytes[] = {1, 2, 4, 4, 8, 8, 2, 4, 4, 8, 2};
-  if (field(1, 0, 4) != 2) return "not a tensor map";
+  // The driver for CUDA 13.0 writes 0, CuTe DSL 2; an H100 takes both.
+  const uint64_t version = field(1, 0, 4);
+  if (version != 0 && version != 2) return "an unknown version";
   const uint64_t type = field(1, 7, 4);
   if (type >= sizeof(kElementBytes) / sizeof(kElementBytes[0])) return "an unknown element type";
   if (field(1, 11, 2) != 0) return "an interleaved layout";

@@ -18,7 +18,7 @@ struct TensorMap {
   bool fill_nan = false;     // outside the tensor: NaN, where it is not zero
 
   uint64_t BoxBytes() const;
-  // Writes elements that are outside the tensor: NaN has all bits but its sign.
+  // Writes elements that are outside the tensor: NaN is 0x7ff7 in every 16 bits, as of an H100.
   void Fill(uint8_t* to, uint32_t bytes) const;
   // Shared address of byte `offset` of a box that begins at `begin`.
   uint32_t Swizzled(uint32_t begin, uint32_t offset) const;

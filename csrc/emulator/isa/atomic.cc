@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "emulator/isa/half.h"
 #include "emulator/isa/lanes.h"
 
 namespace jax_fa4::emulator {
@@ -13,9 +14,18 @@ T Add(T old, T value) {
     using U = std::make_unsigned_t<T>;
     return static_cast<T>(static_cast<U>(old) + static_cast<U>(value));
   } else {
-    return old + value;
+    const float sum = old + value;
+    return std::isnan(sum) ? FloatOf(0x7fffffffu) : sum;
   }
 }
+
+float Flush(float value) {
+  return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
+}
+
+// "atom.add.f32 on global memory flushes subnormal inputs and results to sign-preserving zero"; on
+// shared memory it does not.
+float AddGlobal(float old, float value) { return Flush(Add<float>(Flush(old), Flush(value))); }
 template <typename T>
 T Min(T old, T value) {
   return std::min(old, value);
@@ -113,14 +123,16 @@ Handler Bitwise(std::string_view what) {
   return nullptr;
 }
 
-Handler HandlerOf(std::string_view what, std::string_view type) {
+Handler HandlerOf(std::string_view what, std::string_view type, bool global) {
   if (type == "s32") return Arithmetic<int32_t>(what);
   if (type == "u32") return Arithmetic<uint32_t>(what);
   if (type == "s64" && what != "add") return Arithmetic<int64_t>(what);
   if (type == "u64") return Arithmetic<uint64_t>(what);
   if (type == "b32") return Bitwise<uint32_t>(what);
   if (type == "b64") return Bitwise<uint64_t>(what);
-  if (type == "f32" && what == "add") return Atomic<float, Add<float>>;
+  if (type == "f32" && what == "add") {
+    return global ? Handler(Atomic<float, AddGlobal>) : Atomic<float, Add<float>>;
+  }
   return nullptr;
 }
 
@@ -137,7 +149,7 @@ void DecodeAtomic(Decoder& decoder, const Instruction& instruction, Op* op) {
   const std::string_view what = modifiers.Next();
   const std::string_view type = modifiers.Next();
   modifiers.Done();
-  op->run = what == "cas" && !returns ? nullptr : HandlerOf(what, type);
+  op->run = what == "cas" && !returns ? nullptr : HandlerOf(what, type, global);
   if (op->run == nullptr) decoder.Fail(instruction, "this operation is not supported");
   const size_t sources = what == "cas" ? 2 : 1;
   const size_t first = returns ? 1 : 0;

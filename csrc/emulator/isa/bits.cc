@@ -46,7 +46,14 @@ void DecodeCount(Decoder& decoder, const Instruction& instruction, Op* op) {
   op->a = decoder.Source(instruction.operands[1], wide ? 8 : 4);
 }
 
-// ---- fields; position and length are taken modulo 256
+// ---- fields
+
+// A position or a length, which the manual restricts to 0..255. Of more it takes the low 8 bits;
+// so an H100 does in 32 bits, but in 64 whatever is more than the width is the width.
+template <typename U>
+uint32_t FieldOperand(uint32_t value) {
+  return sizeof(U) == 8 ? std::min(value, 64u) : value & 255;
+}
 
 template <typename U>
 U FieldMask(uint32_t length) {
@@ -68,8 +75,8 @@ Step Extract(Warp& warp, const Op& op) {
   const uint32_t* b = warp.Lanes<uint32_t>(op.b);
   const uint32_t* c = warp.Lanes<uint32_t>(op.c);
   ForLanes(warp.exec, [&](int lane) {
-    const uint32_t position = b[lane] & 255;
-    const uint32_t length = c[lane] & 255;
+    const uint32_t position = FieldOperand<U>(b[lane]);
+    const uint32_t length = FieldOperand<U>(c[lane]);
     const U value = a[lane];
     U field = position >= kBits ? 0 : value >> position & FieldMask<U>(length);
     if (std::is_signed_v<T> && length != 0 &&
@@ -91,8 +98,8 @@ Step Insert(Warp& warp, const Op& op) {
   const uint32_t* c = warp.Lanes<uint32_t>(op.c);
   const uint32_t* lengths = warp.Lanes<uint32_t>(static_cast<Slot>(op.immediate));
   ForLanes(warp.exec, [&](int lane) {
-    const uint32_t position = c[lane] & 255;
-    const U mask = ShiftedLeft(FieldMask<U>(lengths[lane] & 255), position);
+    const uint32_t position = FieldOperand<U>(c[lane]);
+    const U mask = ShiftedLeft(FieldMask<U>(FieldOperand<U>(lengths[lane])), position);
     d[lane] = (b[lane] & ~mask) | (ShiftedLeft(a[lane], position) & mask);
   });
   return Step::kNext;

@@ -108,6 +108,12 @@ Step IntegerToFloat(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// A NaN is canonical, as an H100 has it; that of bfloat16, which is a float's upper half, is not.
+float CanonicalFromHalf(uint16_t bits) {
+  const float value = FloatFromHalf(bits);
+  return std::isnan(value) ? FloatOf(0x7fffffffu) : value;
+}
+
 template <auto Function>
 Step HalfToFloat(Warp& warp, const Op& op) {
   float* d = warp.Lanes<float>(op.d);
@@ -175,7 +181,7 @@ void DecodeCvt(Decoder& decoder, const Instruction& instruction, Op* op) {
     if (from == "u64") handler = IntegerToFloat<uint64_t>;
   } else if (!rounds && to == "f32") {
     if (from == "bf16") handler = HalfToFloat<FloatFromBFloat16>;
-    if (from == "f16") handler = HalfToFloat<FloatFromHalf>;
+    if (from == "f16") handler = HalfToFloat<CanonicalFromHalf>;
   } else if (!rounds) {
     handler = IntegerConversion(to, from);
   }

@@ -29,14 +29,29 @@ enum class Rounding : uint8_t { kNearestEven, kTowardsZero, kNearestAway };
 // An integer near `scaled`, which is not negative and below 2^24.
 double Rounded(double scaled, Rounding rounding) {
   if (rounding == Rounding::kTowardsZero) return std::floor(scaled);
-  if (rounding == Rounding::kNearestAway) return std::floor(scaled + 0.5);
   return std::nearbyint(scaled);
 }
 
 // op.small: the rounding, and these two.
 constexpr uint8_t kRelu = 4, kSaturates = 8;
 
+// cvt.rna.tf32.f32 as an H100 does it, which adds to the bits: a NaN loses its low bits, so that it
+// may become an infinity, and .satfinite takes the number before whatever is not finite. The manual
+// wants a NaN for a NaN.
+uint32_t EncodeAway(float value, bool saturates) {
+  constexpr uint32_t kLast = 1u << 13, kInfinity = 0x7f800000u;
+  const uint32_t sign = BitsOf(value) & 0x80000000u;
+  uint32_t magnitude = BitsOf(value) & 0x7fffffffu;
+  if (magnitude < kInfinity) magnitude += kLast / 2;
+  magnitude &= ~(kLast - 1);
+  if (saturates && magnitude >= kInfinity) magnitude -= kLast;
+  return sign | magnitude;
+}
+
 uint32_t Encode(float value, const Narrow& format, uint8_t how) {
+  if (static_cast<Rounding>(how & 3) == Rounding::kNearestAway) {
+    return EncodeAway(value, (how & kSaturates) != 0);
+  }
   const Rounding rounding = static_cast<Rounding>(how & 3);
   const uint32_t top = 1u << (format.exponent_bits + format.fraction_bits);
   if (std::isnan(value)) return format.Nan() << format.low_zeros;

@@ -1,6 +1,7 @@
 // Floating point (PTX ISA, "Floating Point Instructions"). float32 arithmetic rounds to nearest
 // even and keeps subnormals unless .ftz; a NaN result is the canonical 0x7fffffff.
 #include <cmath>
+#include <limits>
 
 #include "emulator/isa/integer.h"
 #include "emulator/isa/lanes.h"
@@ -39,13 +40,36 @@ template <bool kFtz>
 float Sub(float a, float b) {
   return Out<kFtz>(In<kFtz>(a) - In<kFtz>(b));
 }
-template <bool kFtz>
-float Mul(float a, float b) {
-  return Out<kFtz>(In<kFtz>(a) * In<kFtz>(b));
+
+// a b + c, which is `result` in float32. A result that is the smallest normal number only because
+// subnormals lie as far apart as normals is a subnormal to .ftz: with 24 bits and an exponent of
+// any size it would be less. So an H100 does; the manual does not say.
+float FlushedSum(float a, float b, float c, float result) {
+  constexpr double kFirstThatRoundsUp = 0x1.ffffffp-127;
+  if (std::fabs(result) != std::numeric_limits<float>::min()) return Flush(result);
+  const double product = static_cast<double>(a) * b;  // exact
+  const double sum = product + c;
+  const double part = sum - product;
+  const double rest = (product - (sum - part)) + (c - part);  // what the sum lost
+  const bool less = std::fabs(sum) < kFirstThatRoundsUp ||
+                    (std::fabs(sum) == kFirstThatRoundsUp && rest * sum < 0);
+  return less ? std::copysign(0.0f, result) : result;
 }
+
 template <bool kFtz>
 float Fma(float a, float b, float c) {
-  return Out<kFtz>(std::fma(In<kFtz>(a), In<kFtz>(b), In<kFtz>(c)));
+  if (!kFtz) return Canonical(std::fma(a, b, c));
+  a = Flush(a);
+  b = Flush(b);
+  c = Flush(c);
+  return Canonical(FlushedSum(a, b, c, std::fma(a, b, c)));
+}
+template <bool kFtz>
+float Mul(float a, float b) {
+  if (!kFtz) return Canonical(a * b);
+  a = Flush(a);
+  b = Flush(b);
+  return Canonical(FlushedSum(a, b, 0.0f, a * b));
 }
 template <bool kFtz>
 float Div(float a, float b) {
@@ -79,13 +103,14 @@ template <bool kFtz>
 float Max3(float a, float b, float c) {
   return Max<kFtz>(Max<kFtz>(a, b), c);
 }
+// The NaN is unspecified by the manual; canonical on an H100.
 template <bool kFtz>
 float Neg(float a) {
-  return -In<kFtz>(a);
+  return Canonical(-In<kFtz>(a));
 }
 template <bool kFtz>
 float Abs(float a) {
-  return std::fabs(In<kFtz>(a));
+  return Canonical(std::fabs(In<kFtz>(a)));
 }
 
 void Operands(Decoder& decoder, const Instruction& instruction, size_t sources, Op* op) {

@@ -50,9 +50,10 @@ T Div(T a, T b) {
   }
   return static_cast<T>(a / b);
 }
+// By zero: all ones, as an H100 does; the manual leaves it open.
 template <typename T>
 T Rem(T a, T b) {
-  if (b == 0) return a;
+  if (b == 0) return static_cast<T>(-1);
   if constexpr (std::is_signed_v<T>) {
     if (b == -1) return 0;
   }
