@@ -136,6 +136,7 @@ NB_MODULE(_ext, module) {
   module.def("emulator_start_recording", &jax_fa4::StartRecording, nb::arg("max_events"),
              "Record every emulated launch from now on.");
   module.def("emulator_take_recordings", &EmulatorTakeRecordings,
+             nb::sig("def emulator_take_recordings() -> list[dict[str, object]]"),
              "End that; facts of each launch since, as jax_fa4.emulator.recording reads them.");
   module.def("variant_names", &VariantNames, "The kernels in this build, by name.");
   module.def("build_info", &BuildInfo, "What this extension was built with.");

@@ -72,11 +72,12 @@ def explain(
         )
     problem = _problem(query, key, value, bias, mask, options)
     implementation = "emulator" if emulated else None
-    names = ", ".join(selection.select(problem, implementation).forward)
+    names = selection.select(problem, implementation).forward
     if emulated:
-        return f"kernel {names} on the emulator, on the CPU"
-    device = selection.describe(selection.cuda_devices()[0])
-    return f"kernel {names} on {device}"
+        return f"kernel {', '.join(names)} on the emulator, on the CPU"
+    device = selection.cuda_devices()[0]
+    name = selection.kernel_for(device, names)
+    return f"kernel {name} on {selection.describe(device)}"
 
 
 def build_info() -> dict[str, str]:

@@ -11,7 +11,7 @@ import jax
 
 from jax_fa4 import emulator, ffi
 from jax_fa4.ops import errors
-from jax_fa4.variants import CATALOG, Arch, ForwardVariant
+from jax_fa4.variants import CATALOG, Arch, ForwardVariant, parse
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
 
@@ -118,6 +118,12 @@ def cuda_devices() -> tuple[jax.Device, ...]:
         return tuple(jax.local_devices(backend="cuda"))
     except RuntimeError:  # JAX knows no such platform here
         return ()
+
+
+def kernel_for(device: jax.Device, names: tuple[str, ...]) -> str:
+    """The one of a path's kernels that a device runs."""
+    (name,) = (n for n in names if parse(n).arch.compute_capability_major == _major(device))
+    return name
 
 
 def describe(device: jax.Device) -> str:

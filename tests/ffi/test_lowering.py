@@ -40,7 +40,7 @@ def test_forward_call():
 
     line = call_of(lowered(call, *shapes(sq=30, sk=50, heads_kv=2)), "jax_fa4_fwd_v1")
     assert attributes(line) == {
-        "variants": '"fwd_sm90_bf16_d64"',
+        "variants": '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"',
         "softmax_scale": "5.000000e-01 : f32",
         "band_lower": f"{-(2**30)} : i32",
         "band_upper": "20 : i32",
@@ -67,7 +67,7 @@ def test_bands_are_attributes_of_one_kernel(options, lower, upper):
     found = attributes(line)
     assert found["band_lower"] == f"{lower} : i32"
     assert found["band_upper"] == f"{upper} : i32"
-    assert found["variants"] == '"fwd_sm90_bf16_d64"'
+    assert found["variants"] == '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"'
 
 
 @pytest.mark.parametrize(("width", "padded", "tile"), [(1, 8, 64), (63, 64, 64), (72, 72, 128)])
@@ -76,7 +76,7 @@ def test_head_dims_are_padded_to_eight(width, padded, tile):
     text = lowered(jax.grad(lambda *a: jax_fa4.flash_attention(*a).sum()), *args)
     line = call_of(text, "jax_fa4_fwd_v1")
     assert f"(tensor<2x100x4x{padded}xf16>, " in line
-    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{tile}"'
+    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{tile} fwd_sm100_fp16_d{tile}"'
     assert f"(tensor<2x100x4x{padded}xf16>, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 

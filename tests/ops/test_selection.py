@@ -39,11 +39,12 @@ def machine(monkeypatch):
     selection._warn_once.cache_clear()
 
 
-def test_hopper_takes_the_kernel(machine):
-    registered = machine("9.0")
+@pytest.mark.parametrize("capability", ["9.0", "10.0", "10.3"])
+def test_hopper_and_blackwell_take_the_kernel(machine, capability):
+    registered = machine(capability)
     for implementation in (None, "fa4"):
         path = selection.select(PLAIN, implementation)
-        assert path.forward == ("fwd_sm90_bf16_d128",)
+        assert path.forward == ("fwd_sm90_bf16_d128", "fwd_sm100_bf16_d128")
         assert "bwd_preprocess_sm90_bf16" in path.preprocess
     assert registered
 
@@ -54,13 +55,13 @@ def test_xla_never_takes_the_kernel(machine):
     assert not registered
 
 
-@pytest.mark.parametrize("capability", ["8.0", "10.0", "12.0", "gfx942"])
+@pytest.mark.parametrize("capability", ["8.0", "11.0", "12.0", "gfx942"])
 def test_other_gpus_take_the_portable_path(machine, capability):
     registered = machine(capability)
     path = selection.select(PLAIN, None)
     assert not path.is_kernel
     assert f"compute capability {capability}" in path.reason
-    assert "9.x" in path.reason
+    assert "9.x, 10.x" in path.reason
     with pytest.raises(NotImplementedError, match="compute capability"):
         selection.select(PLAIN, "fa4")
     assert not registered
@@ -144,6 +145,9 @@ class TestInquiry:
         assert jax_fa4.is_supported(self.X, self.X, self.X, is_causal=True) is None
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
         assert text == "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0)"
+        machine("10.3")
+        text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
+        assert text == "kernel fwd_sm100_bf16_d64 on NVIDIA Test (compute capability 10.3)"
 
     def test_unsupported(self, machine):
         machine()

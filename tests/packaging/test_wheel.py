@@ -35,7 +35,8 @@ def test_tag(distribution):
 
 
 def test_one_extension_of_the_tagged_abi(files):
-    (extension,) = (file.name for file in files if file.suffix == ".so")
+    libraries = {file.name for file in files if file.suffix == ".so"} - {"libjax_fa4_cute_dsl.so"}
+    (extension,) = libraries
     stable = "_ext.abi3.so"
     version_specific = f"_ext.cpython-311-{sys.implementation._multiarch}.so"
     assert extension == (version_specific if sys.version_info < (3, 12) else stable)
