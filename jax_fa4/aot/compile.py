@@ -41,8 +41,22 @@ def kernel_class_path(variant: Variant) -> str:
 
 
 def compile_options(variant: Variant) -> str:
-    """Options of `cute.compile`."""
-    return f"--gpu-arch {variant.arch.target} --host-target '{HOST_TARGET}' --keep-ptx --keep-cubin"
+    """Options of `cute.compile`. Line info changes no instruction, and findings name sources."""
+    return (
+        f"--gpu-arch {variant.arch.target} --host-target '{HOST_TARGET}' "
+        "--keep-ptx --keep-cubin --generate-line-info"
+    )
+
+
+def without_folders(ptx: str) -> str:
+    """The text with each source named from its package on: "jax_fa4/kernels/toolkit/masks.py"."""
+
+    def shorten(match: re.Match[str]) -> str:
+        parts = Path(match[2]).parts
+        packages = [at for at, part in enumerate(parts) if part in ("jax_fa4", "cutlass")]
+        return f'{match[1]}"{Path(*parts[packages[-1] :] if packages else parts[-1:])}"'
+
+    return re.sub(r'^(\s*\.file\s+\d+\s+)"([^"]*)"', shorten, ptx, flags=re.MULTILINE)
 
 
 def entry_point(header: str) -> str:
@@ -68,7 +82,7 @@ def compile_variant(variant: Variant, directory: Path) -> None:
     compiled = cute.compile(kernel, *fake_arguments(variant), options=compile_options(variant))
     prefix = SYMBOL_PREFIX + variant.name
     compiled.export_to_c(str(directory), variant.name, prefix)
-    (directory / f"{variant.name}.ptx").write_text(compiled.__ptx__)
+    (directory / f"{variant.name}.ptx").write_text(without_folders(compiled.__ptx__))
     header = (directory / f"{variant.name}.h").read_text()
     facts = {
         "name": variant.name,
