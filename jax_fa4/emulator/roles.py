@@ -111,9 +111,13 @@ def _function(done: list[tuple[Instruction, int]]) -> str:
 
 @functools.cache
 def _functions(file: str) -> dict[int, str]:
-    """The innermost function around each line of a Python file; nothing if it is not here."""
+    """The innermost function around each line of a Python file; nothing if it is not here.
+
+    The kernels of the wheel name their sources from the package on. Those are not read: what
+    their warps do tells the roles better than the functions that they share.
+    """
     path = Path(file)
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix != ".py" or not path.is_absolute() or not path.is_file():
         return {}
     names: dict[int, str] = {}
     for node in ast.walk(ast.parse(path.read_text())):  # outer functions come first

@@ -1,0 +1,53 @@
+"""What a user reads who breaks a shipped kernel: both parties, and their lines in Python."""
+
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: the emulator keeps the kernel that it was handed.
+SCRIPT = """
+import jax.numpy as jnp
+import jax_fa4
+from jax_fa4 import emulator, ffi
+
+name, lost, arch = {name!r}, {lost!r}, {arch!r}
+emulator.load(name)
+text = emulator.ptx_of(name)
+at = text.index(lost)
+ffi.extension().emulator_load(name, text[:at] + text[text.index(";", at) + 1 :])
+x = jnp.ones((1, 256, 1, 64), jnp.bfloat16)
+with emulator.options(arch=arch):
+    try:
+        jax_fa4.flash_attention(x, x, x, implementation="emulator")
+    except Exception as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arch", "lost", "words"),
+    [
+        (
+            "sm100",
+            "tcgen05.wait::st",
+            ("race", "missing: a tcgen05.wait::st by warp", "toolkit/tensor_memory.py:", "mma.py:"),
+        ),
+        (
+            "sm90",
+            "wgmma.wait_group",
+            ("register-in-flight", "sm90/forward/"),
+        ),
+    ],
+)
+def test_a_lost_wait_is_told_with_python_lines(arch, lost, words):
+    script = SCRIPT.format(name=f"fwd_{arch}_bf16_d64", lost=lost, arch=arch)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        capture_output=True,
+        text=True,
+        env={"JAX_PLATFORMS": "cpu", "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
