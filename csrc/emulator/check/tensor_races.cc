@@ -77,6 +77,8 @@ Party RaceDetector::Tensor(Warp& warp, bool write, EntityId channel, uint32_t ti
 
 void RaceDetector::VisitTensor(Party* party, int lane, const Cta& cta, uint32_t quadrant,
                                uint32_t column, uint32_t columns) {
+  // Where there are no such columns the access itself is a finding.
+  if (column >= kTensorColumns || columns > kTensorColumns - column) return;
   ShadowWords& shadow = tensor_[cta.rank];
   if (shadow.writer.empty()) shadow = ShadowWords(kQuadrants * kTensorColumns);
   const size_t first = quadrant * kTensorColumns + column;
