@@ -1,6 +1,9 @@
 """What the emulator's handlers refuse, called as XLA would without our Python in front."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +104,18 @@ def test_bad_buffers_are_refused():
         forward(q=(SHAPE, jnp.float32), **FORWARD)
 
 
+NOT_LOADED = """
+import sys
+sys.path.insert(0, {folder!r})
+from test_emulated_calls import PREPROCESS, ffi, preprocess
+ffi.register_emulator()
+preprocess(**PREPROCESS)
+"""
+
+
 def test_a_kernel_that_was_not_loaded_is_named():
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"bwd_preprocess_sm100_bf16.*has no PTX"):
-        preprocess(**PREPROCESS | {"variants": "bwd_preprocess_sm100_bf16"})
+    """In a process of its own: here others may have loaded it."""
+    script = NOT_LOADED.format(folder=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert re.search("JaxRuntimeError.*bwd_preprocess_sm90_bf16.*has no PTX", done.stderr)

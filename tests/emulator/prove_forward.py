@@ -1,0 +1,169 @@
+"""Runs a family's forward kernels on many problems under many schedules; writes PROOF.md.
+
+    python tests/emulator/prove_forward.py --arch sm100 --problems 200 --seeds 20
+
+Every run has all checks on. The first schedule of a problem is held to the definition in float64
+by the one rule of tolerances, every other to the first one's bits. Exits non-zero if anything was
+found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import random
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+HERE = Path(__file__).parent
+COMPLETIONS = ("random", "earliest", "latest")
+# Around the tiles of 64, 128 and 256 rows and the blocks of keys, and others.
+LENGTHS = (1, 2, 17, 63, 64, 65, 113, 127, 128, 129, 200, 239, 255, 256, 257, 300, 384, 450)
+HEAD_DIMS = (8, 16, 32, 40, 63, 64, 72, 80, 96, 104, 120, 128, 136, 160, 192, 200, 256)
+HEADS = ((1, 1), (2, 2), (2, 1), (3, 1), (4, 2), (6, 2))
+WINDOWS = (
+    (None, None),
+    (None, None),
+    (0, 0),
+    (37, 11),
+    (130, 0),
+    (None, 5),
+    (64, None),
+    (300, 300),
+)
+MOST_SCORES = 300_000  # of a problem, all heads together
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one problem: its words, runs that were right, and the first that was not."""
+
+    words: str
+    runs: int
+    wrong: str
+
+
+def find_rooms() -> None:
+    """The installed package with the rooms that wheels leave out, as tests/conftest.py has it."""
+    import jax_fa4
+
+    sys.path.append(str(HERE))
+    package = str(HERE.parents[1] / "jax_fa4")
+    if package not in jax_fa4.__path__:
+        jax_fa4.__path__.append(package)
+
+
+def problems(count: int) -> list:
+    """(case, dtype, SMs): the shared list, each in both precisions, then random ones."""
+    find_rooms()
+    from jax_fa4.testing import inputs
+
+    found = [
+        (replace(case, batch=1), dtype, 132)
+        for case, dtype in itertools.product(inputs.CASES, ("bfloat16", "float16"))
+        if "long" not in case.tags
+    ]
+    draw = random.Random(0)
+    while len(found) < count:
+        heads, heads_kv = draw.choice(HEADS)
+        case = inputs.Case(
+            name=f"random-{len(found)}",
+            query_length=draw.choice(LENGTHS),
+            key_length=draw.choice(LENGTHS),
+            batch=draw.choice((1, 1, 2)),
+            heads=heads,
+            heads_kv=heads_kv,
+            head_dim=draw.choice(HEAD_DIMS),
+            causal=draw.random() < 0.4,
+            window=draw.choice(WINDOWS),
+            alignment=draw.choice(("bottom_right", "top_left")),
+        )
+        if case.batch * heads * case.query_length * case.key_length > MOST_SCORES:
+            continue
+        found.append((case, draw.choice(("bfloat16", "float16")), draw.choice((1, 3, 132))))
+    return found[:count]
+
+
+def _words(case, dtype: str, sms: int) -> str:
+    mask = f"window {case.window}" + (f", causal {case.alignment}" if case.causal else "")
+    return (
+        f"{case.name}: {case.batch} x {case.heads}/{case.heads_kv} heads, {case.query_length} x "
+        f"{case.key_length}, D = {case.head_dim}, {dtype}, {mask}, {sms} SMs"
+    )
+
+
+def prove(problem, arch: str, seeds: int) -> Outcome:
+    """All schedules of one problem."""
+    import jax
+    import numpy as np
+    from calls import emulated
+
+    import jax_fa4
+    from jax_fa4.testing import expected, inputs, tolerances
+
+    case, dtype, sms = problem
+    words = _words(*problem)
+    x = inputs.make(case, dtype)
+    first = None
+    for seed in range(seeds):
+        how = {"seed": seed, "completion": COMPLETIONS[seed % 3], "sm_count": sms, "arch": arch}
+        try:
+            with jax_fa4.emulator.options(**how):
+                out, lse = jax.jit(lambda *qkv: emulated(case)(*qkv))(*x[:3])
+            found = {"out": np.asarray(out), "lse": np.asarray(lse)}
+            if first is None:
+                first = found
+                tolerances.check(found, *expected.both(x, case))
+            elif any(found[name].tobytes() != first[name].tobytes() for name in found):
+                return Outcome(words, seed, f"seed {seed}: other bits than seed 0")
+        except (AssertionError, jax.errors.JaxRuntimeError) as error:
+            return Outcome(words, seed, f"seed {seed}: {error}")
+    return Outcome(words, seeds, "")
+
+
+def page(arch: str, outcomes: list[Outcome], seconds: float) -> str:
+    wrong = [outcome for outcome in outcomes if outcome.wrong]
+    seeds = Counter(outcome.runs for outcome in outcomes)
+    lines = [
+        f"# The {arch} forward on the emulator",
+        "",
+        f"Written by `tests/emulator/prove_forward.py --arch {arch}`: {len(outcomes)} problems, "
+        f"{max(seeds)} schedules each,",
+        f"level `ptx`, all checks on, exact products; {sum(o.runs for o in outcomes)} runs in "
+        f"{seconds:.0f} s on two cores. {len(wrong)} problems with a finding,",
+        "a result out of tolerance, or bits that depend on the schedule.",
+        "",
+        *(f"* WRONG: {outcome.words}: {outcome.wrong.splitlines()[0]}" for outcome in wrong),
+        *(f"* {outcome.words}" for outcome in outcomes if not outcome.wrong),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="sm100")
+    parser.add_argument("--problems", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=HERE / "PROOF.md")
+    options = parser.parse_args()
+    start = time.monotonic()
+    outcomes = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, find_rooms) as pool:
+        work = problems(options.problems)
+        results = pool.map(prove, work, [options.arch] * len(work), [options.seeds] * len(work))
+        for number, outcome in enumerate(results, 1):
+            outcomes.append(outcome)
+            print(f"[{number}/{len(work)}] {outcome.words}: {outcome.wrong or 'right'}", flush=True)
+    options.output.write_text(page(options.arch, outcomes, time.monotonic() - start))
+    return int(any(outcome.wrong for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
