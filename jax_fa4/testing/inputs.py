@@ -16,7 +16,11 @@ from jax_fa4.ops.band import Alignment, Band, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One attention problem: B x (Sq, Hq) queries, (Sk, Hkv) keys, head dim D, and its mask."""
+    """One attention problem: B x (Sq, Hq) queries, (Sk, Hkv) keys, head dim D, and its mask.
+
+    The first key is `growth` times as long as the last. Kernels visit blocks from the last to the
+    first: with it their rows' maxima grow on the way, and what was accumulated is rescaled.
+    """
 
     name: str
     query_length: int
@@ -29,6 +33,7 @@ class Case:
     window: Window = (None, None)
     alignment: Alignment = "bottom_right"
     softmax_scale: float | None = None
+    growth: float = 1.0
     tags: frozenset[str] = frozenset()
 
     @property
@@ -62,7 +67,9 @@ def make(case: Case, dtype: DTypeLike, seed: int = 0) -> Inputs:
     queries = (case.batch, case.query_length, case.heads, case.head_dim)
     keys = (case.batch, case.key_length, case.heads_kv, case.head_dim)
     rows = (case.batch, case.heads, case.query_length)
-    normal = (generator.standard_normal(shape) for shape in (queries, keys, keys, queries, rows))
+    shapes = (queries, keys, keys, queries, rows)
+    normal = [generator.standard_normal(shape) for shape in shapes]
+    normal[1] *= np.linspace(case.growth, 1, case.key_length)[:, None, None]
     wide = [jnp.asarray(x.astype(np.float32)) for x in normal]
     q, k, v, dout = (x.astype(dtype) for x in wide[:4])
     return Inputs(q, k, v, dout, wide[4])
@@ -106,6 +113,9 @@ CASES: tuple[Case, ...] = (
     _case("head-dim-128", (160, 160), "gradient", head_dim=128, **_CAUSAL),
     _case("head-dim-256", (140, 140), "gradient", head_dim=256, **_CAUSAL),
     _case("scale", (80, 80), softmax_scale=0.7),
+    _case("growing", (200, 600), "gradient half", batch=1, growth=16.0),
+    _case("growing-128", (300, 500), batch=1, head_dim=128, growth=16.0, **_CAUSAL),
+    _case("growing-256", (140, 400), batch=1, head_dim=256, growth=16.0),
     _case("blocks", (1023, 1023), "gradient long", batch=1, **_CAUSAL),
     _case("blocks-full", (530, 1100), "gradient long", batch=1, heads=2, heads_kv=1),
     _case("blocks-ragged", (600, 1100), "gradient half long", batch=1, heads=4, **_CAUSAL),

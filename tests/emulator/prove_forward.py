@@ -82,6 +82,7 @@ def problems(count: int) -> list:
             causal=draw.random() < 0.4,
             window=draw.choice(WINDOWS),
             alignment=draw.choice(("bottom_right", "top_left")),
+            growth=draw.choice((1.0, 1.0, 16.0)),
         )
         if case.batch * heads * case.query_length * case.key_length > MOST_SCORES:
             continue
@@ -93,7 +94,8 @@ def _words(case, dtype: str, sms: int) -> str:
     mask = f"window {case.window}" + (f", causal {case.alignment}" if case.causal else "")
     return (
         f"{case.name}: {case.batch} x {case.heads}/{case.heads_kv} heads, {case.query_length} x "
-        f"{case.key_length}, D = {case.head_dim}, {dtype}, {mask}, {sms} SMs"
+        f"{case.key_length}, D = {case.head_dim}, {dtype}, {mask}, "
+        f"growth {case.growth:g}, {sms} SMs"
     )
 
 

@@ -28,6 +28,9 @@ NAMES = (
     "head-dim-128",
     "head-dim-256",
     "scale",
+    "growing",
+    "growing-128",
+    "growing-256",
 )
 
 

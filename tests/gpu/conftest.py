@@ -1,4 +1,4 @@
-"""What the GPU tests share. They need a Hopper GPU and say so loudly where there is none.
+"""What the GPU tests share. They need a GPU that has kernels and say so loudly where there is none.
 
 JAX_FA4_REQUIRE_GPU=1 makes a missing GPU a failure: for machines that must have one.
 """
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_fa4.ops.selection import supported_capabilities
+
 Attend = Callable[..., Any]
 
 
@@ -26,13 +28,13 @@ def _missing() -> str | None:
     except RuntimeError as error:
         return f"NO GPU TEST WAS RUN: jax sees no CUDA device ({str(error).splitlines()[0]})"
     capability = str(getattr(devices[0], "compute_capability", "unknown"))
-    if not capability.startswith("9."):
+    if capability.partition(".")[0] not in map(str, supported_capabilities()):
         return f"NO GPU TEST WAS RUN: {devices[0].device_kind} has compute capability {capability}"
     return None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _hopper() -> None:
+def _gpu_with_kernels() -> None:
     reason = _missing()
     if reason is None:
         return
