@@ -55,6 +55,11 @@ int cuDeviceGetName(char* name, int size, int) {
   std::strncpy(name, "the emulator", size);
   return kSuccess;
 }
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+  constexpr int kMajor = 75;  // of the compute capability
+  *value = attribute == kMajor ? 9 : 0;
+  return 0;
+}
 int cuDriverGetVersion(int* version) {
   *version = 13000;
   return kSuccess;

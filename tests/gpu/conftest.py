@@ -1,4 +1,4 @@
-"""What the GPU tests share. They need a GPU that has kernels and say so loudly where there is none.
+"""What the GPU tests share. They need a GPU with kernels and say so loudly where there is none.
 
 JAX_FA4_REQUIRE_GPU=1 makes a missing GPU a failure: for machines that must have one.
 """

@@ -12,6 +12,7 @@ import numpy as np
 
 MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 ERROR_LOG, ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER, ..._SIZE_BYTES
+FAMILY = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 CLUSTER_DIMENSION = 4  # CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
 L2_128_BYTES = 2  # CU_TENSOR_MAP_L2_PROMOTION_L2_128B
 ELEMENTS = {"u8": 0, "u16": 1, "u32": 2, "f16": 6, "f32": 7, "bf16": 9}  # CUtensorMapDataType
@@ -79,6 +80,9 @@ class Driver:
         self._call("cuCtxSetCurrent", context)
         name = ctypes.create_string_buffer(100)
         self._call("cuDeviceGetName", name, ctypes.c_int(len(name)), device)
+        family = ctypes.c_int()
+        self._call("cuDeviceGetAttribute", ctypes.byref(family), ctypes.c_int(FAMILY), device)
+        self.family = family.value  # the major compute capability
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         major, minor = divmod(version.value, 1000)

@@ -14,6 +14,7 @@ import collections
 import lzma
 import multiprocessing
 import pickle
+import re
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,9 +61,11 @@ class Result:
     arrays: dict[int, np.ndarray] | None = None  # what the GPU left, if it differs
 
 
-def unfit(launch: record.Launch) -> str | None:
-    """Why a Hopper GPU cannot run a launch; None if it can."""
-    if launch.target.startswith("sm_1") or not launch.target.startswith("sm_"):
+def unfit(launch: record.Launch, family: int) -> str | None:
+    """Why a GPU of this major compute capability cannot run a launch; None if it can."""
+    number, letter = re.fullmatch(r"sm_(\d+)([af]?)", launch.target).groups()
+    needed = int(number) // 10
+    if needed > family or (letter and needed != family):
         return f"needs {launch.target}"
     if launch.version > NEWEST:
         return f"is PTX {launch.version[0]}.{launch.version[1]}"
@@ -152,7 +155,7 @@ def run(cuda: driver.Driver, launch: record.Launch) -> Result:
 def serve(pipe: Connection) -> None:
     """The process with the context: runs what it is sent until it is sent None."""
     cuda = driver.Driver()
-    pipe.send(cuda.description)
+    pipe.send((cuda.description, cuda.family))
     while (launch := pipe.recv()) is not None:
         try:
             result = run(cuda, launch)
@@ -166,10 +169,11 @@ class Worker:
 
     def __init__(self) -> None:
         self.description = ""
+        self.family = 0
         self._process: Any = None
         self._pipe: Any = None
 
-    def _start(self) -> None:
+    def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs,), daemon=True)
@@ -179,7 +183,7 @@ class Worker:
             self.stop()
             raise RuntimeError("no CUDA context within two minutes")
         try:
-            self.description = self._pipe.recv()
+            self.description, self.family = self._pipe.recv()
         except EOFError:
             self.stop()
             raise RuntimeError("the driver could not be started; see above") from None
@@ -193,7 +197,7 @@ class Worker:
 
     def __call__(self, launch: record.Launch) -> Result:
         if self._process is None:
-            self._start()
+            self.start()
         try:
             self._pipe.send(launch)
             if self._pipe.poll(SECONDS):
@@ -212,8 +216,9 @@ def run_all(recorded: list[record.Launch]) -> tuple[str, list[Result]]:
     worker = Worker()
     results = []
     try:
+        worker.start()
         for launch in recorded:
-            reason = unfit(launch)
+            reason = unfit(launch, worker.family)
             if reason is not None:
                 results.append(Result(launch.name, "skipped", reason))
                 continue
