@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip(
-    "cutlass", reason="NOT COMPILED: nvidia-cutlass-dsl is a build requirement only"
+    "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
 from jax_fa4.kernels.toolkit.exponential import COEFFICIENTS, SMALLEST

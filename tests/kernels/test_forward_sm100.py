@@ -7,7 +7,7 @@ import re
 import pytest
 
 pytest.importorskip(
-    "cutlass", reason="NOT COMPILED: nvidia-cutlass-dsl is a build requirement only"
+    "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
 from cutlass import cute
