@@ -60,12 +60,11 @@ from jax_fa4.kernels.sm100.forward.config import (
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
+from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
-from jax_fa4.variants.variant import DType, ForwardVariant
+from jax_fa4.variants.variant import ForwardVariant
 
-_LOG2_E = 1.4426950408889634
-_DTYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
 _WARPS = 4  # of a warpgroup
 
 
@@ -89,17 +88,6 @@ class SharedTensors:
     sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
     sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and shift
-
-
-@dataclass(frozen=True)
-class GlobalTensors:
-    """TMA atoms and the tensors in global memory that they address."""
-
-    q: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
-    k: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_k, head_dim, heads_kv, batch)
-    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim, seqlen_k, heads_kv, batch)
-    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
-    mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
 
 
 @dataclass(frozen=True)
@@ -139,21 +127,12 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
     }
 
 
-def _view(pointer: cute.Pointer, seqlen: Int32, heads: Int32, head_dim: Int32, batch: Int32):
-    """A contiguous (batch, seqlen, heads, head_dim) array as (seqlen, head_dim, heads, batch)."""
-    row = Int64(heads) * head_dim
-    layout = cute.make_layout(
-        (seqlen, head_dim, heads, batch), stride=(row, 1, Int64(head_dim), row * seqlen)
-    )
-    return cute.make_tensor(pointer, layout)
-
-
 class ForwardSm100:
     """One compiled forward kernel for Blackwell; see the module's docstring."""
 
     def __init__(self, variant: ForwardVariant):
         self.config = FORWARD_CONFIGS[variant.head_dim]
-        self.dtype = _DTYPES[variant.dtype]
+        self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
     def __call__(
@@ -177,19 +156,9 @@ class ForwardSm100:
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
         config = self.config
-        mQ = _view(q_ptr, seqlen_q, heads_q, head_dim, batch)
-        mK = _view(k_ptr, seqlen_k, heads_kv, head_dim, batch)
-        mV = cute.make_tensor(
-            v_ptr,
-            cute.select(_view(v_ptr, seqlen_k, heads_kv, head_dim, batch).layout, [1, 0, 2, 3]),
-        )
-        mO = _view(out_ptr, seqlen_q, heads_q, head_dim, batch)
-        mLSE = cute.make_tensor(
-            lse_ptr,
-            cute.make_layout(
-                (seqlen_q, heads_q, batch), stride=(1, Int64(seqlen_q), Int64(heads_q) * seqlen_q)
-            ),
-        )
+        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim)
+        mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
+        mO, mLSE = shape.queries(out_ptr), shape.rows(lse_ptr)
 
         qk, pv = self._tiled_mmas()
         layouts = self._smem_layouts(qk, pv)
@@ -205,13 +174,10 @@ class ForwardSm100:
             s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.output_columns)
         )
 
-        ratio = heads_q // heads_kv
-        bytes_per_kv_head = Int64(seqlen_k) * head_dim * (2 * self.dtype.width // 8)
-        heads_per_group = LongestFirst.heads_that_fit_l2(heads_q * batch, ratio, bytes_per_kv_head)
-        row_blocks = cute.ceil_div(seqlen_q, config.tile_m)
-        tiles = LongestFirst(row_blocks, heads_q, batch, heads_per_group).tiles()
+        scheduler = shape.scheduler(config.tile_m, self.dtype)
+        tiles = scheduler.tiles()
         # Tiles that differ in length are left to the hardware, one a CTA, longest first.
-        alike = cuts_nothing(Band(band_lower, band_upper, seqlen_q, seqlen_k))
+        alike = cuts_nothing(shape.band(band_lower, band_upper))
         self.kernel(
             (qk, pv),
             tuple(tma_q),
@@ -220,9 +186,9 @@ class ForwardSm100:
             tuple(tma_o),
             mLSE,
             (band_lower, band_upper, seqlen_q, seqlen_k),
-            (row_blocks, heads_q, batch, heads_per_group),
-            ratio,
-            softmax_scale * _LOG2_E,
+            (scheduler.row_blocks, heads_q, batch, scheduler.heads_per_group),
+            shape.ratio,
+            softmax_scale * LOG2_E,
         ).launch(
             grid=(min(tiles, sm_count) if alike else tiles, 1, 1),
             block=(THREADS, 1, 1),

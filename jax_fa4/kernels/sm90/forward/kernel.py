@@ -31,11 +31,9 @@ from cutlass.utils import hopper_helpers as hopper
 from jax_fa4.kernels.sm90.forward import consumer, load
 from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP, ForwardConfig
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing, visited_blocks
+from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
-from jax_fa4.variants.variant import DType, ForwardVariant
-
-_LOG2_E = 1.4426950408889634
-_DTYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
+from jax_fa4.variants.variant import ForwardVariant
 
 
 @dataclass(frozen=True)
@@ -68,17 +66,6 @@ class Pipelines:
 
 
 @dataclass(frozen=True)
-class GlobalTensors:
-    """TMA atoms and the tensors in global memory that they address."""
-
-    q: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
-    k: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_k, head_dim, heads_kv, batch)
-    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim, seqlen_k, heads_kv, batch)
-    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
-    mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
-
-
-@dataclass(frozen=True)
 class Context:
     """What every role knows: static facts and handles, nothing that changes."""
 
@@ -95,21 +82,12 @@ class Context:
     scale_log2: Float32
 
 
-def _view(pointer: cute.Pointer, seqlen: Int32, heads: Int32, head_dim: Int32, batch: Int32):
-    """A contiguous (batch, seqlen, heads, head_dim) array as (seqlen, head_dim, heads, batch)."""
-    row = Int64(heads) * head_dim
-    layout = cute.make_layout(
-        (seqlen, head_dim, heads, batch), stride=(row, 1, Int64(head_dim), row * seqlen)
-    )
-    return cute.make_tensor(pointer, layout)
-
-
 class ForwardSm90:
     """One compiled forward kernel for Hopper; see the module's docstring."""
 
     def __init__(self, variant: ForwardVariant):
         self.config = FORWARD_CONFIGS[variant.head_dim]
-        self.dtype = _DTYPES[variant.dtype]
+        self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
     def __call__(
@@ -133,19 +111,9 @@ class ForwardSm90:
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
         config = self.config
-        mQ = _view(q_ptr, seqlen_q, heads_q, head_dim, batch)
-        mK = _view(k_ptr, seqlen_k, heads_kv, head_dim, batch)
-        mV = cute.make_tensor(
-            v_ptr,
-            cute.select(_view(v_ptr, seqlen_k, heads_kv, head_dim, batch).layout, [1, 0, 2, 3]),
-        )
-        mO = _view(out_ptr, seqlen_q, heads_q, head_dim, batch)
-        mLSE = cute.make_tensor(
-            lse_ptr,
-            cute.make_layout(
-                (seqlen_q, heads_q, batch), stride=(1, Int64(seqlen_q), Int64(heads_q) * seqlen_q)
-            ),
-        )
+        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim)
+        mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
+        mO, mLSE = shape.queries(out_ptr), shape.rows(lse_ptr)
 
         tiled_mma_qk, tiled_mma_pv = self._tiled_mmas()
         tile_q = (ROWS_PER_WARPGROUP, config.head_dim)
@@ -159,12 +127,8 @@ class ForwardSm90:
         tma_v = cpasync.make_tiled_tma_atom(g2s, mV, cute.slice_(layouts.sV, one), tile_v)
         tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_q)
 
-        ratio = heads_q // heads_kv
-        bytes_per_kv_head = Int64(seqlen_k) * head_dim * (2 * self.dtype.width // 8)
-        heads_per_group = LongestFirst.heads_that_fit_l2(heads_q * batch, ratio, bytes_per_kv_head)
-        row_blocks = cute.ceil_div(seqlen_q, config.tile_m)
-        scheduler = LongestFirst(row_blocks, heads_q, batch, heads_per_group)
-        band = Band(band_lower, band_upper, seqlen_q, seqlen_k)
+        scheduler = shape.scheduler(config.tile_m, self.dtype)
+        band = shape.band(band_lower, band_upper)
         self.kernel(
             (tiled_mma_qk, tiled_mma_pv),
             tuple(tma_q),
@@ -173,9 +137,9 @@ class ForwardSm90:
             tuple(tma_o),
             mLSE,
             (band_lower, band_upper, seqlen_q, seqlen_k),
-            (row_blocks, heads_q, batch, heads_per_group),
-            ratio,
-            softmax_scale * _LOG2_E,
+            (scheduler.row_blocks, heads_q, batch, scheduler.heads_per_group),
+            shape.ratio,
+            softmax_scale * LOG2_E,
         ).launch(
             grid=(self._grid_size(scheduler, band, sm_count), 1, 1),
             block=(config.threads, 1, 1),
