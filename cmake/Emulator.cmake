@@ -17,6 +17,7 @@ add_library(jax_fa4_cute_dsl MODULE
   csrc/cute_dsl/session.cc
   csrc/runtime/backend.cc
   csrc/runtime/captured_launch.cc
+  csrc/runtime/emulated_device.cc
   csrc/runtime/kernel_calls.cc)
 target_compile_features(jax_fa4_cute_dsl PRIVATE cxx_std_17)
 target_include_directories(jax_fa4_cute_dsl PRIVATE csrc)

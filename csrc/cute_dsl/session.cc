@@ -107,45 +107,6 @@ CudaResult Session::LaunchKernel(const RuntimeLaunchConfig& config, CudaKernel k
   return kCudaSuccess;
 }
 
-CudaResult Session::KernelSetAttribute(CudaKernel, int, int, CudaDevice) { return kCudaSuccess; }
-
-CudaResult Session::KernelGetAttribute(int* value, int, CudaKernel, CudaDevice) {
-  *value = 0;  // no static shared memory, registers, and so on that the host code has to count
-  return kCudaSuccess;
-}
-
-CudaResult Session::DeviceGetAttribute(int* value, int attribute, CudaDevice) {
-  switch (attribute) {
-    case kDeviceAttributeMultiprocessorCount:
-      *value = settings_.sm_count;
-      return kCudaSuccess;
-    case kDeviceAttributeMaxSharedMemoryPerBlockOptin:
-      *value = 232448;  // 227 KiB, of Hopper and of Blackwell
-      return kCudaSuccess;
-    case kDeviceAttributeComputeCapabilityMajor:
-      *value = settings_.compute_capability_major;
-      return kCudaSuccess;
-    case kDeviceAttributeComputeCapabilityMinor:
-      *value = 0;
-      return kCudaSuccess;
-    default:
-      return Fail("device attribute " + std::to_string(attribute) +
-                  " is not known to the emulator");
-  }
-}
-
-CudaResult Session::GetDevice(CudaDevice* device) {
-  *device = 0;
-  return kCudaSuccess;
-}
-
-CudaResult Session::Enter(CudaStream, bool* entered) {
-  *entered = false;
-  return kCudaSuccess;
-}
-
-std::string Session::DeviceName(CudaDevice) { return "the emulator"; }
-
 std::string Session::Describe(CudaResult result) {
   return error_.empty() ? "error " + std::to_string(result) : error_;
 }

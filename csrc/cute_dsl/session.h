@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "emulator/emulator.h"
-#include "runtime/backend.h"
+#include "runtime/emulated_device.h"
 
 namespace jax_fa4::cute_dsl {
 
@@ -25,24 +25,16 @@ struct Settings {
 
 // The back end for the time of one call. The first finding ends the call's work: what the host code
 // would still launch does not run.
-class Session final : public Backend {
+class Session final : public EmulatedDevice {
  public:
-  explicit Session(Settings settings) : settings_(std::move(settings)) {}
+  explicit Session(Settings settings)
+      : EmulatedDevice(settings.sm_count, settings.compute_capability_major),
+        settings_(std::move(settings)) {}
 
   CudaResult LibraryLoadData(CudaLibrary* library, const void* image) override;
   CudaResult LibraryGetKernel(CudaKernel* kernel, CudaLibrary library, const char* name) override;
   CudaResult LaunchKernel(const RuntimeLaunchConfig& config, CudaKernel kernel,
                           void** arguments) override;
-  CudaResult KernelSetAttribute(CudaKernel kernel, int attribute, int value,
-                                CudaDevice device) override;
-  CudaResult KernelGetAttribute(int* value, int attribute, CudaKernel kernel,
-                                CudaDevice device) override;
-  CudaResult DeviceGetAttribute(int* value, int attribute, CudaDevice device) override;
-  CudaResult GetDevice(CudaDevice* device) override;
-
-  CudaResult Enter(CudaStream stream, bool* entered) override;
-  void Leave() override {}
-  std::string DeviceName(CudaDevice device) override;
   std::string Describe(CudaResult result) override;
 
   // What was found, or why a kernel could not run; empty if nothing.
@@ -51,7 +43,7 @@ class Session final : public Backend {
   uint64_t launches() const { return launches_; }
 
  private:
-  CudaResult Fail(std::string error);
+  CudaResult Fail(std::string error) override;
 
   const Settings settings_;
   std::string error_;

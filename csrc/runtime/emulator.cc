@@ -70,44 +70,10 @@ CudaResult Emulator::LibraryGetKernel(CudaKernel*, CudaLibrary, const char*) {
   return kCudaErrorNotSupported;
 }
 
-CudaResult Emulator::KernelSetAttribute(CudaKernel, int, int, CudaDevice) { return kCudaSuccess; }
-
-CudaResult Emulator::KernelGetAttribute(int* value, int, CudaKernel, CudaDevice) {
-  *value = 0;  // no static shared memory, registers, and so on that the host code has to count
-  return kCudaSuccess;
+CudaResult Emulator::Fail(std::string error) {
+  error_ = std::move(error);
+  return kCudaErrorNotSupported;
 }
-
-CudaResult Emulator::DeviceGetAttribute(int* value, int attribute, CudaDevice) {
-  switch (attribute) {
-    case kDeviceAttributeMultiprocessorCount:
-      *value = sm_count_;
-      return kCudaSuccess;
-    case kDeviceAttributeMaxSharedMemoryPerBlockOptin:
-      *value = 232448;  // 227 KiB, of Hopper and of Blackwell
-      return kCudaSuccess;
-    case kDeviceAttributeComputeCapabilityMajor:
-      *value = variant_.compute_capability_major;
-      return kCudaSuccess;
-    case kDeviceAttributeComputeCapabilityMinor:
-      *value = 0;
-      return kCudaSuccess;
-    default:
-      error_ = "device attribute " + std::to_string(attribute) + " is not known to the emulator";
-      return kCudaErrorNotSupported;
-  }
-}
-
-CudaResult Emulator::GetDevice(CudaDevice* device) {
-  *device = 0;
-  return kCudaSuccess;
-}
-
-CudaResult Emulator::Enter(CudaStream, bool* entered) {
-  *entered = false;
-  return kCudaSuccess;
-}
-
-std::string Emulator::DeviceName(CudaDevice) { return "the emulator"; }
 
 std::string Emulator::Describe(CudaResult result) {
   if (!error_.empty()) return error_;

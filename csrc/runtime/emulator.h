@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "emulator/emulator.h"
-#include "runtime/backend.h"
+#include "runtime/emulated_device.h"
 #include "variants.h"
 
 namespace jax_fa4 {
@@ -33,13 +33,13 @@ const emulator::SpecialTables* LoadedSpecialTables();
 // Compiled objects keep their CUDA handles in variables of the process. Those belong to the driver:
 // this back end neither loads libraries nor reads the handle that it is given, so that both can
 // serve one process.
-class Emulator final : public Backend {
+class Emulator final : public EmulatedDevice {
  public:
   Emulator(const Variant& variant, EmulatedProgram program, int sm_count,
            std::vector<emulator::GlobalRange> memory, const emulator::Options& options)
-      : variant_(variant),
+      : EmulatedDevice(sm_count, variant.compute_capability_major),
+        variant_(variant),
         program_(std::move(program)),
-        sm_count_(sm_count),
         memory_(std::move(memory)),
         options_(options) {}
 
@@ -48,24 +48,15 @@ class Emulator final : public Backend {
 
   CudaResult LibraryLoadData(CudaLibrary* library, const void* image) override;
   CudaResult LibraryGetKernel(CudaKernel* kernel, CudaLibrary library, const char* name) override;
-  CudaResult KernelSetAttribute(CudaKernel kernel, int attribute, int value,
-                                CudaDevice device) override;
-  CudaResult KernelGetAttribute(int* value, int attribute, CudaKernel kernel,
-                                CudaDevice device) override;
-  CudaResult DeviceGetAttribute(int* value, int attribute, CudaDevice device) override;
-  CudaResult GetDevice(CudaDevice* device) override;
-
-  CudaResult Enter(CudaStream stream, bool* entered) override;
-  void Leave() override {}
-  std::string DeviceName(CudaDevice device) override;
 
   // What the emulator found, or why it did not start.
   std::string Describe(CudaResult result) override;
 
  private:
+  CudaResult Fail(std::string error) override;
+
   const Variant& variant_;
   const EmulatedProgram program_;
-  const int sm_count_;
   const std::vector<emulator::GlobalRange> memory_;
   const emulator::Options options_;
   std::string error_;
