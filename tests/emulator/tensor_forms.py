@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from matrix_model import FORMATS
-from tensor_kernels import BYTES, COMMITS, HEADER, instruction_descriptor, lay_out
+from tensor_kernels import (
+    BYTES,
+    CELLS_FROM_GLOBAL,
+    CELLS_TO_GLOBAL,
+    COMMITS,
+    COPY_WORDS,
+    DESCRIPTORS,
+    HEADER,
+    instruction_descriptor,
+    lay_out,
+)
 
 KIND = {"f16": "f16", "bf16": "f16", "tf32": "tf32", "e4m3": "f8f6f4", "e5m2": "f8f6f4"}
 TYPE = {"f16": 0, "bf16": 1, "tf32": 2, "e4m3": 0, "e5m2": 1}
@@ -37,21 +47,9 @@ COPY:
   mul.wide.u32 offset, rank, {bytes};
   cvt.u64.u32 from, i;
   add.u64 offset, offset, from;
-  ld.param.u64 from, [a];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_a;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  ld.param.u64 from, [b];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_b;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  add.u32 i, i, 512;
-  setp.lt.u32 p, i, {bytes};
-  @p bra COPY;
+"""
+    + COPY_WORDS
+    + """
   @leader mbarrier.init.shared.b64 [done], 1;
   fence.mbarrier_init.release.cluster;
   fence.proxy.async.shared::cta;
@@ -71,9 +69,9 @@ ALLOCATED:
   mul.wide.u32 offset, at, 32;
   add.u64 from, from, offset;
   add.u32 cell, row, {a_column};
-  ld.global.v4.b32 {{v0, v1, v2, v3}}, [from];
-  ld.global.v4.b32 {{v4, v5, v6, v7}}, [from+16];
-  tcgen05.st.sync.aligned.32x32b.x8.b32 [cell], {{v0, v1, v2, v3, v4, v5, v6, v7}};
+"""
+    + CELLS_FROM_GLOBAL
+    + """
   ld.param.u64 from, [c];
   mul.wide.u32 offset, at, {pitch};
   add.u64 from, from, offset;
@@ -82,9 +80,9 @@ ALLOCATED:
   mov.b32 i, 0;
   mov.b32 cell, row;
 BEFORE:
-  ld.global.v4.b32 {{v0, v1, v2, v3}}, [from];
-  ld.global.v4.b32 {{v4, v5, v6, v7}}, [from+16];
-  tcgen05.st.sync.aligned.32x32b.x8.b32 [cell], {{v0, v1, v2, v3, v4, v5, v6, v7}};
+"""
+    + CELLS_FROM_GLOBAL
+    + """
   add.u64 from, from, 32;
   add.u32 cell, cell, 8;
   add.u32 i, i, 8;
@@ -98,18 +96,9 @@ BEFORE:
   setp.eq.u32 p, rank, 0;
   and.pred p, p, leader;
   @!p bra ISSUED;
-  ld.param.u64 a_desc, [a_layout];
-  ld.param.u64 b_desc, [b_layout];
-  mov.u32 at, image_a;
-  and.b32 at, at, 0x3ffff;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 a_desc, a_desc, start;
-  mov.u32 at, image_b;
-  and.b32 at, at, 0x3ffff;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 b_desc, b_desc, start;
+"""
+    + DESCRIPTORS
+    + """
   ld.param.u32 shape, [descriptor];
   ld.param.u64 from, [keep];
   ld.global.v4.b32 {{k0, k1, k2, k3}}, [from];
@@ -124,10 +113,9 @@ ISSUED:
   mov.b32 i, 0;
   mov.b32 cell, row;
 AFTER:
-  tcgen05.ld.sync.aligned.32x32b.x8.b32 {{v0, v1, v2, v3, v4, v5, v6, v7}}, [cell];
-  tcgen05.wait::ld.sync.aligned;
-  st.global.v4.b32 [to], {{v0, v1, v2, v3}};
-  st.global.v4.b32 [to+16], {{v4, v5, v6, v7}};
+"""
+    + CELLS_TO_GLOBAL
+    + """
   add.u64 to, to, 32;
   add.u32 cell, cell, 8;
   add.u32 i, i, 8;

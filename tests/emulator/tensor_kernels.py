@@ -10,6 +10,54 @@ HEADER = """.version 8.7
 .address_size 64
 """
 
+# Pieces of the kernels' texts, for `format`.
+# Word i of both operands from global to shared memory, a word a thread, in the loop COPY; `offset`
+# is its place in bytes.
+COPY_WORDS = """
+  ld.param.u64 from, [a];
+  add.u64 from, from, offset;
+  ld.global.b32 word, [from];
+  mov.u32 at, image_a;
+  add.u32 at, at, i;
+  st.shared.b32 [at], word;
+  ld.param.u64 from, [b];
+  add.u64 from, from, offset;
+  ld.global.b32 word, [from];
+  mov.u32 at, image_b;
+  add.u32 at, at, i;
+  st.shared.b32 [at], word;
+  add.u32 i, i, 512;
+  setp.lt.u32 p, i, {bytes};
+  @p bra COPY;
+"""
+# The descriptors of both operands, completed by their addresses.
+DESCRIPTORS = """
+  ld.param.u64 a_desc, [a_layout];
+  ld.param.u64 b_desc, [b_layout];
+  mov.u32 at, image_a;
+  and.b32 at, at, 0x3ffff;
+  shr.u32 at, at, 4;
+  cvt.u64.u32 start, at;
+  or.b64 a_desc, a_desc, start;
+  mov.u32 at, image_b;
+  and.b32 at, at, 0x3ffff;
+  shr.u32 at, at, 4;
+  cvt.u64.u32 start, at;
+  or.b64 b_desc, b_desc, start;
+"""
+# Eight columns of a thread's lane of tensor memory at `cell`, from and to global memory.
+CELLS_FROM_GLOBAL = """
+  ld.global.v4.b32 {{v0, v1, v2, v3}}, [from];
+  ld.global.v4.b32 {{v4, v5, v6, v7}}, [from+16];
+  tcgen05.st.sync.aligned.32x32b.x8.b32 [cell], {{v0, v1, v2, v3, v4, v5, v6, v7}};
+"""
+CELLS_TO_GLOBAL = """
+  tcgen05.ld.sync.aligned.32x32b.x8.b32 {{v0, v1, v2, v3, v4, v5, v6, v7}}, [cell];
+  tcgen05.wait::ld.sync.aligned;
+  st.global.v4.b32 [to], {{v0, v1, v2, v3}};
+  st.global.v4.b32 [to+16], {{v4, v5, v6, v7}};
+"""
+
 PRODUCT = (
     HEADER
     + """
@@ -38,21 +86,9 @@ COPY:
   mul.wide.u32 offset, rank, {bytes};
   cvt.u64.u32 from, i;
   add.u64 offset, offset, from;
-  ld.param.u64 from, [a];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_a;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  ld.param.u64 from, [b];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_b;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  add.u32 i, i, 512;
-  setp.lt.u32 p, i, {bytes};
-  @p bra COPY;
+"""
+    + COPY_WORDS
+    + """
   @leader mbarrier.init.shared.b64 [done], 1;
   fence.mbarrier_init.release.cluster;
   {proxy_fence}
@@ -72,18 +108,9 @@ ALLOCATED:
   setp.eq.u32 p, rank, 0;
   and.pred p, p, leader;
   @!p bra ISSUED;
-  ld.param.u64 a_desc, [a_layout];
-  ld.param.u64 b_desc, [b_layout];
-  mov.u32 at, image_a;
-  and.b32 at, at, 0x3ffff;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 a_desc, a_desc, start;
-  mov.u32 at, image_b;
-  and.b32 at, at, 0x3ffff;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 b_desc, b_desc, start;
+"""
+    + DESCRIPTORS
+    + """
   ld.param.u32 shape, [shape_word];
   ld.param.u32 twice, [twice_word];
   ld.param.u32 keep, [keep_word];

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from tensor_kernels import HEADER
+from tensor_kernels import CELLS_FROM_GLOBAL, CELLS_TO_GLOBAL, HEADER
 
 KERNEL = (
     HEADER
@@ -36,9 +36,9 @@ KERNEL = (
   mov.b32 i, 0;
   mov.b32 cell, row;
 FILL:
-  ld.global.v4.b32 {{v0, v1, v2, v3}}, [from];
-  ld.global.v4.b32 {{v4, v5, v6, v7}}, [from+16];
-  tcgen05.st.sync.aligned.32x32b.x8.b32 [cell], {{v0, v1, v2, v3, v4, v5, v6, v7}};
+"""
+    + CELLS_FROM_GLOBAL
+    + """
   add.u64 from, from, 32;
   add.u32 cell, cell, 8;
   add.u32 i, i, 8;
@@ -50,10 +50,9 @@ FILL:
   mov.b32 i, 0;
   mov.b32 cell, row;
 DUMP:
-  tcgen05.ld.sync.aligned.32x32b.x8.b32 {{v0, v1, v2, v3, v4, v5, v6, v7}}, [cell];
-  tcgen05.wait::ld.sync.aligned;
-  st.global.v4.b32 [to], {{v0, v1, v2, v3}};
-  st.global.v4.b32 [to+16], {{v4, v5, v6, v7}};
+"""
+    + CELLS_TO_GLOBAL
+    + """
   add.u64 to, to, 32;
   add.u32 cell, cell, 8;
   add.u32 i, i, 8;

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from matrix_model import FORMATS
-from tensor_kernels import BYTES, lay_out
+from tensor_kernels import BYTES, COPY_WORDS, DESCRIPTORS, lay_out
 
 DEPTH = {1: 32, 2: 16, 4: 8}  # by the bytes of an element
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 SWIZZLE = {0: 0, 128: 1, 64: 2, 32: 3}
 
-KERNEL = """.version 8.6
+KERNEL = (
+    """.version 8.6
 .target sm_90a
 .address_size 64
 
@@ -28,21 +29,9 @@ KERNEL = """.version 8.6
   shl.b32 i, tid, 2;
 COPY:
   cvt.u64.u32 offset, i;
-  ld.param.u64 from, [a];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_a;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  ld.param.u64 from, [b];
-  add.u64 from, from, offset;
-  ld.global.b32 word, [from];
-  mov.u32 at, image_b;
-  add.u32 at, at, i;
-  st.shared.b32 [at], word;
-  add.u32 i, i, 512;
-  setp.lt.u32 p, i, {bytes};
-  @p bra COPY;
+"""
+    + COPY_WORDS
+    + """
   ld.param.u64 from, [a];
   mul.wide.u32 offset, tid, 16;
   add.u64 from, from, offset;
@@ -51,16 +40,9 @@ COPY:
   mul.wide.u32 offset, tid, {pitch};
   add.u64 to, to, offset;
   {loads}
-  ld.param.u64 a_desc, [a_layout];
-  mov.u32 at, image_a;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 a_desc, a_desc, start;
-  ld.param.u64 b_desc, [b_layout];
-  mov.u32 at, image_b;
-  shr.u32 at, at, 4;
-  cvt.u64.u32 start, at;
-  or.b64 b_desc, b_desc, start;
+"""
+    + DESCRIPTORS
+    + """
   ld.param.u32 add, [accumulate];
   setp.ne.u32 q, add, 0;
   fence.proxy.async.shared::cta;
@@ -74,6 +56,7 @@ COPY:
   ret;
 }}
 """
+)
 
 
 @dataclass(frozen=True)
