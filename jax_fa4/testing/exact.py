@@ -25,8 +25,9 @@ def exact(
 ) -> Arrays:
     """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse).
 
-    Beside each gradient stands `<name>_terms`, the largest sum of absolute values of its
-    terms, which says how much of it may be rounding.
+    Beside lse and each gradient stands `<name>_terms`, the largest sum of absolute values of its
+    terms, which says how much of it may be rounding. lse moves by the mean of what a row's scores
+    move by, and those are sums of products.
     """
     q, k, v, dout, dlse = (np.asarray(x).astype(np.float64) for x in inputs)
     groups = q.shape[2] // k.shape[2]
@@ -44,6 +45,8 @@ def exact(
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + peak)[..., 0]
     p = weights / np.where(total == 0, 1.0, total)
+    score_terms = np.einsum("bihd,bjhd->bhij", *map(np.abs, (q, keys)), optimize=True)
+    lse_terms = softmax_scale * (p * score_terms).sum(axis=-1)
     dp = np.einsum("bihd,bjhd->bhij", dout, values, optimize=True)
     mean = (p * dp).sum(axis=-1, keepdims=True)
     ds = p * (dp - mean + dlse[..., None])
@@ -69,6 +72,7 @@ def exact(
     return {
         "out": np.einsum("bhij,bjhd->bihd", p, values, optimize=True),
         "lse": lse,
+        "lse_terms": lse_terms.max(initial=0.0),
         **gradients(ds, q, keys, dout),
         **{f"{name}_terms": np.abs(x).max(initial=0.0) for name, x in terms.items()},
     }
