@@ -5,6 +5,7 @@ from jax_fa4.variants.catalog import FORWARD_HEAD_DIMS as FORWARD_HEAD_DIMS
 from jax_fa4.variants.variant import Arch as Arch
 from jax_fa4.variants.variant import BackwardPreprocessVariant as BackwardPreprocessVariant
 from jax_fa4.variants.variant import DType as DType
+from jax_fa4.variants.variant import Form as Form
 from jax_fa4.variants.variant import ForwardVariant as ForwardVariant
 from jax_fa4.variants.variant import Variant as Variant
 from jax_fa4.variants.variant import parse as parse

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from jax_fa4.variants.catalog import CATALOG, WIDEST_HEAD_DIM
 from jax_fa4.variants.problem import Problem
-from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, ForwardVariant
+from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, Form, ForwardVariant
 
 
 def refusal(problem: Problem) -> str | None:
@@ -52,7 +52,9 @@ def forward_variants(
         return ()
     chosen: dict[Arch, ForwardVariant] = {}
     for variant in CATALOG:
-        if not isinstance(variant, ForwardVariant) or variant.dtype is not problem.kernel_dtype:
+        if not isinstance(variant, ForwardVariant) or variant.form is not Form.USUAL:
+            continue
+        if variant.dtype is not problem.kernel_dtype:
             continue
         if variant.head_dim < problem.head_dim or not _is_built(variant.name, built):
             continue

@@ -7,6 +7,7 @@ speak of kernels by it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,6 +36,17 @@ class DType(Enum):
     FP16 = "fp16"
 
 
+class Form(Enum):
+    """How a forward kernel is built, by the suffix of its name: the usual way has none.
+
+    Every form serves every problem; which is fastest is a matter of choosing.
+    """
+
+    USUAL = ""  # on Blackwell, a CTA has two tiles of queries, or one where two do not fit
+    PAIR = "pair"  # two CTAs multiply together, each with half of K and of V
+    PINGPONG = "pingpong"  # one tile of queries, with scores of two blocks in flight
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForwardVariant:
     """One compiled forward kernel.
@@ -47,10 +59,14 @@ class ForwardVariant:
     arch: Arch
     dtype: DType
     head_dim: int
+    form: Form = Form.USUAL
 
     @property
     def name(self) -> str:
-        return f"fwd_{self.arch.value}_{self.dtype.value}_d{self.head_dim}"
+        words = ["fwd", self.arch.value, self.dtype.value, f"d{self.head_dim}"]
+        if self.form is not Form.USUAL:
+            words.append(self.form.value)
+        return "_".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +86,16 @@ class BackwardPreprocessVariant:
 
 Variant = ForwardVariant | BackwardPreprocessVariant
 
+_FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_([a-z]+))?")
+
 
 def parse(name: str) -> Variant:
     """The variant that `name` names; ValueError if it names none."""
     try:
-        if name.startswith("fwd_"):
-            arch, dtype, head_dim = name.removeprefix("fwd_").split("_")
+        if forward := _FORWARD_NAME.fullmatch(name):
+            arch, dtype, head_dim, form = forward.groups(default="")
             variant: Variant = ForwardVariant(
-                arch=Arch(arch), dtype=DType(dtype), head_dim=int(head_dim.removeprefix("d"))
+                arch=Arch(arch), dtype=DType(dtype), head_dim=int(head_dim), form=Form(form)
             )
         else:
             arch, dtype = name.removeprefix("bwd_preprocess_").split("_")

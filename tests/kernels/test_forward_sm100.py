@@ -40,8 +40,9 @@ def test_nothing_spills(variant, tmp_path, monkeypatch):
     assert products % (head_dim // 16 + 128 // 16) == 0
 
 
-@pytest.mark.parametrize("config", FORWARD_CONFIGS.values(), ids=lambda c: f"d{c.head_dim}")
-def test_the_memory_maps_fit(config):
+@pytest.mark.parametrize("key", FORWARD_CONFIGS, ids=lambda key: f"d{key[0]}{key[-1].value}")
+def test_the_memory_maps_fit(key):
+    config = FORWARD_CONFIGS[key]
     memory = config.tensor_memory
     assert memory.columns <= 512
     assert memory.probabilities_of(0) + 64 == memory.scores_of(1) <= memory.output_of(0)

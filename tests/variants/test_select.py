@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jax_fa4.variants import CATALOG, FORWARD_HEAD_DIMS, Arch, DType, ForwardVariant, parse
+from jax_fa4.variants import CATALOG, FORWARD_HEAD_DIMS, Arch, DType, Form, ForwardVariant, parse
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
 
@@ -32,7 +32,8 @@ def test_no_forward_kernel_is_unreachable():
         for head_dim in range(1, 257)
         for variant in forward_variants(dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim))
     }
-    assert reached == {v for v in CATALOG if isinstance(v, ForwardVariant)}
+    usual = {v for v in CATALOG if isinstance(v, ForwardVariant) and v.form is Form.USUAL}
+    assert reached == usual
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,28 @@ def test_names_round_trip(variant):
     assert parse(variant.name) == variant
 
 
-@pytest.mark.parametrize("name", ["", "fwd_sm90_bf16", "fwd_sm90_bf16_d064", "fwd_sm80_bf16_d64"])
+@pytest.mark.parametrize(
+    ("form", "suffix"),
+    [(Form.USUAL, ""), (Form.PAIR, "_pair"), (Form.PINGPONG, "_pingpong")],
+)
+def test_names_of_forms(form, suffix):
+    variant = ForwardVariant(arch=Arch.SM100, dtype=DType.BF16, head_dim=128, form=form)
+    assert variant.name == f"fwd_sm100_bf16_d128{suffix}"
+    assert parse(variant.name) == variant
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "fwd_sm90_bf16",
+        "fwd_sm90_bf16_d064",
+        "fwd_sm80_bf16_d64",
+        "fwd_sm100_bf16_d128_",
+        "fwd_sm100_bf16_d128_usual",
+        "fwd_sm100_bf16_d128_pair_pair",
+    ],
+)
 def test_other_names_are_refused(name):
     with pytest.raises(ValueError, match="not the name of a kernel variant"):
         parse(name)

@@ -1,8 +1,10 @@
-"""Tiles, memory maps and registers of the Blackwell forward, by head dim."""
+"""Tiles, memory maps and registers of the Blackwell forward, by head dim and form."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from jax_fa4.variants.variant import Form, ForwardVariant
 
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
@@ -102,8 +104,8 @@ class ForwardConfig:
         return TensorMemory(q_tiles=self.q_tiles, head_dim=self.head_dim)
 
 
-FORWARD_CONFIGS: dict[int, ForwardConfig] = {
-    64: ForwardConfig(
+FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
+    (64, Form.USUAL): ForwardConfig(
         head_dim=64,
         q_tiles=2,
         kv_stages=10,
@@ -113,7 +115,7 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         correction_registers=80,
         other_registers=48,
     ),
-    128: ForwardConfig(
+    (128, Form.USUAL): ForwardConfig(
         head_dim=128,
         q_tiles=2,
         kv_stages=3,
@@ -123,7 +125,7 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         correction_registers=80,
         other_registers=48,
     ),
-    256: ForwardConfig(
+    (256, Form.USUAL): ForwardConfig(
         head_dim=256,
         q_tiles=1,
         kv_stages=2,
@@ -134,3 +136,8 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         other_registers=48,
     ),
 }
+
+
+def config_of(variant: ForwardVariant) -> ForwardConfig:
+    """How the variant's CTAs are built."""
+    return FORWARD_CONFIGS[variant.head_dim, variant.form]

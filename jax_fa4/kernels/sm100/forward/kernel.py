@@ -51,11 +51,11 @@ from cutlass.utils import blackwell_helpers as blackwell
 
 from jax_fa4.kernels.sm100.forward import correction, load, mma, softmax, store
 from jax_fa4.kernels.sm100.forward.config import (
-    FORWARD_CONFIGS,
     ROWS,
     TILE_N,
     TMEM_COLUMNS,
     ForwardConfig,
+    config_of,
 )
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
@@ -131,7 +131,7 @@ class ForwardSm100:
     """One compiled forward kernel for Blackwell; see the module's docstring."""
 
     def __init__(self, variant: ForwardVariant):
-        self.config = FORWARD_CONFIGS[variant.head_dim]
+        self.config = config_of(variant)
         self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
