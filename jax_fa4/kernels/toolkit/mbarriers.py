@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import cutlass.cute as cute
 from cutlass import Int32
-from cutlass.cute.nvgpu import tcgen05
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,16 @@ class MbarrierArray:
         cute.arch.mbarrier_arrive_and_expect_tx(self.at(stage), count)
 
     def commit(self, stage) -> None:
-        """One arrival when the products that this thread issued so far are done."""
-        tcgen05.commit(self.at(stage))
+        """One arrival when the products that this warp issued so far are done.
+
+        NOTES: the thread is elected within the assembly. A branch around a lone instruction makes
+        ptxas take the loop for divergent, and each product of it becomes a loop over lanes.
+        """
+        cute.arch.inline_ptx(
+            "{{ .reg .pred p; elect.sync _|p, 0xffffffff; @p tcgen05.commit"
+            ".cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [{$r0}]; }}",
+            read_only_args=[self.at(stage).toint()],
+        )
 
 
 def count(table: dict[str, MbarrierSpec]) -> int:

@@ -90,12 +90,6 @@ def _multiply(tiled_mma, acc, a, b, begin: cutlass.Constexpr, end: cutlass.Const
 
 
 @cute.jit
-def _commit(barriers, stage) -> None:
-    with cute.arch.elect_one():
-        barriers.commit(stage)
-
-
-@cute.jit
 def _scores(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32):
     """S[t] of `block`, if t visits it."""
     barriers = context.barriers
@@ -108,9 +102,9 @@ def _scores(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, b
         )
         depth = cute.size(a, mode=[2])
         _multiply(context.tiled_mma_qk, operands.tStS[t], a, b, 0, depth, False)
-        _commit(barriers["s_full"], t)
+        barriers["s_full"].commit(t)
         if block == blocks.first:
-            _commit(barriers["q_empty"], t)
+            barriers["q_empty"].commit(t)
 
 
 @cute.jit
@@ -129,7 +123,7 @@ def _output(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, b
         fence_after_sync()
         _multiply(context.tiled_mma_pv, operands.tOtO[t], a, b, head, depth, True)
         if block == blocks.first:
-            _commit(barriers["o_full"], t)
+            barriers["o_full"].commit(t)
         fence_before_sync()
 
 
@@ -148,7 +142,7 @@ def run(context) -> None:
         wait_stage(barriers["kv_full"], ring)
         for t in cutlass.range_constexpr(tiles):
             _scores(context, operands, progress, t, work.blocks[t], work.last - 1)
-        _commit(barriers["kv_empty"], ring.stage)
+        barriers["kv_empty"].commit(ring.stage)
         advance(ring)
 
     while tile < context.scheduler.tiles():
@@ -172,7 +166,7 @@ def run(context) -> None:
             wait_stage(barriers["kv_full"], ring)
             for t in cutlass.range_constexpr(tiles):
                 _output(context, operands, progress, t, work.blocks[t], work.first, ring.stage)
-            _commit(barriers["kv_empty"], ring.stage)
+            barriers["kv_empty"].commit(ring.stage)
 
 
 @cute.jit
@@ -186,6 +180,6 @@ def _step(context, operands, progress, blocks, block, next_blocks, next_block):
     for t in cutlass.range_constexpr(context.config.q_tiles):
         _output(context, operands, progress, t, blocks[t], block, v_stage)
         _scores(context, operands, progress, t, next_blocks[t], next_block)
-    _commit(barriers["kv_empty"], v_stage)
-    _commit(barriers["kv_empty"], ring.stage)
+    barriers["kv_empty"].commit(v_stage)
+    barriers["kv_empty"].commit(ring.stage)
     advance(ring)
