@@ -20,7 +20,7 @@ ffi::Error CheckBuffers(const PreprocessBuffers& buffers) {
   JAX_FA4_RETURN_IF_ERROR(CheckRank(kName, out, 4, "(batch, seqlen, heads, head_dim)"));
   const auto shape = out.buffer.dimensions();
   const int64_t batch = shape[0], seqlen = shape[1], heads = shape[2], head_dim = shape[3];
-  JAX_FA4_RETURN_IF_ERROR(CheckHeadDim(kName, head_dim));
+  JAX_FA4_RETURN_IF_ERROR(CheckHeadDim(kName, "head_dim", head_dim));
   JAX_FA4_RETURN_IF_ERROR(
       CheckShape(kName, dout, {batch, seqlen, heads, head_dim}, "the same as out"));
   for (const Named* argument : {&dlse, &delta}) {

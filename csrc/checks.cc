@@ -83,9 +83,9 @@ ffi::Error CheckAligned(std::string_view operation, const Named& argument) {
                          " is not aligned to 16 bytes");
 }
 
-ffi::Error CheckHeadDim(std::string_view operation, int64_t head_dim) {
+ffi::Error CheckHeadDim(std::string_view operation, std::string_view name, int64_t head_dim) {
   if (head_dim % 8 == 0) return ffi::Error::Success();
-  return InvalidArgument(operation, "head_dim ", head_dim,
+  return InvalidArgument(operation, name, " ", head_dim,
                          " is not a multiple of 8; pad it with zeros");
 }
 

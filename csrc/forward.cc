@@ -24,18 +24,21 @@ ffi::Error CheckBuffers(const ForwardBuffers& buffers) {
     JAX_FA4_RETURN_IF_ERROR(CheckDType(kName, *argument, q.buffer.element_type()));
   }
   JAX_FA4_RETURN_IF_ERROR(CheckDType(kName, lse, ffi::DataType::F32));
-  for (const Named* argument : {&q, &k}) {
+  for (const Named* argument : {&q, &k, &v}) {
     JAX_FA4_RETURN_IF_ERROR(CheckRank(kName, *argument, 4, "(batch, seqlen, heads, head_dim)"));
   }
   const auto query = q.buffer.dimensions();
   const auto key = k.buffer.dimensions();
   const int64_t batch = query[0], seqlen_q = query[1], heads_q = query[2], head_dim = query[3];
-  JAX_FA4_RETURN_IF_ERROR(CheckHeadDim(kName, head_dim));
+  const int64_t head_dim_v = v.buffer.dimensions()[3];
+  JAX_FA4_RETURN_IF_ERROR(CheckHeadDim(kName, "head_dim", head_dim));
+  JAX_FA4_RETURN_IF_ERROR(CheckHeadDim(kName, "head_dim_v", head_dim_v));
   JAX_FA4_RETURN_IF_ERROR(
       CheckShape(kName, k, {batch, key[1], key[2], head_dim}, "batch and head_dim as in q"));
-  JAX_FA4_RETURN_IF_ERROR(CheckShape(kName, v, {batch, key[1], key[2], head_dim}, "the same as k"));
   JAX_FA4_RETURN_IF_ERROR(
-      CheckShape(kName, out, {batch, seqlen_q, heads_q, head_dim}, "the same as q"));
+      CheckShape(kName, v, {batch, key[1], key[2], head_dim_v}, "the same as k but for head_dim"));
+  JAX_FA4_RETURN_IF_ERROR(CheckShape(kName, out, {batch, seqlen_q, heads_q, head_dim_v},
+                                     "the same as q with the head_dim of v"));
   JAX_FA4_RETURN_IF_ERROR(
       CheckShape(kName, lse, {batch, heads_q, seqlen_q}, "(batch, heads_q, seqlen_q)"));
   if (heads_q % key[2] != 0) {
@@ -64,7 +67,8 @@ ffi::Error CheckScalars(float softmax_scale, int32_t band_lower, int32_t band_up
   return ffi::Error::Success();
 }
 
-ffi::Error CheckVariants(const std::vector<const Variant*>& variants, const Named& q) {
+ffi::Error CheckVariants(const std::vector<const Variant*>& variants, const Named& q,
+                         const Named& v) {
   for (const Variant* variant : variants) {
     if (variant->dtype != DTypeName(q.buffer.element_type())) {
       return InvalidArgument(kName, "variant ", variant->name, " does not take ", Describe(q));
@@ -72,6 +76,10 @@ ffi::Error CheckVariants(const std::vector<const Variant*>& variants, const Name
     if (variant->head_dim < q.buffer.dimensions()[3]) {
       return InvalidArgument(kName, "variant ", variant->name, " takes head_dim up to ",
                              variant->head_dim, ", not ", Describe(q));
+    }
+    if (variant->head_dim_v < v.buffer.dimensions()[3]) {
+      return InvalidArgument(kName, "variant ", variant->name, " takes head_dim up to ",
+                             variant->head_dim_v, " of v, not ", Describe(v));
     }
   }
   return ffi::Error::Success();
@@ -92,6 +100,7 @@ ForwardArguments MakeArguments(const ForwardBuffers& buffers) {
   arguments.heads_q = static_cast<int32_t>(query[2]);
   arguments.heads_kv = static_cast<int32_t>(key[2]);
   arguments.head_dim = static_cast<int32_t>(query[3]);
+  arguments.head_dim_v = static_cast<int32_t>(buffers.v.buffer.dimensions()[3]);
   return arguments;
 }
 
@@ -116,7 +125,7 @@ ffi::Error Prepare(const ForwardBuffers& buffers, std::string_view variants,
       CheckScalars(scalars.softmax_scale, scalars.band_lower, scalars.band_upper));
   call->operation = {kName, VariantKind::kForward, variants};
   JAX_FA4_RETURN_IF_ERROR(FindVariants(call->operation, &call->candidates));
-  JAX_FA4_RETURN_IF_ERROR(CheckVariants(call->candidates, buffers.q));
+  JAX_FA4_RETURN_IF_ERROR(CheckVariants(call->candidates, buffers.q, buffers.v));
   call->arguments = MakeArguments(buffers);
   call->arguments.softmax_scale = scalars.softmax_scale;
   call->arguments.band_lower = scalars.band_lower;

@@ -1,6 +1,6 @@
 // FFI target jax_fa4_fwd_v1: attention forward.
-//   q (B, Sq, Hq, D), k and v (B, Sk, Hkv, D), bf16 or fp16
-//   -> out (B, Sq, Hq, D) of the same dtype, lse (B, Hq, Sq) fp32, natural logarithm
+//   q (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv), bf16 or fp16
+//   -> out (B, Sq, Hq, Dv) of the same dtype, lse (B, Hq, Sq) fp32, natural logarithm
 //   attributes: variants (str), softmax_scale (f32), band_lower and band_upper (i32)
 // On the CPU, jax_fa4_emulated_fwd_v1: the same and the emulator's attributes (emulated_launch.h).
 // Row i attends key j iff band_lower <= j - i <= band_upper.

@@ -25,6 +25,7 @@ namespace jax_fa4 {
   X(int32_t, heads_q)                \
   X(int32_t, heads_kv)               \
   X(int32_t, head_dim)               \
+  X(int32_t, head_dim_v)             \
   X(float, softmax_scale)            \
   X(int32_t, band_lower)             \
   X(int32_t, band_upper)             \

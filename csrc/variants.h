@@ -15,7 +15,8 @@ struct Variant {
   VariantKind kind;
   int compute_capability_major;
   std::string_view dtype;  // "bf16" or "fp16"
-  int head_dim;            // the widest that the kernel takes; 0 if any
+  int head_dim;            // of Q and K, the widest that the kernel takes; 0 if any
+  int head_dim_v;          // of V and the output, likewise
   // Entry points of the compiled object, see launch.cc for their arguments.
   void (*init)(void** arguments);
   void (*load_to_device)(void** arguments);

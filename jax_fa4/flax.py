@@ -48,7 +48,7 @@ def attention_fn(
     """`jax_fa4.dot_product_attention` under Flax's calling conventions.
 
     Args:
-      query: (batch..., T, N, H). key, value: (batch..., S, N, H).
+      query: (batch..., T, N, H). key: (batch..., S, N, H). value: (batch..., S, N, V).
       bias, mask: broadcastable to (batch..., N, T, S), on the portable path. A mask that is
         not boolean (Flax's `make_causal_mask` defaults to float32) attends where it is not 0.
       dropout_rate: must be 0 unless deterministic; dropout_rng and broadcast_dropout serve it.
@@ -59,7 +59,7 @@ def attention_fn(
         functools.partial.
 
     Returns:
-      (batch..., T, N, H). Rows that attend nothing are 0 (Flax: the mean of value).
+      (batch..., T, N, V). Rows that attend nothing are 0 (Flax: the mean of value).
 
     Raises:
       NotImplementedError: dropout, sow_weights, an einsum override, precision or

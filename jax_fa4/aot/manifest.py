@@ -50,12 +50,12 @@ def read(directory: Path) -> Manifest:
     return Manifest(entries=entries, **fields)
 
 
-def _kind_and_head_dim(variant: Variant) -> tuple[str, int]:
+def _kind_and_head_dims(variant: Variant) -> tuple[str, int, int]:
     match variant:
         case ForwardVariant():
-            return "kForward", variant.head_dim
+            return "kForward", variant.head_dim, variant.head_dim_v
         case BackwardPreprocessVariant():
-            return "kBackwardPreprocess", 0
+            return "kBackwardPreprocess", 0, 0
 
 
 def _declarations(entry: Entry) -> Sequence[str]:
@@ -68,12 +68,12 @@ def _declarations(entry: Entry) -> Sequence[str]:
 
 def _row(entry: Entry) -> str:
     variant = parse(entry.name)
-    kind, head_dim = _kind_and_head_dim(variant)
+    kind, head_dim, head_dim_v = _kind_and_head_dims(variant)
     major = variant.arch.compute_capability_major
     points = f"{entry.init}, {entry.load_to_device}, {entry.launch}"
     return (
         f'    {{"{entry.name}", VariantKind::{kind}, {major}, '
-        f'"{variant.dtype.value}", {head_dim}, {points}}},'
+        f'"{variant.dtype.value}", {head_dim}, {head_dim_v}, {points}}},'
     )
 
 

@@ -47,6 +47,7 @@ FORWARD: tuple[Argument, ...] = (
     Argument("heads_q", Kind.I32),
     Argument("heads_kv", Kind.I32),
     Argument("head_dim", Kind.I32),
+    Argument("head_dim_v", Kind.I32),
     Argument("softmax_scale", Kind.F32),
     Argument("band_lower", Kind.I32),
     Argument("band_upper", Kind.I32),

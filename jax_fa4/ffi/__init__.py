@@ -12,7 +12,9 @@ from types import ModuleType
 
 import jax
 
-# Custom call targets are a serialized interface (jax.export): their names carry a version.
+# Custom call targets are a serialized interface (jax.export): their names carry a version. It
+# changes when a call that was right would be refused or mean something else, not when more calls
+# are taken: v1 learnt values of another head dim than the keys'.
 FORWARD_TARGET = "jax_fa4_fwd_v1"
 BACKWARD_PREPROCESS_TARGET = "jax_fa4_bwd_preprocess_v1"
 EMULATED_FORWARD_TARGET = "jax_fa4_emulated_fwd_v1"

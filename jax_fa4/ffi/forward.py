@@ -22,16 +22,19 @@ def forward(
     variants: tuple[str, ...],
     emulator: Settings | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """out (B, Sq, Hq, D) in q's dtype and lse (B, Hq, Sq) float32, by `jax_fa4_fwd_v1`.
+    """out (B, Sq, Hq, Dv) in q's dtype and lse (B, Hq, Sq) float32, by `jax_fa4_fwd_v1`.
 
-    q is (B, Sq, Hq, D), k and v (B, Sk, Hkv, D); no dimension is 0 and D is a multiple of
-    8. The handler launches the one of `variants` that was built for the device; with `emulator`
-    settings it is `jax_fa4_emulated_fwd_v1`, which runs on the CPU.
+    q is (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv); no dimension is 0, and D and Dv
+    are multiples of 8. The handler launches the one of `variants` that was built for the device;
+    with `emulator` settings it is `jax_fa4_emulated_fwd_v1`, which runs on the CPU.
     """
     batch, length, heads, _ = q.shape
     call = jax.ffi.ffi_call(
         FORWARD_TARGET if emulator is None else EMULATED_FORWARD_TARGET,
-        (result_type(q.shape, q.dtype, q), result_type((batch, heads, length), jnp.float32, q)),
+        (
+            result_type((batch, length, heads, v.shape[3]), q.dtype, q),
+            result_type((batch, heads, length), jnp.float32, q),
+        ),
     )
     out, lse = call(
         q,

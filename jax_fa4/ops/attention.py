@@ -93,12 +93,14 @@ def dot_product_attention(
     """softmax(scale * Q K^T + bias, over attended keys) V, with jax.nn's names and meaning.
 
     B is the batch, T and S the query and key lengths, N and K the query and key heads (query
-    head n uses key head n // (N // K)), H the head dim.
+    head n uses key head n // (N // K)), H the head dim and V that of value, which may differ
+    (jax.nn: V is H).
 
     Args:
       query: (B, T, N, H) or (T, N, H); further leading batch axes may precede B. bfloat16 or
         float16 for the kernels, float32 too for the portable path.
-      key, value: (B, S, K, H) or (S, K, H), N a multiple of K, batch axes and dtype of query.
+      key: (B, S, K, H) or (S, K, H), N a multiple of K, batch axes and dtype of query.
+      value: (B, S, K, V) or (S, K, V), batch axes and dtype of query.
       bias: added to the scaled scores, broadcastable to (B, N, T, S); differentiable.
       mask: boolean, True = attend, broadcastable to (B, N, T, S). bias and mask run on the
         portable path.
@@ -118,10 +120,10 @@ def dot_product_attention(
         key_value_segment_ids, deterministic: not built yet.
 
     Returns:
-      out, of query's shape and dtype; with return_residual also lse (B, T, N) float32, the
-      natural log-sum-exp of each row's scores, differentiable (jax.nn: query's dtype, no
-      gradient). A row that attends no key has out 0 and lse -inf, and gradients of zero
-      (jax.nn: the mean of V).
+      out (B, T, N, V) or (T, N, V), of query's batch axes and dtype; with return_residual also
+      lse (B, T, N) float32, the natural log-sum-exp of each row's scores, differentiable
+      (jax.nn: query's dtype, no gradient). A row that attends no key has out 0 and lse -inf,
+      and gradients of zero (jax.nn: the mean of V).
 
     Raises:
       ValueError: arguments that are wrong; NotImplementedError: right, but not supported.
@@ -162,13 +164,14 @@ def dot_product_attention(
     problem = Problem(
         dtype=str(q.dtype),
         head_dim=q.shape[3],
+        head_dim_v=v.shape[3],
         softmax_scale=number,
         has_bias=bias is not None,
         has_mask=mask is not None,
     )
     plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
     out, lse = attention(plan, q, k, v, bias, mask)
-    out = out.reshape(arrays[0].shape)
+    out = out.reshape(*arrays[0].shape[:-1], out.shape[-1])
     if not return_residual:
         return out
     return out, lse.transpose(0, 2, 1).reshape(out.shape[:-1])

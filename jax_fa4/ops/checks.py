@@ -20,7 +20,7 @@ _DTYPES = ("bfloat16", "float16", "float32")
 
 
 def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype) -> None:
-    """Shapes (B, Sq, Hq, D), (B, Sk, Hkv, D), (B, Sk, Hkv, D) and one dtype that a path takes."""
+    """Shapes (B, Sq, Hq, D), (B, Sk, Hkv, D), (B, Sk, Hkv, Dv) and one dtype that a path takes."""
     arrays = dict(zip(names, (q, k, v), strict=True))
     for name, x in arrays.items():
         if x.ndim != 4:
@@ -39,8 +39,9 @@ def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype
     if k.shape[0] != batch or k.shape[3] != width:
         expected = f"batch {batch} and head dim {width} as {names[0]} {q.shape}"
         raise errors.wrong_shape(names[1], k.shape, expected)
-    if v.shape != k.shape:
-        raise errors.wrong_shape(names[2], v.shape, f"the shape of {names[1]} {k.shape}")
+    if v.shape[:3] != k.shape[:3]:
+        expected = f"batch, length and heads of {names[1]} {k.shape}, with any head dim"
+        raise errors.wrong_shape(names[2], v.shape, expected)
     if heads % k.shape[2]:
         raise errors.heads_do_not_divide(heads, k.shape[2])
 

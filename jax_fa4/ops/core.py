@@ -53,9 +53,10 @@ def checkpoint_names(name: str | None) -> tuple[str, str]:
 def attention(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense = None, mask: Dense = None
 ) -> tuple[jax.Array, jax.Array]:
-    """out (B, Sq, Hq, D) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
+    """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
 
-    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1).
+    q is (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv), bias and mask are (B or 1,
+    Hq or 1, Sq or 1, Sk or 1).
     """
     operands = [x for x in (q, k, v, bias, mask) if x is not None]
     # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
@@ -165,8 +166,7 @@ def _delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.
 def _kernel_forward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The forward custom call, the head dim padded with zeros to what the kernels read."""
-    width = q.shape[-1]
+    """The forward custom call, the head dims padded with zeros to what the kernels read."""
     out, lse = forward_call(
         *map(_pad_head_dim, (q, k, v)),
         softmax_scale=plan.softmax_scale,
@@ -174,7 +174,7 @@ def _kernel_forward(
         variants=plan.path.forward,
         emulator=plan.path.emulator,
     )
-    return out[..., :width], lse
+    return out[..., : v.shape[-1]], lse
 
 
 def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:

@@ -70,7 +70,8 @@ def flash_attention(
 
     Args:
       q: (B, Sq, Hq, D); bfloat16 or float16 for the kernels, float32 too for the portable path.
-      k, v: (B, Sk, Hkv, D), Hq a multiple of Hkv, dtype of q.
+      k: (B, Sk, Hkv, D), Hq a multiple of Hkv, dtype of q.
+      v: (B, Sk, Hkv, Dv), dtype of q; Dv may differ from D.
       softmax_scale: number known at trace time; 1/sqrt(D) by default.
       causal: attend keys j <= i + Sk - Sq only (the last query sees the last key).
       window_size: (left, right), attend keys i + Sk - Sq - left <= j <= i + Sk - Sq + right;
@@ -84,7 +85,7 @@ def flash_attention(
       softcap, learnable_sink, deterministic: not built yet.
 
     Returns:
-      out (B, Sq, Hq, D) in q's dtype; with return_lse also lse (B, Hq, Sq) float32, the natural
+      out (B, Sq, Hq, Dv) in q's dtype; with return_lse also lse (B, Hq, Sq) float32, the natural
       log-sum-exp of each row's scores, differentiable. A row that attends no key has out 0 and
       lse -inf, and gradients of zero.
 
@@ -105,7 +106,9 @@ def flash_attention(
         window=checks.window("window_size", window_size),
         alignment="bottom_right",
     )
-    problem = Problem(dtype=str(q.dtype), head_dim=q.shape[3], softmax_scale=number)
+    problem = Problem(
+        dtype=str(q.dtype), head_dim=q.shape[3], head_dim_v=v.shape[3], softmax_scale=number
+    )
     plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
     out, lse = attention(plan, q, k, v)
     return (out, lse) if return_lse else out

@@ -1,7 +1,8 @@
 """One problem cut into blocks: how its arrays are stacked, and the scores of a block.
 
 Queries are stacked as (row, B, Hkv, G, rows, D) and keys as (column, B, Hkv, columns, D),
-with G query heads to a key head, so that keys and values are never expanded.
+with G query heads to a key head, so that keys and values are never expanded. D is the array's
+own: that of values and outputs may differ from that of queries and keys.
 """
 
 from __future__ import annotations
@@ -88,7 +89,6 @@ class Grid:
     batch: int
     heads_kv: int
     groups: int
-    width: int
     blocks: Blocks
     band: Band
     softmax_scale: float
@@ -108,14 +108,13 @@ class Grid:
         bias: jax.Array | None,
         mask: jax.Array | None,
     ) -> Grid:
-        batch, query_length, heads, width = q.shape
+        batch, query_length, heads, _ = q.shape
         key_length, heads_kv = k.shape[1:3]
         blocks = Blocks.choose(query_length, key_length, batch * heads)
         return cls(
             batch=batch,
             heads_kv=heads_kv,
             groups=heads // heads_kv,
-            width=width,
             blocks=blocks,
             band=band,
             softmax_scale=softmax_scale,
@@ -159,21 +158,21 @@ class Grid:
     def stack_queries(self, x: jax.Array) -> jax.Array:
         """(B, Sq, Hq, D) to (row, B, Hkv, G, rows, D), the tail padded with zeros."""
         x = _pad(x, 1, self.blocks.padded[0], 0)
-        x = x.reshape(self.batch, -1, self.blocks.rows, self.heads_kv, self.groups, self.width)
+        x = x.reshape(self.batch, -1, self.blocks.rows, self.heads_kv, self.groups, x.shape[-1])
         return x.transpose(1, 0, 3, 4, 2, 5)
 
     def unstack_queries(self, x: jax.Array) -> jax.Array:
-        x = x.transpose(1, 0, 4, 2, 3, 5).reshape(self.batch, -1, self.heads, self.width)
+        x = x.transpose(1, 0, 4, 2, 3, 5).reshape(self.batch, -1, self.heads, x.shape[-1])
         return x[:, : self.blocks.query_length]
 
     def stack_keys(self, x: jax.Array) -> jax.Array:
         """(B, Sk, Hkv, D) to (column, B, Hkv, columns, D), the tail padded with zeros."""
         x = _pad(x, 1, self.blocks.padded[1], 0)
-        x = x.reshape(self.batch, -1, self.blocks.columns, self.heads_kv, self.width)
+        x = x.reshape(self.batch, -1, self.blocks.columns, self.heads_kv, x.shape[-1])
         return x.transpose(1, 0, 3, 2, 4)
 
     def unstack_keys(self, x: jax.Array) -> jax.Array:
-        x = x.transpose(1, 0, 3, 2, 4).reshape(self.batch, -1, self.heads_kv, self.width)
+        x = x.transpose(1, 0, 3, 2, 4).reshape(self.batch, -1, self.heads_kv, x.shape[-1])
         return x[:, : self.blocks.key_length]
 
     def stack_rows(self, x: jax.Array, *, padding: float) -> jax.Array:
@@ -198,9 +197,9 @@ class Grid:
             for fill, width in fills
         )
 
-    def like_keys(self) -> jax.Array:
+    def like_keys(self, width: int) -> jax.Array:
         columns = self.blocks.columns
-        shape = (self.blocks.grid[1], self.batch, self.heads_kv, columns, self.width)
+        shape = (self.blocks.grid[1], self.batch, self.heads_kv, columns, width)
         return self.varying(jnp.zeros(shape, self.dtype))
 
     def varying(self, x: jax.Array) -> jax.Array:

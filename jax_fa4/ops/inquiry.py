@@ -106,6 +106,7 @@ def _problem(
     return Problem(
         dtype=str(arrays[0].dtype),
         head_dim=width,
+        head_dim_v=arrays[2].shape[-1],
         softmax_scale=checks.scale("scale", scale, width),
         has_bias=bias is not None,
         has_mask=mask is not None,

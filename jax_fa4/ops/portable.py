@@ -31,12 +31,12 @@ def forward(
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """out (B, Sq, Hq, D) in q's dtype and lse (B, Hq, Sq); see `reference.attention`.
+    """out (B, Sq, Hq, Dv) in q's dtype and lse (B, Hq, Sq); see `reference.attention`.
 
     bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1).
     """
     if 0 in q.shape or 0 in k.shape:
-        return _empty_forward(q)
+        return _empty_forward(q, v)
     grid = Grid.make(q, k, softmax_scale, band, bias, mask)
     queries, keys, values = grid.stack_queries(q), grid.stack_keys(k), grid.stack_keys(v)
 
@@ -55,7 +55,7 @@ def forward(
         def step(row: jax.Array, column: jax.Array, state: _Sums) -> _Sums:
             return _update(state, row, _merge(_take(state, row), block(row, column)))
 
-        start = grid.like_queries((0.0, grid.width), (0.0, None), (-jnp.inf, None))
+        start = grid.like_queries((0.0, v.shape[-1]), (0.0, None), (-jnp.inf, None))
         product, total, peak = walk(grid.spans, step, start)
     seen = total > 0
     out = product / jnp.where(seen, total, 1.0)[..., None]
@@ -133,8 +133,8 @@ def backward(
                 dbias,
             )
 
-        (dq0,) = grid.like_queries((0.0, grid.width))
-        dk0, dv0 = grid.like_keys(), grid.like_keys()
+        (dq0,) = grid.like_queries((0.0, q.shape[-1]))
+        dk0, dv0 = grid.like_keys(k.shape[-1]), grid.like_keys(v.shape[-1])
         dbias0 = None if grid.bias is None else grid.varying(grid.bias.zeros())
         dq, dk, dv, dbias = walk(grid.spans, step, (dq0, dk0, dv0, dbias0))
     return (
@@ -151,10 +151,11 @@ _Sums = tuple[jax.Array, ...]
 _Gradients = tuple[jax.Array, jax.Array, jax.Array, Any]
 
 
-def _empty_forward(q: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _empty_forward(q: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     batch, length, heads, _ = q.shape
     dtype = jnp.promote_types(q.dtype, jnp.float32)
-    return jnp.zeros_like(q), jnp.full((batch, heads, length), -jnp.inf, dtype)
+    out = jnp.zeros_like(q, shape=(*q.shape[:-1], v.shape[-1]))
+    return out, jnp.full((batch, heads, length), -jnp.inf, dtype)
 
 
 def _merge(sums: _Sums, block: tuple[jax.Array, ...]) -> _Sums:

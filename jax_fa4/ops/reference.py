@@ -25,9 +25,9 @@ def attention(
 ) -> tuple[jax.Array, jax.Array]:
     """out = softmax(softmax_scale * Q K^T + bias, over kept keys) V, and its log-sum-exp.
 
-    q is (B, Sq, Hq, D); k and v are (B, Sk, Hkv, D), and query head h uses key head
-    h // (Hq // Hkv). bias and mask (True keeps) broadcast to (B, Hq, Sq, Sk). Returns
-    out (B, Sq, Hq, D) and lse (B, Hq, Sq); a row that keeps no key has out 0, lse -inf.
+    q is (B, Sq, Hq, D), k (B, Sk, Hkv, D) and v (B, Sk, Hkv, Dv), and query head h uses key
+    head h // (Hq // Hkv). bias and mask (True keeps) broadcast to (B, Hq, Sq, Sk). Returns
+    out (B, Sq, Hq, Dv) and lse (B, Hq, Sq); a row that keeps no key has out 0, lse -inf.
 
     With `dtype` everything is computed and returned in it. Without, it is the plain
     computation in the precision of the inputs: products accumulate and softmax runs in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -79,7 +79,8 @@ def unsupported_by_emulator(problem: Problem) -> str | None:
     needed = [v.name for v in forward_variants(problem) if v.arch is arch]
     if not needed:
         return (
-            f"no kernel for {arch.value} takes head dim {problem.head_dim}; use another arch "
+            f"no kernel for {arch.value} takes head dims {problem.head_dim} (query, key) and "
+            f"{problem.head_dim_v} (value); use another arch "
             "of jax_fa4.emulator.options, or implementation='xla'"
         )
     for name in needed:
@@ -173,9 +174,7 @@ def _major(device: jax.Device) -> int | None:
 
 def _warn_if_left_the_kernel(problem: Problem) -> None:
     """Say once that a bias or mask keeps calls off a kernel that would otherwise run them."""
-    plain = Problem(
-        dtype=problem.dtype, head_dim=problem.head_dim, softmax_scale=problem.softmax_scale
-    )
+    plain = replace(problem, has_bias=False, has_mask=False)
     if problem != plain and unsupported(plain) is None:
         _warn_once("bias" if problem.has_bias else "mask")
 

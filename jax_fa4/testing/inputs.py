@@ -18,6 +18,7 @@ from jax_fa4.ops.band import Alignment, Band, Window
 class Case:
     """One attention problem: B x (Sq, Hq) queries, (Sk, Hkv) keys, head dim D, and its mask.
 
+    `head_dim_v` is the head dim of the values, the same unless said.
     The first key is `growth` times as long as the last. Kernels visit blocks from the last to the
     first: with it their rows' maxima grow on the way, and what was accumulated is rescaled.
     """
@@ -29,12 +30,16 @@ class Case:
     heads: int = 2
     heads_kv: int = 2
     head_dim: int = 64
+    head_dim_v: int = 0
     causal: bool = False
     window: Window = (None, None)
     alignment: Alignment = "bottom_right"
     softmax_scale: float | None = None
     growth: float = 1.0
     tags: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
 
     @property
     def band(self) -> Band:
@@ -66,8 +71,9 @@ def make(case: Case, dtype: DTypeLike, seed: int = 0) -> Inputs:
     generator = np.random.default_rng([zlib.crc32(case.name.encode()), seed])
     queries = (case.batch, case.query_length, case.heads, case.head_dim)
     keys = (case.batch, case.key_length, case.heads_kv, case.head_dim)
+    values, outputs = (*keys[:3], case.head_dim_v), (*queries[:3], case.head_dim_v)
     rows = (case.batch, case.heads, case.query_length)
-    shapes = (queries, keys, keys, queries, rows)
+    shapes = (queries, keys, values, outputs, rows)
     normal = [generator.standard_normal(shape) for shape in shapes]
     normal[1] *= np.linspace(case.growth, 1, case.key_length)[:, None, None]
     wide = [jnp.asarray(x.astype(np.float32)) for x in normal]
@@ -109,12 +115,23 @@ CASES: tuple[Case, ...] = (
     _case("head-dim-8", (65, 65), head_dim=8, **_CAUSAL),
     _case("head-dim-40", (90, 100), "gradient", head_dim=40, **_CAUSAL),
     _case("head-dim-63", (90, 100), "gradient half", head_dim=63),
-    _case("head-dim-96", (90, 100), head_dim=96, **_CAUSAL),
+    _case("head-dim-72", (140, 130), "half", head_dim=72),
+    _case("head-dim-80", (90, 300), head_dim=80, **_CAUSAL),
+    _case("head-dim-88", (113, 239), head_dim=88, heads=4, window=(100, None)),
+    _case("head-dim-96", (90, 100), "gradient", head_dim=96, **_CAUSAL),
     _case("head-dim-128", (160, 160), "gradient", head_dim=128, **_CAUSAL),
     _case("head-dim-256", (140, 140), "gradient", head_dim=256, **_CAUSAL),
+    _case("values-192-128", (200, 300), "gradient half", head_dim=192, head_dim_v=128, **_CAUSAL),
+    _case("values-128-64", (130, 70), "gradient", head_dim=128, head_dim_v=64),
+    _case("values-64-128", (150, 260), head_dim=64, head_dim_v=128, window=(64, 0)),
+    _case("values-96-40", (113, 239), "gradient", heads=4, head_dim=96, head_dim_v=40, **_CAUSAL),
+    _case("values-8-256", (65, 140), "gradient", heads=2, heads_kv=1, head_dim=8, head_dim_v=256),
+    _case("values-21-3", (40, 30), "gradient", head_dim=21, head_dim_v=3, window=(9, 9)),
     _case("scale", (80, 80), softmax_scale=0.7),
     _case("growing", (200, 600), "gradient half", batch=1, growth=16.0),
     _case("growing-128", (300, 500), batch=1, head_dim=128, growth=16.0, **_CAUSAL),
+    _case("growing-96", (140, 400), batch=1, head_dim=96, growth=16.0),
+    _case("growing-192-128", (300, 400), batch=1, head_dim=192, head_dim_v=128, growth=16.0),
     _case("growing-256", (140, 400), batch=1, head_dim=256, growth=16.0),
     _case("blocks", (1023, 1023), "gradient long", batch=1, **_CAUSAL),
     _case("blocks-full", (530, 1100), "gradient long", batch=1, heads=2, heads_kv=1),

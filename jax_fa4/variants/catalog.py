@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, ForwardVariant, Variant
 
-# Head dims with a kernel of their own; a problem runs on the narrowest that holds it.
-FORWARD_HEAD_DIMS: dict[Arch, tuple[int, ...]] = {
-    Arch.SM90: (64, 128, 256),
-    Arch.SM100: (64, 128, 256),
+# Head dims of (Q and K, V) with a kernel of their own; a problem runs on the narrowest that
+# holds it.
+FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
+    Arch.SM90: ((64, 64), (128, 128), (256, 256)),
+    Arch.SM100: ((64, 64), (128, 128), (256, 256)),
 }
 
-WIDEST_HEAD_DIM = max(max(head_dims) for head_dims in FORWARD_HEAD_DIMS.values())
+# Some kernel of every architecture holds every pair of head dims up to this.
+WIDEST_HEAD_DIM = min(max(min(pair) for pair in pairs) for pairs in FORWARD_HEAD_DIMS.values())
 
 CATALOG: tuple[Variant, ...] = (
     *(
-        ForwardVariant(arch=arch, dtype=dtype, head_dim=head_dim)
-        for arch, head_dims in FORWARD_HEAD_DIMS.items()
+        ForwardVariant(arch=arch, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
+        for arch, pairs in FORWARD_HEAD_DIMS.items()
         for dtype in DType
-        for head_dim in head_dims
+        for head_dim, head_dim_v in pairs
     ),
     *(BackwardPreprocessVariant(arch=arch, dtype=dtype) for arch in Arch for dtype in DType),
 )

@@ -13,7 +13,8 @@ _DTYPES = {"bfloat16": DType.BF16, "float16": DType.FP16}
 class Problem:
     """What decides whether a kernel exists for a call, and which one.
 
-    `dtype` is numpy's name of the element type. Lengths, heads and window bounds are
+    `dtype` is numpy's name of the element type; `head_dim` is of query and key, `head_dim_v` of
+    value and output, the same unless said. Lengths, heads and window bounds are
     run-time arguments of every kernel and take no part.
     """
 
@@ -22,6 +23,10 @@ class Problem:
     softmax_scale: float
     has_bias: bool = False
     has_mask: bool = False
+    head_dim_v: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
 
     @property
     def kernel_dtype(self) -> DType | None:

@@ -16,11 +16,12 @@ def refusal(problem: Problem) -> str | None:
             f"query, key and value are {problem.dtype}, and the kernels take bfloat16 and float16; "
             "cast them (on a Flax layer: dtype=jnp.bfloat16) or use implementation='xla'"
         )
-    if problem.head_dim > WIDEST_HEAD_DIM:
-        return (
-            f"head dim {problem.head_dim} is above {WIDEST_HEAD_DIM}, the widest kernel; "
-            "use implementation='xla'"
-        )
+    for name, width in (("head dim", problem.head_dim), ("value head dim", problem.head_dim_v)):
+        if width > WIDEST_HEAD_DIM:
+            return (
+                f"{name} {width} is above {WIDEST_HEAD_DIM}, the widest kernel; "
+                "use implementation='xla'"
+            )
     if problem.has_bias:
         return (
             "bias is given, and the kernels take none; leave it out or use implementation='xla', "
@@ -42,11 +43,11 @@ def refusal(problem: Problem) -> str | None:
 def forward_variants(
     problem: Problem, built: Collection[str] | None = None
 ) -> tuple[ForwardVariant, ...]:
-    """The narrowest kernel that holds the head dim, for each architecture that has one.
+    """The narrowest kernel that holds the head dims, for each architecture that has one.
 
     `built` restricts the choice to the names that a build contains. Padding a head dim up
-    to a wider tile costs in proportion to the width (the tile is multiplied in full), so
-    the narrowest is the fastest.
+    to a wider tile costs in proportion to the width (the tile is multiplied in full, once with
+    the head dim of Q and K and once with that of V), so the narrowest is the fastest.
     """
     if refusal(problem) is not None:
         return ()
@@ -56,10 +57,12 @@ def forward_variants(
             continue
         if variant.dtype is not problem.kernel_dtype:
             continue
-        if variant.head_dim < problem.head_dim or not _is_built(variant.name, built):
+        if not variant.holds(problem.head_dim, problem.head_dim_v):
+            continue
+        if not _is_built(variant.name, built):
             continue
         rival = chosen.get(variant.arch)
-        if rival is None or variant.head_dim < rival.head_dim:
+        if rival is None or _width(variant) < _width(rival):
             chosen[variant.arch] = variant
     return tuple(chosen[arch] for arch in Arch if arch in chosen)
 
@@ -75,6 +78,11 @@ def preprocess_variants(
         and variant.dtype is dtype
         and _is_built(variant.name, built)
     )
+
+
+def _width(variant: ForwardVariant) -> int:
+    """What its two products cost a key and a query, up to a constant."""
+    return variant.head_dim + variant.head_dim_v
 
 
 def _is_built(name: str, built: Collection[str] | None) -> bool:

@@ -51,22 +51,32 @@ class Form(Enum):
 class ForwardVariant:
     """One compiled forward kernel.
 
-    `head_dim` is the width of the shared-memory tiles; it serves every problem
-    whose head dim is a multiple of 8 and at most this. Window bounds, lengths,
-    scale and the ratio of query to key heads are run-time arguments.
+    `head_dim` is the width of the tiles of Q and K, `head_dim_v` that of V and O, the same
+    unless said; it serves every problem whose head dims are multiples of 8 and at most these.
+    Window bounds, lengths, scale and the ratio of query to key heads are run-time arguments.
     """
 
     arch: Arch
     dtype: DType
     head_dim: int
+    head_dim_v: int = 0
     form: Form = Form.USUAL
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
 
     @property
     def name(self) -> str:
         words = ["fwd", self.arch.value, self.dtype.value, f"d{self.head_dim}"]
+        if self.head_dim_v != self.head_dim:
+            words.append(f"v{self.head_dim_v}")
         if self.form is not Form.USUAL:
             words.append(self.form.value)
         return "_".join(words)
+
+    def holds(self, head_dim: int, head_dim_v: int) -> bool:
+        """Whether the tiles are wide enough for these head dims."""
+        return head_dim <= self.head_dim and head_dim_v <= self.head_dim_v
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +96,20 @@ class BackwardPreprocessVariant:
 
 Variant = ForwardVariant | BackwardPreprocessVariant
 
-_FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_([a-z]+))?")
+_FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(?:_([a-z]+))?")
 
 
 def parse(name: str) -> Variant:
     """The variant that `name` names; ValueError if it names none."""
     try:
         if forward := _FORWARD_NAME.fullmatch(name):
-            arch, dtype, head_dim, form = forward.groups(default="")
+            arch, dtype, head_dim, head_dim_v, form = forward.groups(default="")
             variant: Variant = ForwardVariant(
-                arch=Arch(arch), dtype=DType(dtype), head_dim=int(head_dim), form=Form(form)
+                arch=Arch(arch),
+                dtype=DType(dtype),
+                head_dim=int(head_dim),
+                head_dim_v=int(head_dim_v or 0),
+                form=Form(form),
             )
         else:
             arch, dtype = name.removeprefix("bwd_preprocess_").split("_")

@@ -21,7 +21,12 @@ def entry(name):
 MANIFEST = Manifest(
     cutlass_dsl_version="4.8.1",
     fingerprint="0123456789abcdef",
-    entries=(entry("fwd_sm90_fp16_d64"), entry("bwd_preprocess_sm100_bf16")),
+    entries=tuple(
+        map(
+            entry,
+            ("fwd_sm90_fp16_d64", "fwd_sm100_bf16_d192_v128", "bwd_preprocess_sm100_bf16"),
+        )
+    ),
 )
 
 
@@ -32,9 +37,12 @@ def test_round_trip(tmp_path):
 
 def test_table_states_each_variant():
     text = table(MANIFEST, TEMPLATE.read_text())
-    assert '{"fwd_sm90_fp16_d64", VariantKind::kForward, 9, "fp16", 64, _mlir_' in text
-    assert '{"bwd_preprocess_sm100_bf16", VariantKind::kBackwardPreprocess, 10, "bf16", 0' in text
-    assert "kVariants = {kRows, 2}" in text
+    assert '{"fwd_sm90_fp16_d64", VariantKind::kForward, 9, "fp16", 64, 64, _mlir_' in text
+    assert (
+        '{"bwd_preprocess_sm100_bf16", VariantKind::kBackwardPreprocess, 10, "bf16", 0, 0' in text
+    )
+    assert "kVariants = {kRows, 3}" in text
+    assert '"fwd_sm100_bf16_d192_v128", VariantKind::kForward, 10, "bf16", 192, 128' in text
     assert "void _mlir_jax_fa4_fwd_sm90_fp16_d64__mlir_ciface_kernel(void**, int32_t);" in text
     assert "@" not in text
 

@@ -113,13 +113,25 @@ FORWARD_REFUSALS = {
         dict(k=((2, 8, 4, 32), BF16)),
         "k bf16(2, 8, 4, 32): shape must be (2, 8, 4, 64), batch and head_dim as in q",
     ),
+    "v of rank 3": (
+        dict(v=((2, 8, 4), BF16)),
+        "v bf16(2, 8, 4): rank must be 4, (batch, seqlen, heads, head_dim)",
+    ),
+    "a head_dim of v that is no multiple of 8": (
+        dict(v=((2, 8, 4, 36), BF16)),
+        "head_dim_v 36 is not a multiple of 8; pad it with zeros",
+    ),
     "v unlike k": (
-        dict(v=((2, 9, 4, 64), BF16)),
-        "v bf16(2, 9, 4, 64): shape must be (2, 8, 4, 64), the same as k",
+        dict(v=((2, 9, 4, 32), BF16)),
+        "v bf16(2, 9, 4, 32): shape must be (2, 8, 4, 32), the same as k but for head_dim",
+    ),
+    "out without the head_dim of v": (
+        dict(v=((2, 8, 4, 32), BF16)),
+        "out bf16(2, 8, 4, 64): shape must be (2, 8, 4, 32), the same as q with the head_dim of v",
     ),
     "out unlike q": (
         dict(out=((2, 8, 2, 64), BF16)),
-        "out bf16(2, 8, 2, 64): shape must be (2, 8, 4, 64), the same as q",
+        "out bf16(2, 8, 2, 64): shape must be (2, 8, 4, 64), the same as q with the head_dim of v",
     ),
     "lse in the order of q": (
         dict(lse=((2, 8, 4), F32)),
@@ -166,6 +178,10 @@ FORWARD_REFUSALS = {
     "a variant that is too narrow": (
         dict(q=((2, 8, 4, 72), BF16)),
         "variant fwd_sm90_bf16_d64 takes head_dim up to 64, not q bf16(2, 8, 4, 72)",
+    ),
+    "a variant that is too narrow for v": (
+        dict(v=((2, 8, 4, 72), BF16), out=((2, 8, 4, 72), BF16)),
+        "variant fwd_sm90_bf16_d64 takes head_dim up to 64 of v, not v bf16(2, 8, 4, 72)",
     ),
 }
 

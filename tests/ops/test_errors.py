@@ -70,7 +70,13 @@ class TestWrongInput:
     @both
     def test_value_unlike_key(self, function):
         v = array(2, 6, 4, 16)
-        refuses(ValueError, ["(2, 6, 4, 16)", "(2, 5, 4, 16)"], function, Q, Q, v)
+        words = ["v", "(2, 6, 4, 16)", "(2, 5, 4, 16)", "any head dim"]
+        refuses(ValueError, words, function, Q, Q, v)
+
+    @both
+    def test_value_without_head_dim(self, function):
+        words = ["v", "(2, 5, 4, 0)", "no head dim", "at least one"]
+        refuses(ValueError, words, function, Q, Q, array(2, 5, 4, 0))
 
     @both
     @pytest.mark.parametrize(("axis", "word"), [(2, "heads"), (3, "head dim")])
@@ -198,6 +204,7 @@ class TestFa4WasAskedFor:
     def test_wide_heads(self, function):
         x = array(2, 5, 4, 320)
         self.fails(["head dim 320", "256"], x, x, x, function=function)
+        self.fails(["value head dim 320", "256"], Q, Q, x, function=function)
 
     def test_bias_and_mask(self):
         self.fails(["bias", "blockwise"], Q, Q, Q, array(1, 1, 5, 5))

@@ -47,7 +47,7 @@ lengths = st.integers(1, 70)
 sides = st.none() | st.integers(0, 40)
 
 
-TAILS = {"heads": (1, 1), "width": 8, "window": (None, None), "dtype": jnp.float32}
+TAILS = {"heads": (1, 1), "widths": (8, 8), "window": (None, None), "dtype": jnp.float32}
 
 
 # A failure is reported as found: shrinking it would compile for minutes.
@@ -63,20 +63,21 @@ TAILS = {"heads": (1, 1), "width": 8, "window": (None, None), "dtype": jnp.float
     lengths=st.tuples(lengths, lengths),
     side=st.integers(8, 80),
     heads=st.sampled_from([(1, 1), (4, 2), (3, 1)]),
-    width=st.sampled_from([1, 8, 20]),
+    widths=st.sampled_from([(1, 1), (8, 8), (20, 20), (8, 20), (20, 3)]),
     window=st.tuples(sides, sides),
     causal=st.booleans(),
     alignment=st.sampled_from(["top_left", "bottom_right"]),
     dtype=st.sampled_from([jnp.float32, jnp.bfloat16]),
 )
-def test_any_problem(lengths, side, heads, width, window, causal, alignment, dtype):
+def test_any_problem(lengths, side, heads, widths, window, causal, alignment, dtype):
     case = inputs.Case(
         name="property",
         query_length=lengths[0],
         key_length=lengths[1],
         heads=heads[0],
         heads_kv=heads[1],
-        head_dim=width,
+        head_dim=widths[0],
+        head_dim_v=widths[1],
         window=window,
         causal=causal,
         alignment=alignment,
@@ -153,8 +154,10 @@ def test_gradients_are_those_of_the_forward(side, monkeypatch):
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 4)
         q, k, v = (
-            jax.random.normal(key, (1, length, heads, 3), jnp.float64)
-            for key, length, heads in zip(keys, (13, 15, 15), (2, 1, 1), strict=False)
+            jax.random.normal(key, (1, length, heads, width), jnp.float64)
+            for key, length, heads, width in zip(
+                keys, (13, 15, 15), (2, 1, 1), (3, 3, 2), strict=False
+            )
         )
         bias = jax.random.normal(keys[3], (1, 2, 1, 15), jnp.float64)
         call = jax.jit(functools.partial(attention, plan))

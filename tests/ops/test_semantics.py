@@ -98,21 +98,24 @@ def test_rows_without_keys(implementation):
     assert all(np.isfinite(actual[name].astype(np.float32)).all() for name in ("dq", "dk", "dv"))
 
 
+@pytest.mark.parametrize("value_width", [16, 24])
 @pytest.mark.parametrize(("batch", "sq", "sk"), [(0, 4, 4), (2, 0, 5), (2, 5, 0), (0, 0, 0)])
-def test_empty_dimensions(batch, sq, sk, implementation):
+def test_empty_dimensions(batch, sq, sk, value_width, implementation):
     q = jnp.ones((batch, sq, 4, 16), jnp.bfloat16)
     k = jnp.ones((batch, sk, 2, 16), jnp.bfloat16)
+    v = jnp.ones((batch, sk, 2, value_width), jnp.bfloat16)
     call = functools.partial(
         jax_fa4.flash_attention, return_lse=True, implementation=implementation
     )
-    (out, lse), pull = jax.vjp(call, q, k, k)
-    assert out.shape == q.shape
+    (out, lse), pull = jax.vjp(call, q, k, v)
+    assert out.shape == (batch, sq, 4, value_width)
     assert not out.any()
     assert lse.shape == (batch, 4, sq)
     assert jnp.isneginf(lse).all()
     dq, dk, dv = pull((out, jnp.zeros_like(lse)))
     assert dq.shape == q.shape
-    assert dk.shape == dv.shape == k.shape
+    assert dk.shape == k.shape
+    assert dv.shape == v.shape
     assert not dk.any()
 
 

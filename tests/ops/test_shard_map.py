@@ -16,9 +16,12 @@ def mesh():
     return jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:4])
 
 
-def qkv(dtype=jnp.float32):
+def qkv(dtype=jnp.float32, value_width=16):
     keys = jax.random.split(jax.random.key(7), 3)
-    return tuple(jax.random.normal(key, SHAPE, dtype) for key in keys)
+    shapes = (SHAPE, SHAPE, (*SHAPE[:-1], value_width))
+    return tuple(
+        jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)
+    )
 
 
 def mapped(function, shared_keys, out_spec):
@@ -33,9 +36,9 @@ def total(q, k, v):
     return (jax_fa4.flash_attention(q, k, v, causal=True).astype(jnp.float32) ** 2).sum()
 
 
-@pytest.mark.parametrize("shared_keys", [False, True])
-def test_gradients(shared_keys):
-    q, k, v = qkv()
+@pytest.mark.parametrize(("shared_keys", "value_width"), [(False, 16), (True, 16), (True, 24)])
+def test_gradients(shared_keys, value_width):
+    q, k, v = qkv(value_width=value_width)
     if shared_keys:
         k, v = k[:2], v[:2]
 
@@ -72,6 +75,6 @@ def test_custom_calls_carry_the_manual_axes():
         return jax.grad(total, argnums=(0, 1, 2))(q, k, v)
 
     program = jax.jit(mapped(body, False, PartitionSpec("x")))
-    args = qkv(jnp.bfloat16)
+    args = qkv(jnp.bfloat16, value_width=24)
     lowered = program.trace(*args).lower(lowering_platforms=("cuda",)).as_text()
     assert f"custom_call @{FORWARD_TARGET}(" in lowered

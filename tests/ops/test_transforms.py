@@ -13,9 +13,13 @@ from jax_fa4.ffi import BACKWARD_PREPROCESS_TARGET, FORWARD_TARGET
 SHAPE = (2, 24, 4, 16)
 
 
-def qkv(*leading, dtype=jnp.bfloat16):
+def qkv(*leading, dtype=jnp.bfloat16, value_width=16):
     keys = jax.random.split(jax.random.key(7), 3)
-    return tuple(jax.random.normal(key, (*leading, *SHAPE), dtype) for key in keys)
+    shapes = (SHAPE, SHAPE, (*SHAPE[:-1], value_width))
+    return tuple(
+        jax.random.normal(key, (*leading, *shape), dtype)
+        for key, shape in zip(keys, shapes, strict=True)
+    )
 
 
 def loss(q, k, v, **options):
@@ -96,14 +100,15 @@ def by_loop(function, in_axes, *args):
     return jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
 
+@pytest.mark.parametrize("value_width", [16, 24])
 @pytest.mark.parametrize(
     "in_axes", [(0, 0, 0), (0, None, None), (None, 0, 0), (None, None, 1), (2, 0, None)], ids=str
 )
-def test_vmap_of_gradient_is_a_loop(in_axes, implementation):
+def test_vmap_of_gradient_is_a_loop(in_axes, value_width, implementation):
     """Batch above 1 in every operand: the order of the folded axes shows."""
     args = [
         a[0] if axis is None else jnp.moveaxis(a, 0, axis)
-        for a, axis in zip(qkv(3), in_axes, strict=True)
+        for a, axis in zip(qkv(3, value_width=value_width), in_axes, strict=True)
     ]
     function = GRAD(functools.partial(loss, implementation=implementation))
     ours = jax.vmap(function, in_axes)(*args)

@@ -13,24 +13,30 @@ PLAIN = Problem(dtype="bfloat16", head_dim=64, softmax_scale=0.125)
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("head_dim", range(1, 257, 15))
-def test_narrowest(dtype, head_dim):
-    problem = dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim)
+@pytest.mark.parametrize("head_dim_v", [0, 1, 64, 65, 128, 192, 256])
+def test_narrowest(dtype, head_dim, head_dim_v):
+    problem = dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
     assert refusal(problem) is None
     chosen = {variant.arch: variant for variant in forward_variants(problem)}
     for arch in Arch:
-        wide_enough = [d for d in FORWARD_HEAD_DIMS[arch] if d >= head_dim]
-        assert (arch in chosen) == bool(wide_enough)
-        if wide_enough:
-            assert chosen[arch].head_dim == min(wide_enough)
-            assert chosen[arch].dtype is problem.kernel_dtype
+        value_width = head_dim_v or head_dim
+        wide_enough = [
+            (d, d_v) for d, d_v in FORWARD_HEAD_DIMS[arch] if d >= head_dim and d_v >= value_width
+        ]
+        found = chosen[arch]
+        assert (found.head_dim, found.head_dim_v) == min(wide_enough, key=sum)
+        assert found.dtype is problem.kernel_dtype
 
 
 def test_no_forward_kernel_is_unreachable():
     reached = {
         variant
         for dtype in ("bfloat16", "float16")
-        for head_dim in range(1, 257)
-        for variant in forward_variants(dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim))
+        for head_dim in range(8, 257, 8)
+        for head_dim_v in range(8, 257, 8)
+        for variant in forward_variants(
+            dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
+        )
     }
     usual = {v for v in CATALOG if isinstance(v, ForwardVariant) and v.form is Form.USUAL}
     assert reached == usual
@@ -41,6 +47,7 @@ def test_no_forward_kernel_is_unreachable():
     [
         ({"dtype": "float32"}, "dtype=jnp.bfloat16"),
         ({"head_dim": 257}, "head dim 257 is above 256"),
+        ({"head_dim_v": 257}, "value head dim 257 is above 256"),
         ({"has_bias": True}, "bias is given"),
         ({"has_mask": True}, "is_causal="),
         ({"softmax_scale": 0.0}, "scale is 0"),
@@ -81,6 +88,16 @@ def test_names_of_forms(form, suffix):
 
 
 @pytest.mark.parametrize(
+    ("name", "head_dims"),
+    [("fwd_sm100_bf16_d192_v128", (192, 128)), ("fwd_sm90_fp16_d64", (64, 64))],
+)
+def test_head_dims_of_names(name, head_dims):
+    variant = parse(name)
+    assert (variant.head_dim, variant.head_dim_v) == head_dims
+    assert variant.name == name
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "",
@@ -90,6 +107,10 @@ def test_names_of_forms(form, suffix):
         "fwd_sm100_bf16_d128_",
         "fwd_sm100_bf16_d128_usual",
         "fwd_sm100_bf16_d128_pair_pair",
+        "fwd_sm90_bf16_d64_v64",
+        "fwd_sm90_bf16_d64_pair_v32",
+        "fwd_sm90_bf16_d64_v0",
+        "fwd_sm90_bf16_d192_v128_v128",
     ],
 )
 def test_other_names_are_refused(name):

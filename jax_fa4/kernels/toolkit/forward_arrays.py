@@ -22,8 +22,8 @@ class GlobalTensors:
 
     q: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
     k: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_k, head_dim, heads_kv, batch)
-    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim, seqlen_k, heads_kv, batch)
-    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim, heads_q, batch)
+    v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim_v, seqlen_k, heads_kv, batch)
+    o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim_v, heads_q, batch)
     mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
 
 
@@ -37,18 +37,24 @@ class Shape:
     heads_q: Int32
     heads_kv: Int32
     head_dim: Int32
+    head_dim_v: Int32
 
     def queries(self, pointer: cute.Pointer) -> cute.Tensor:
-        """Q or O: (batch, seqlen, heads, head_dim) as (seqlen, head_dim, heads, batch)."""
+        """Q: (batch, seqlen, heads, head_dim) as (seqlen, head_dim, heads, batch)."""
         return _view(pointer, self.seqlen_q, self.heads_q, self.head_dim, self.batch)
+
+    def outputs(self, pointer: cute.Pointer) -> cute.Tensor:
+        """O, in the same order, of the values' head dim."""
+        return _view(pointer, self.seqlen_q, self.heads_q, self.head_dim_v, self.batch)
 
     def keys(self, pointer: cute.Pointer) -> cute.Tensor:
         """K, in the same order."""
         return _view(pointer, self.seqlen_k, self.heads_kv, self.head_dim, self.batch)
 
     def values(self, pointer: cute.Pointer) -> cute.Tensor:
-        """V as (head_dim, seqlen, heads, batch): the rows of the operand that it is."""
-        return cute.make_tensor(pointer, cute.select(self.keys(pointer).layout, [1, 0, 2, 3]))
+        """V as (head_dim_v, seqlen, heads, batch): the rows of the operand that it is."""
+        rows = _view(pointer, self.seqlen_k, self.heads_kv, self.head_dim_v, self.batch)
+        return cute.make_tensor(pointer, cute.select(rows.layout, [1, 0, 2, 3]))
 
     def rows(self, pointer: cute.Pointer) -> cute.Tensor:
         """lse: (batch, heads, seqlen) as (seqlen, heads, batch)."""
@@ -65,7 +71,8 @@ class Shape:
 
     def scheduler(self, tile_m: int, dtype: type[cutlass.Numeric]) -> LongestFirst:
         """The tiles of `tile_m` rows, in groups of heads whose K and V stay in L2."""
-        bytes_per_kv_head = Int64(self.seqlen_k) * self.head_dim * (2 * dtype.width // 8)
+        head_dims = self.head_dim + self.head_dim_v
+        bytes_per_kv_head = Int64(self.seqlen_k) * head_dims * (dtype.width // 8)
         heads_per_group = LongestFirst.heads_that_fit_l2(
             self.heads_q * self.batch, self.ratio, bytes_per_kv_head
         )

@@ -148,6 +148,7 @@ class ForwardSm100:
         heads_q: Int32,
         heads_kv: Int32,
         head_dim: Int32,
+        head_dim_v: Int32,
         softmax_scale: Float32,
         band_lower: Int32,
         band_upper: Int32,
@@ -156,9 +157,9 @@ class ForwardSm100:
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
         config = self.config
-        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim)
+        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
         mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
-        mO, mLSE = shape.queries(out_ptr), shape.rows(lse_ptr)
+        mO, mLSE = shape.outputs(out_ptr), shape.rows(lse_ptr)
 
         qk, pv = self._tiled_mmas()
         layouts = self._smem_layouts(qk, pv)

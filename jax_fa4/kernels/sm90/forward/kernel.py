@@ -103,6 +103,7 @@ class ForwardSm90:
         heads_q: Int32,
         heads_kv: Int32,
         head_dim: Int32,
+        head_dim_v: Int32,
         softmax_scale: Float32,
         band_lower: Int32,
         band_upper: Int32,
@@ -111,9 +112,9 @@ class ForwardSm90:
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
         config = self.config
-        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim)
+        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
         mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
-        mO, mLSE = shape.queries(out_ptr), shape.rows(lse_ptr)
+        mO, mLSE = shape.outputs(out_ptr), shape.rows(lse_ptr)
 
         tiled_mma_qk, tiled_mma_pv = self._tiled_mmas()
         tile_q = (ROWS_PER_WARPGROUP, config.head_dim)
