@@ -136,24 +136,28 @@ def _digest(*paths):
     return digest.hexdigest()[:24]
 
 
-def build(directory, main, *link):
+def build(directory, main, *link, beside=()):
     """Compiles what has changed, two files at a time, and links `main` to the engine.
 
-    One process at a time: the others wait, and find it built.
+    `beside` are more sources, and objects. One process at a time: the others wait, and find it
+    built.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _build(directory, main, *link)
+        return _build(directory, main, link, beside)
 
 
-def _build(directory, main, *link):
+def _build(directory, main, link, beside):
     compiler = shutil.which("g++")
     assert compiler is not None, "the package is built with g++, so it is needed here too"
-    headers = [*sorted(SOURCES.rglob("emulator/**/*.h")), *sorted(HERE.glob("*.h"))]
-    sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / main]
+    rooms = ("emulator/**/*.h", "runtime/*.h")
+    headers = [*(h for room in rooms for h in sorted(SOURCES.rglob(room))), *HERE.glob("*.h")]
+    given = [path for path in beside if path.suffix == ".o"]
+    more = [path for path in beside if path not in given]
+    sources = [*sorted(SOURCES.rglob("emulator/**/*.cc")), HERE / main, *more]
     objects = [directory / f"{_digest(source, *headers)}.o" for source in sources]
-    built = directory / f"{main}.{_digest(*sources, *headers)}"
+    built = directory / f"{main}.{_digest(*sources, *headers, *given)}"
     if built.exists():
         return built
 
@@ -170,7 +174,8 @@ def _build(directory, main, *link):
         if old.suffix != ".o" or old.stat().st_mtime < oldest:
             old.unlink()
     part = built.with_suffix(".part")
-    subprocess.run([compiler, *link, *map(str, objects), "-o", str(part)], check=True)
+    linked = map(str, (*objects, *given))
+    subprocess.run([compiler, *link, *linked, "-o", str(part)], check=True)
     part.rename(built)
     return built
 

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conftest import FLAGS, Emulator, EmulatorError, build
+from conftest import FLAGS, HERE, Emulator, EmulatorError, build
 from mutant_reasons import Survivor, reason
 from mutants import Mutant, marked, mutants
 from mutation_page import page
@@ -164,12 +164,13 @@ def main() -> None:
         text = page(sorted(options.results.glob("*.json")))
         (Path(__file__).parent / "MUTATION.md").write_text(text)
         return
+    sys.path.append(str(HERE.parents[1]))
     FLAGS[FLAGS.index("-O1")] = "-O2"  # there are thousands of runs
     emulator = Emulator(build(options.cache, "face.cc", "-shared"))
     if options.name:
         subjects = [captured_subject(emulator, options.name, options.files)]
     else:
-        subjects = [forward_subject(emulator, path) for path in options.files]
+        subjects = [forward_subject(emulator, path, options.cache) for path in options.files]
     for subject in subjects:
         if options.command == "run":
             run(subject, options.results, options.show, options.families)

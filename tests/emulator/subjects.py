@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from conftest import Emulator, EmulatorError, Run, TensorMap
+from conftest import Emulator, EmulatorError, Run
+from host_launches import HostCode
 
+UNBOUNDED = 2**30
 COMPLETIONS = ("earliest", "latest", "random")
 
 
@@ -32,95 +34,90 @@ class Subject:
 
 @dataclass(frozen=True)
 class Problem:
-    """One CTA that walks all tiles of a banded attention, so that every loop of it runs."""
+    """A banded attention, of which one cluster walks all tiles, so that every loop of it runs.
+
+    The first key is `growth` times as long as the last, which kernels visit first: rows' maxima
+    grow on the way.
+    """
 
     rows: int
     keys: int
-    lower: int
-    upper: int
+    lower: int = -UNBOUNDED
+    upper: int = UNBOUNDED
     heads: int = 1
+    growth: float = 1.0
 
 
-PROBLEMS = (
-    Problem(640, 640, -320, 120),
-    Problem(400, 400, -(2**30), 0, heads=2),
-    Problem(100, 1500, -(2**30), 1300, heads=2),  # rings of stages go round often
-    Problem(400, 400, -60, 60),  # no block is whole
-    Problem(150, 100, -(2**30), 2**30, heads=6),  # one epilogue after the other
-)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the host side of a kernel decides: tile sizes, and the CTA's memory."""
-
-    query_rows: int
-    keys: int
-    threads: int
-    shared: int
-
-
-SHAPES = {
-    64: Shape(192, 128, 512, 181248),
-    128: Shape(128, 128, 384, 197632),
-    256: Shape(128, 80, 384, 230400),
+PROBLEMS = {
+    "sm90": (
+        Problem(640, 640, -320, 120),
+        Problem(400, 400, upper=0, heads=2),
+        Problem(100, 1500, upper=1300, heads=2),  # rings of stages go round often
+        Problem(400, 400, -60, 60),  # no block is whole
+        Problem(150, 100, heads=6),  # one epilogue after the other
+    ),
+    "sm100": (
+        Problem(640, 640, -320, 120, growth=16),
+        Problem(400, 400, upper=0, heads=2),
+        Problem(100, 1500, upper=1300, heads=2),
+        Problem(400, 400, -60, 60),
+        Problem(150, 100, heads=6),
+    ),
 }
 
 
-def _forward_arguments(head_dim: int, problem: Problem, lse: np.ndarray, arrays: list[np.ndarray]):
-    """The kernel's parameters in order, as the host side lays them out; the arrays at the end."""
-    shape, rows, keys, heads = SHAPES[head_dim], problem.rows, problem.keys, problem.heads
-    row = heads * head_dim * 2
-    arguments = [np.uint8(0), np.uint8(0)]
-    first_array = 39
-    tiles = ((rows, 64), (keys, shape.keys), (keys, shape.keys), (rows, 64))
-    for at, (length, box_rows) in enumerate(tiles):
-        dims, box = (head_dim, length, heads, 1), (64, box_rows, 1, 1)
-        strides = (row, head_dim * 2, row * length)
-        arguments.append(TensorMap(first_array + at, "bf16", dims, strides, box, swizzle=3))
-        arguments += [np.uint32(0)] * 4
-    arguments += [lse, np.uint32(rows), np.uint32(heads), np.uint32(1), np.uint32(0)]
-    arguments += [np.uint64(rows), np.uint64(rows * heads)]
-    arguments += [np.int32(x) for x in (problem.lower, problem.upper, rows, keys)]
-    arguments += [np.int32(x) for x in (-(-rows // shape.query_rows), heads, 1, heads, 1)]
-    arguments += [np.float32(head_dim**-0.5 * np.log2(np.e)), *arrays]
-    assert arguments[first_array] is arrays[0]
-    return arguments
+def _aligned(values: np.ndarray) -> np.ndarray:
+    """A copy that starts at a multiple of 256, as device memory does."""
+    raw = np.zeros(values.nbytes + 256, np.uint8)
+    begin = -raw.ctypes.data % 256
+    copy = raw[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
-def _forward(run: Emulator, head_dim: int, problem: Problem, number: int):
-    def launch(ptx: str, schedule: Schedule) -> bytes:
-        random = np.random.default_rng(number)
+def _arguments(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
+    """All arguments of the forward, by name; 16-bit elements by their bits."""
+    random = np.random.default_rng(seed)
+    width = {"q": variant.head_dim, "k": variant.head_dim}
+    width["v"] = width["out"] = getattr(variant, "head_dim_v", variant.head_dim)
+    length = {"q": problem.rows, "k": problem.keys, "v": problem.keys, "out": problem.rows}
+    values: dict[str, Any] = {}
+    for name in ("q", "k", "v"):
+        shape = (length[name], problem.heads, width[name])
+        numbers = random.standard_normal(shape).astype(np.float32)
+        if name == "k":
+            numbers *= np.linspace(problem.growth, 1, problem.keys, dtype=np.float32)[:, None, None]
+        half = variant.dtype.value == "fp16"
+        bits = numbers.astype(np.float16).view(np.uint16) if half else numbers.view(np.uint32) >> 16
+        values[name] = _aligned(bits.astype(np.uint16))
+    values["out"] = _aligned(np.full((problem.rows, problem.heads, width["v"]), 0xFFFF, np.uint16))
+    values["lse"] = _aligned(np.full((problem.heads, problem.rows), np.nan, np.float32))
+    return values | {
+        "batch": 1,
+        "seqlen_q": problem.rows,
+        "seqlen_k": problem.keys,
+        "heads_q": problem.heads,
+        "heads_kv": problem.heads,
+        "head_dim": width["q"],
+        "head_dim_v": width["v"],
+        "softmax_scale": width["q"] ** -0.5,
+        "band_lower": problem.lower,
+        "band_upper": problem.upper,
+        "sm_count": 2,
+    }
 
-        def numbers(length):  # the bits of bfloat16 numbers of moderate size
-            values = random.standard_normal((length, problem.heads, head_dim)).astype(np.float32)
-            return (values.view(np.uint32) >> 16).astype(np.uint16)
 
-        q, k, v = (numbers(length) for length in (problem.rows, problem.keys, problem.keys))
-        out = np.full(q.shape, 0xFFFF, np.uint16)
-        lse = np.full((problem.heads, problem.rows), np.nan, np.float32)
-        arguments = _forward_arguments(head_dim, problem, lse, [q, k, v, out])
-        at = len(arguments) - 4
-        run(
-            ptx,
-            *arguments,
-            block=(SHAPES[head_dim].threads, 1, 1),
-            shared=SHAPES[head_dim].shared,
-            read_only=(at, at + 1, at + 2),
-            seed=schedule.seed,
-            completion=schedule.completion,
-            exact=False,
-        )
-        return out.tobytes() + lse.tobytes()
-
-    return launch
-
-
-def forward_subject(run: Emulator, path: Path) -> Subject:
+def forward_subject(run: Emulator, path: Path, cache: Path) -> Subject:
     """A forward kernel of this package, by its PTX file."""
-    head_dim = int(re.search(r"_d(\d+)$", path.stem)[1])
-    launches = (_forward(run, head_dim, problem, i) for i, problem in enumerate(PROBLEMS))
-    return Subject(path.stem, path.read_text(), 1, tuple(launches))
+    host = HostCode.of(path, cache)
+    launches = []
+    for seed, problem in enumerate(PROBLEMS[host.variant.arch.value]):
+        values = _arguments(host.variant, problem, seed)
+        saved = host.launch(values)
+        saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever the host code chose
+        launches.append(_captured(run, saved, level="ptx"))
+    cluster = int(saved["geometry"][6:9].prod())
+    return Subject(path.stem, without_lines(host.ptx), cluster, tuple(launches))
 
 
 def _relocated(parameters: np.ndarray, places: list[tuple[int, int, int]]) -> bytes:
@@ -132,8 +129,8 @@ def _relocated(parameters: np.ndarray, places: list[tuple[int, int, int]]) -> by
     return words.tobytes() + parameters[words.nbytes :].tobytes()
 
 
-def _captured(run: Emulator, file: Path):
-    saved = dict(np.load(file))
+def _captured(run: Emulator, saved: dict[str, Any], level: str):
+    """Of a launch as mutate.py describes one; its arrays are not changed."""
     geometry = saved["geometry"].tolist()
     count = len(saved["addresses"])
 
@@ -168,7 +165,7 @@ def _captured(run: Emulator, file: Path):
             range_count=count,
             seed=schedule.seed,
             completion=COMPLETIONS.index(schedule.completion),
-            hardware_level=1,
+            hardware_level=("ptx", "hardware").index(level),
             exact_tensor_cores=0,
             max_instructions=1 << 20,
         )
@@ -182,12 +179,18 @@ def _captured(run: Emulator, file: Path):
     return launch
 
 
+def without_lines(ptx: str) -> str:
+    """The text without what only names lines of its source."""
+    lines = ptx.split("\n")
+    return "\n".join(x for x in lines if not x.strip().startswith((".loc", ".file")))
+
+
 def captured_subject(run: Emulator, name: str, files: list[Path]) -> Subject:
     """Launches of one kernel, as mutate.py describes them."""
     (ptx,) = {str(np.load(file)["ptx"][0]) for file in files}
-    lines = (line for line in ptx.split("\n") if not line.strip().startswith((".loc", ".file")))
     cluster = int(np.load(files[0])["geometry"][6:9].prod())
-    return Subject(name, "\n".join(lines), cluster, tuple(_captured(run, file) for file in files))
+    launches = (_captured(run, dict(np.load(file)), level="hardware") for file in files)
+    return Subject(name, without_lines(ptx), cluster, tuple(launches))
 
 
 def schedules() -> Iterator[Schedule]:
