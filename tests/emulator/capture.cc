@@ -95,10 +95,11 @@ std::string CaptureIt(Capture* capture) {
   if (device.launches() != 1) return std::to_string(device.launches()) + " launches, not one";
   const emulator::Launch& launch = device.launch();
   if (launch.parameters.size() > sizeof(capture->parameters)) return "too many parameters";
-  const uint32_t geometry[] = {launch.grid.x,    launch.grid.y,    launch.grid.z,
-                               launch.block.x,   launch.block.y,   launch.block.z,
-                               launch.cluster.x, launch.cluster.y, launch.cluster.z,
-                               launch.dynamic_shared_bytes};
+  const uint32_t geometry[] = {launch.grid.x,    launch.grid.y,
+                               launch.grid.z,    launch.block.x,
+                               launch.block.y,   launch.block.z,
+                               launch.cluster.x, launch.cluster.y,
+                               launch.cluster.z, launch.dynamic_shared_bytes};
   std::memcpy(capture->geometry, geometry, sizeof(geometry));
   std::memcpy(capture->parameters, launch.parameters.data(), launch.parameters.size());
   capture->parameter_bytes = launch.parameters.size();

@@ -159,8 +159,8 @@ def _renamed(survivor: Survivor) -> bool:
     if survivor.mutant.family != "change barrier" or not name:
         return False
     new = int(name[1]) + 9
-    used = re.findall(r"(?:bar|barrier)\.(?:sync|arrive)\s+(\d+)", survivor.ptx)
-    return str(new) not in used and used.count(name[1]) == 1
+    used = re.findall(r"(?:bar|barrier)\.(?:sync|arrive)\s+(\d+)(,|;)", survivor.ptx)
+    return str(new) not in dict(used) and all(end == ";" for at, end in used if at == name[1])
 
 
 def _another_fence(survivor: Survivor) -> bool:
@@ -198,9 +198,43 @@ def _arrives_itself(survivor: Survivor) -> bool:
     after = (line.strip() for line in survivor.lines[survivor.mutant.line :])
     codes = [line for line in after if line.endswith(";") and not line.startswith((".", "//"))]
     matters = re.compile(r"(?:@\S+\s+)?(?:ld\.|st|cp\.|wgmma|tcgen05|bar|mbarrier|fence)")
-    return survivor.mutant.family == "drop barrier" and next(
-        filter(matters.match, codes), ""
-    ).startswith("mbarrier.arrive.shared")
+    if survivor.mutant.family != "drop barrier" or "warp" in survivor.code:
+        return False
+    return next(filter(matters.match, codes), "").startswith("mbarrier.arrive.shared")
+
+
+def _met_before(survivor: Survivor) -> bool:
+    """Lanes meet that have done nothing since they met, or since all threads did at the start."""
+    text = Text(survivor.ptx)
+    here = survivor.mutant.line - 1
+    if "bar.warp.sync" not in survivor.code + survivor.passed:
+        return False
+    at = here if "bar.warp.sync" in survivor.code else text.near("bar.warp.sync", here)
+    return text.met_before(at)
+
+
+def _fence_passes_arrival(survivor: Survivor) -> bool:
+    moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("earlier")
+    proxy = survivor.code.startswith("fence.proxy.async")
+    return moves and proxy and survivor.passed.startswith("mbarrier.arrive")
+
+
+def _waited_again(survivor: Survivor) -> bool:
+    """Another tcgen05.wait::ld follows before anything tells others."""
+    if not survivor.code.startswith("tcgen05.wait::ld"):
+        return False
+    if survivor.mutant.family == "move wait":
+        return survivor.passed.startswith("st.shared")
+    return survivor.mutant.family == "drop wait" and Text(survivor.ptx).waits_again(
+        survivor.mutant.line - 1
+    )
+
+
+def _no_more_scores(survivor: Survivor) -> bool:
+    """A fence between products, after which comes none that takes A from shared memory."""
+    if not survivor.code.startswith("tcgen05.fence::before_thread_sync"):
+        return False
+    return survivor.clean(Text(survivor.ptx).stops_at_scores_after(survivor.mutant.line - 1))
 
 
 def _fence_of_reader(survivor: Survivor) -> bool:
@@ -208,7 +242,7 @@ def _fence_of_reader(survivor: Survivor) -> bool:
     return (
         survivor.mutant.family.startswith("move")
         and any("fence.proxy.async" in x for x in pair)
-        and any(re.match(r"(?:bar|barrier)\.sync", x) for x in pair)
+        and any(re.match(r"(?:bar|barrier)\.(?:warp\.)?sync", x) for x in pair)
     )
 
 
@@ -229,7 +263,8 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
     ),
     (
         _renamed,
-        "all warps meet at another barrier that nobody else uses (checked: the text)",
+        "all warps meet at another barrier that nobody else uses (checked: the text; were some of "
+        "them elsewhere, there would be a deadlock)",
     ),
     (
         _last_wait,
@@ -311,6 +346,28 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
     (
         _arrives_itself,
         "each of its warps arrives at an mbarrier next, which counts them all (checked: the text)",
+    ),
+    (
+        _met_before,
+        "the warp's lanes have accessed nothing since they last met, so the one that arrives has "
+        "nothing of others to give on (checked: the text; races, which tell lanes that arrive from "
+        "others)",
+    ),
+    (
+        _fence_passes_arrival,
+        "the stores that the fence orders are before both places, and the arrival that tells of "
+        "them is after both (checked: it passes no access; races of the async proxy)",
+    ),
+    (
+        _waited_again,
+        "what a tcgen05.ld gives may be used at once (PTX ISA 9.7.16.6.4.5), and another "
+        "tcgen05.wait::ld comes before the arrival that lets others overwrite what it read "
+        "(checked: the text; races of tensor memory; a write to its registers would be a finding)",
+    ),
+    (
+        _no_more_scores,
+        "it keeps the next scores from overwriting P, and after it come no scores: only other "
+        "products P V (checked: a kernel that stops at scores after it, under every schedule)",
     ),
     (
         _fence_of_reader,

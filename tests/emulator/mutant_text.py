@@ -12,6 +12,10 @@ _ACCESSES = re.compile(
     r"^(?:@\S+\s+)?(?:ld\.(?!param)|st\.|red\.|atom\.|cp\.async\.bulk\.(?:tensor|shared|global)"
     r"|wgmma\.mma|tcgen05\.(?:mma|ld|st|commit))"
 )
+# Where lanes of a warp, or all threads, meet; every role begins after the latter.
+_MEETS = re.compile(r"bar\.warp\.sync|(?:bar|barrier)\.sync|setmaxnreg")
+_TELLS = re.compile(r"(?:@\S+\s+)?(?:mbarrier\.arrive|tcgen05\.commit|bar|barrier|bra)\b")
+_SCORES = re.compile(r"tcgen05\.mma\S*\s+\[[^\]]*\], %rd")
 _BRANCH = re.compile(r"^(@\S+\s+)?bra(?:\.uni)?\s+(\$\w+);")
 
 
@@ -56,6 +60,35 @@ class Text:
         while at > 0 and (not self.lines[at].endswith(";") or self.lines[at].startswith("//")):
             at -= 1
         return self.lines[at]
+
+    def met_before(self, line: int) -> bool:
+        """Whether nothing touches memory between the last place before it where lanes meet."""
+        for code in reversed(self.lines[:line]):
+            if _MEETS.match(code):
+                return True
+            if _ACCESSES.match(code):
+                return False
+        return False
+
+    def waits_again(self, line: int) -> bool:
+        """Whether a tcgen05.wait::ld comes after it, before anything that others learn of."""
+        for code in self.lines[line + 1 :]:
+            if code.startswith("tcgen05.wait::ld"):
+                return True
+            if _TELLS.match(code):
+                return False
+        return False
+
+    def stops_at_scores_after(self, line: int) -> str:
+        """The kernel that stops at a product with A in shared memory, once it was at `line`."""
+        text = list(self.lines)
+        for at, code in enumerate(text):
+            if _SCORES.match(code):
+                text[at] = f"setp.ne.u32 is_after, after, 0; @is_after {FAULT} {code}"
+        text[line] = f"mov.u32 after, 1; {text[line]}"
+        begin = text.index("{")
+        text[begin] = "{ .reg .pred is_after; .reg .u32 after; mov.u32 after, 0;"
+        return "\n".join(text)
 
     def near(self, code: str, line: int) -> int:
         """The line nearest to `line` that begins so."""

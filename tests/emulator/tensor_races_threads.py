@@ -135,6 +135,7 @@ THREADS = {
         @w4 STORE_A
         @w4 WAIT_ST
         @w4 BEFORE
+        @w4 bar.warp.sync -1;  // NEEDS met
         @leader4 mbarrier.arrive.shared.b64 _, [full];  // NEEDS arrival
         LEADER_AWAIT_FULL  // NEEDS wait
         @leader AFTER  // NEEDS after
@@ -143,6 +144,7 @@ THREADS = {
         AWAIT_DONE
         """,
         {
+            "met": strict("race: .*tcgen05.st.*missing: bar.warp.sync after it"),
             "arrival": both("deadlock"),
             "wait": both("race: .*tcgen05.(st|mma)"),
             "after": strict(AFTER),
@@ -153,6 +155,7 @@ THREADS = {
         @w0 STORE
         @w0 WAIT_ST
         @w0 BEFORE  // NEEDS before
+        @w0 bar.warp.sync -1;
         @leader mbarrier.arrive.shared.b64 _, [full];
         W4_AWAIT_FULL
         @leader4 mbarrier.arrive.shared.b64 _, [other];

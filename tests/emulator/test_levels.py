@@ -74,6 +74,29 @@ KERNELS = {
         """,
         "uninitialised: a read of register %r7(.|\\n)*lane 8: st.global",
     ),
+    # 9.7.13.2: bar.warp.sync orders lanes' accesses; warps that do not diverge keep their order.
+    "one lane arrives for its warp": (
+        "race: a (read of|write to) shared address .*missing: bar.warp.sync after it",
+        """
+        setp.lt.u32 %p0, %r0, 32;
+        setp.ne.b32 %p1, %r0, 0;
+        shl.b32 %r4, %r0, 2;
+        and.b32 %r4, %r4, 127;
+        add.s32 %r4, %r4, %r2;
+        @!%p1 mbarrier.init.shared.b64 [%r2+128], 1;
+        bar.sync 0;
+        @!%p0 bra wait;
+        st.shared.b32 [%r4], %r0;
+        @!%p1 mbarrier.arrive.shared.b64 _, [%r2+128];
+        st.shared.b32 [%r4], %r0;  // WRONG
+        ret;
+        wait:
+        mbarrier.try_wait.parity.shared.b64 %p2, [%r2+128], 0;
+        @!%p2 bra wait;
+        ld.shared.b32 %r5, [%r4];
+        """,
+        "race: a (read of|write to) shared address",
+    ),
     "initialised again": (
         "mbarrier: .* is initialised while it is alive",
         """

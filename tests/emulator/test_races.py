@@ -81,6 +81,42 @@ KERNELS = {
         mbarrier.arrive.shared.b64 _, [%r1];
         """,
     ),
+    "one lane arrives for its warp": (
+        "race: a read of shared address 0x800 is not ordered after CTA 0 warp 0's write by "
+        "st.shared.b32(.|\\n)*missing: bar.warp.sync after it",
+        """
+        setp.ne.b32 %p1, %r0, 0;
+        @!%p1 mbarrier.init.shared.b64 [%r1], 1;
+        bar.sync 0;
+        @!%p0 bra wait;
+        st.shared.b32 [%r3], %r0;
+        bar.warp.sync -1;  // RIGHT
+        @!%p1 mbarrier.arrive.shared.b64 _, [%r1];
+        ret;
+        wait:
+        mbarrier.try_wait.parity.shared.b64 %p2, [%r1], 0;
+        @!%p2 bra wait;
+        ld.shared.b32 %r5, [%r3];
+        """,
+    ),
+    "one lane arrives for what it does": (
+        "race: a read of shared address 0x800 is not ordered after CTA 0 warp 0's write by "
+        "st.shared.b32",
+        """
+        setp.ne.b32 %p1, %r0, 0;
+        @!%p1 mbarrier.init.shared.b64 [%r1], 1;
+        bar.sync 0;
+        @!%p0 bra wait;
+        @!%p1 mbarrier.arrive.shared.b64 _, [%r1];  // WRONG
+        @!%p1 st.shared.b32 [%r1+1024], %r0;
+        @!%p1 mbarrier.arrive.shared.b64 _, [%r1];  // RIGHT
+        ret;
+        wait:
+        mbarrier.try_wait.parity.shared.b64 %p2, [%r1], 0;
+        @!%p2 bra wait;
+        ld.shared.b32 %r5, [%r1+1024];
+        """,
+    ),
     "proxy fence": (
         "race: an asynchronous read of shared address 0x800 .*st.shared.b32.*missing: "
         "fence.proxy.async",

@@ -82,7 +82,7 @@ void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
                 lane);
   }
   // .release is the default (PTX ISA 9.7.13.15.13).
-  if (warp.machine->races != nullptr) warp.machine->races->Release(warp, &barrier.arriving);
+  if (warp.machine->races != nullptr) warp.machine->races->ReleaseLanes(warp, &barrier.arriving);
   barrier.pending -= count;
   CompletePhaseIfDone(warp.machine, &barrier);
 }

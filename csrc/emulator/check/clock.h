@@ -19,6 +19,9 @@ class Clock {
     if (entity >= times_.size()) times_.resize(entity + 1, 0);
     times_[entity] = std::max(times_[entity], time);
   }
+  void Lower(EntityId entity, uint32_t time) {
+    if (entity < times_.size()) times_[entity] = std::min(times_[entity], time);
+  }
   void Join(const Clock& other) {
     if (other.times_.size() > times_.size()) times_.resize(other.times_.size(), 0);
     for (size_t i = 0; i < other.times_.size(); ++i) {

@@ -27,6 +27,7 @@ void RaceDetector::BeginCluster() {
     clocks_.resize(clocks_.size() + cta->warps.size());
   }
   for (EntityId warp = 0; warp < clocks_.size(); ++warp) clocks_[warp].generic.Raise(warp, 1);
+  apart_.assign(clocks_.size(), Apart());
   fenced_inits_.assign(clocks_.size(), ProxyClocks());
   relayed_tensor_.assign(clocks_.size(), Clock());
   fenced_products_.assign(clocks_.size(), 0);
@@ -122,6 +123,7 @@ Party RaceDetector::Generic(Warp& warp, bool write, uint8_t bytes, bool atomic) 
   access.write = write;
   access.bytes = bytes;
   access.atomic = atomic;
+  apart_[self].lanes |= warp.exec;
   return MakeParty(warp, access);
 }
 

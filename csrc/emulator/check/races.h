@@ -83,6 +83,11 @@ class RaceDetector {
   // `warp` releases: what it knows and did enters `into`. Its time goes on.
   void Release(Warp& warp, ProxyClocks* into);
   void Acquire(Warp& warp, const ProxyClocks& from);
+  // The same release by the lanes of `warp` that execute now, each for itself: at level kPtx what
+  // other lanes did since the lanes last met is not given on (lanes.cc).
+  void ReleaseLanes(Warp& warp, ProxyClocks* into);
+  // All lanes of `warp` that did something meet: bar.warp.sync, a barrier of threads that wait.
+  void MeetLanes(Warp& warp, uint32_t lanes);
   // Orders the generic accesses that `warp` knows before later ones through the async proxy.
   void FenceProxyAsync(Warp& warp);
   // fence.mbarrier_init, and the relaxed arrival at the cluster's barrier that gives on what it
@@ -153,6 +158,16 @@ class RaceDetector {
     std::set<uint32_t> clusters;  // that came before
   };
 
+  // What a warp's lanes did since they met, and what the warp had done then.
+  struct Apart {
+    uint32_t lanes = 0;
+    uint32_t generic = 0;
+    uint32_t async = 0;
+    uint32_t tensor_loads = 0;
+    uint32_t tensor_stores = 0;
+    uint32_t withheld = 0;  // what was done up to then was not given on
+  };
+
   uint32_t Index(const Warp& warp) const;
   ProxyClocks& ClocksOf(const Warp& warp) { return clocks_[Index(warp)]; }
   EntityId FindChannel(ChannelKind kind, uint32_t cta_rank, uint32_t key);
@@ -184,6 +199,7 @@ class RaceDetector {
   Machine* machine_;
   uint32_t cluster_ = 0;
   std::vector<ProxyClocks> clocks_;  // of the warps
+  std::vector<Apart> apart_;         // of the warps
   std::vector<ProxyClocks> fenced_inits_;
   std::vector<Clock> relayed_tensor_;      // at level kPtx
   std::vector<uint32_t> fenced_products_;  // a warp's time at its last fence::before_thread_sync

@@ -23,6 +23,12 @@ std::string PlaceName(ShadowSpace space, uint64_t address) {
   return (space == ShadowSpace::kShared ? "shared address " : "global address ") + HexOf(address);
 }
 
+// Of what another lane's arrival did not give on.
+std::string NotMet(const Access& earlier) {
+  return "missing: bar.warp.sync after it, before another lane of " + WarpName(earlier) +
+         " arrives at a barrier for it";
+}
+
 }  // namespace
 
 std::string RaceDetector::Describe(const Access& access) const {
@@ -79,6 +85,7 @@ std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later)
     }
     return "missing: " + NotWaited(earlier);
   }
+  if (earlier.time <= apart_[earlier.entity].withheld) return NotMet(earlier);
   return "missing: a barrier or mbarrier that " + WarpName(earlier) +
          " arrives at afterwards and that warp " + std::to_string(later.warp->index) +
          " waits for before";
@@ -103,6 +110,7 @@ std::string RaceDetector::MissingTensorEdge(const Access& earlier, const Party& 
     return "missing: a tcgen05.fence::before_thread_sync in " + WarpName(earlier) +
            ", after its wait and before it releases";
   }
+  if (earlier.issued <= apart_[issuer].withheld) return NotMet(earlier);
   return WarpName(earlier) +
          " has waited for its completion, but nothing that it released afterwards was acquired "
          "here";

@@ -72,6 +72,7 @@ Party RaceDetector::Tensor(Warp& warp, bool write, EntityId channel, uint32_t ti
   access.pipeline = pipeline;
   access.issuer = Index(warp);
   access.issued = ClocksOf(warp).generic[access.issuer];
+  apart_[access.issuer].lanes |= warp.exec;
   return MakeParty(warp, access);
 }
 

@@ -41,7 +41,9 @@ bool Arrive(Warp& warp, NamedBarrier* barrier, uint32_t id, uint32_t expected) {
 
 // Arrivals synchronise with every bar.sync of the same barrier (PTX ISA 8.9.4).
 Step Leave(Warp& warp, const NamedBarrier& barrier) {
-  if (warp.machine->races != nullptr) warp.machine->races->Acquire(warp, barrier.completed);
+  RaceDetector* races = warp.machine->races.get();
+  if (races != nullptr) races->Acquire(warp, barrier.completed);
+  if (races != nullptr) races->MeetLanes(warp, warp.exec);
   return Step::kNext;
 }
 
@@ -80,6 +82,7 @@ Step Bar(Warp& warp, const Op& op) {
 Step WarpSync(Warp& warp, const Op& op) {
   const uint32_t members = warp.Lanes<uint32_t>(op.a)[__builtin_ctz(warp.exec)];
   if ((members & warp.alive & ~warp.exec) != 0) return warp.Wait("bar.warp.sync");
+  if (warp.machine->races != nullptr) warp.machine->races->MeetLanes(warp, members);
   return Step::kNext;
 }
 

@@ -56,7 +56,9 @@ Step Wait(Warp& warp, const Op&) {
     return warp.Wait("barrier.cluster.wait: not every thread of the cluster has arrived");
   }
   ForLanes(warp.exec, [&](int lane) { warp.cluster_arrivals[lane] = 0; });
-  if (warp.machine->races != nullptr) warp.machine->races->Acquire(warp, cluster->completed);
+  RaceDetector* races = warp.machine->races.get();
+  if (races != nullptr) races->Acquire(warp, cluster->completed);
+  if (races != nullptr) races->MeetLanes(warp, warp.exec);
   return Step::kNext;
 }
 
