@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from calls import CASES, emulated
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_fa4
 from jax_fa4.testing import expected, inputs, tolerances
@@ -101,6 +102,53 @@ def test_vmap_and_scan(arch):
     for results in (mapped, scanned):
         for found, whole in zip(results, wanted, strict=True):
             np.testing.assert_array_equal(np.asarray(found[:, 0]), np.asarray(whole))
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:4])
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_sharded_calls_are_the_whole_ones(axis, mesh, arch):
+    """Four devices, each with a part of the batch or of the heads: every shard runs the kernel."""
+    case = replace(CASES["ragged-causal"], batch=4, heads=4, heads_kv=4)
+    x = inputs.make(case, jnp.bfloat16)[:3]
+    wanted = emulated(case)(*x)
+    out_spec, lse_spec = (
+        PartitionSpec(*[None] * axis, "x"),
+        PartitionSpec(*[None] * (axis // 2), "x"),
+    )
+    mapped = jax.shard_map(
+        emulated(case), mesh=mesh, in_specs=(out_spec,) * 3, out_specs=(out_spec, lse_spec)
+    )
+    placed = [jax.device_put(a, NamedSharding(mesh, out_spec)) for a in x]
+    for results in (jax.jit(mapped)(*x), jax.jit(emulated(case))(*placed)):
+        for found, whole in zip(results, wanted, strict=True):
+            assert len(found.sharding.device_set) == 4
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(whole))
+
+
+def _one_by_one(call):
+    """A scan over the batch whose steps are rematerialised."""
+
+    def scanned(q, k, v):
+        step = jax.checkpoint(lambda _, x: (0, call(*(a[None] for a in x))))
+        _, (out, lse) = jax.lax.scan(step, 0, (q, k, v))
+        return out[:, 0], lse[:, 0]
+
+    return scanned
+
+
+def test_gradients_through_shard_map_scan_and_remat(mesh, arch):
+    case = replace(CASES["ragged-causal"], batch=8)
+    x = inputs.make(case, jnp.bfloat16)
+    spec = PartitionSpec("x")
+    mapped = jax.shard_map(
+        _one_by_one(emulated(case)), mesh=mesh, in_specs=(spec,) * 3, out_specs=(spec, spec)
+    )
+    actual = expected.results(mapped, x, gradients=True)
+    tolerances.check(actual, *expected.both(x, case, gradients=True))
 
 
 def test_empty_arrays_give_zeros():
