@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, ForwardVariant, Variant
+from jax_fa4.variants.variant import (
+    Arch,
+    BackwardPreprocessVariant,
+    DType,
+    Form,
+    ForwardVariant,
+    Variant,
+)
 
 # Head dims of (Q and K, V) with a kernel of their own; a problem runs on the narrowest that
 # holds it.
@@ -20,6 +27,11 @@ CATALOG: tuple[Variant, ...] = (
         for arch, pairs in FORWARD_HEAD_DIMS.items()
         for dtype in DType
         for head_dim, head_dim_v in pairs
+    ),
+    *(
+        ForwardVariant(arch=Arch.SM100, dtype=dtype, head_dim=head_dim, form=Form.SPLITKEYS)
+        for dtype in DType
+        for head_dim in (64, 128)
     ),
     *(BackwardPreprocessVariant(arch=arch, dtype=dtype) for arch in Arch for dtype in DType),
 )

@@ -44,7 +44,7 @@ class Form(Enum):
 
     USUAL = ""  # on Blackwell, a CTA has two tiles of queries, or one where two do not fit
     PAIR = "pair"  # two CTAs multiply together, each with half of K and of V
-    PINGPONG = "pingpong"  # one tile of queries, with scores of two blocks in flight
+    SPLITKEYS = "splitkeys"  # one tile of queries, its keys dealt to two softmax warpgroups
 
 
 @dataclass(frozen=True, kw_only=True)

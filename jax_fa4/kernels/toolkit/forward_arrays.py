@@ -9,6 +9,7 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64
 
 from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.head_packing import HeadPacking
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import DType
 
@@ -71,13 +72,22 @@ class Shape:
 
     def scheduler(self, tile_m: int, dtype: type[cutlass.Numeric]) -> LongestFirst:
         """The tiles of `tile_m` rows, in groups of heads whose K and V stay in L2."""
+        return self._scheduler(tile_m, self.ratio, dtype)
+
+    def packed_scheduler(self, packing: HeadPacking, dtype) -> LongestFirst:
+        """The tiles of packed rows; what it calls a head is one of the packing's groups."""
+        return self._scheduler(packing.tokens, packing.groups, dtype)
+
+    def _scheduler(self, tile_m, groups, dtype: type[cutlass.Numeric]) -> LongestFirst:
+        """`groups` tiles a KV head for every `tile_m` positions."""
         head_dims = self.head_dim + self.head_dim_v
         bytes_per_kv_head = Int64(self.seqlen_k) * head_dims * (dtype.width // 8)
+        heads = self.heads_kv * groups
         heads_per_group = LongestFirst.heads_that_fit_l2(
-            self.heads_q * self.batch, self.ratio, bytes_per_kv_head
+            heads * self.batch, groups, bytes_per_kv_head
         )
         row_blocks = cute.ceil_div(self.seqlen_q, tile_m)
-        return LongestFirst(row_blocks, self.heads_q, self.batch, heads_per_group)
+        return LongestFirst(row_blocks, heads, self.batch, heads_per_group)
 
     def band(self, lower: Int32, upper: Int32) -> Band:
         return Band(lower, upper, self.seqlen_q, self.seqlen_k)

@@ -92,14 +92,22 @@ def make_counters(stages: int) -> cute.Tensor:
 
 
 def wait_next(
-    barriers: MbarrierArray, uses: cute.Tensor, stage, *, counter=None, producer: bool = False
+    barriers: MbarrierArray,
+    uses: cute.Tensor,
+    stage,
+    *,
+    counter=None,
+    turns: int = 1,
+    producer: bool = False,
 ) -> None:
     """Wait for this role's next use of the barrier, and count it.
 
-    `counter` is the stage's counter, where that is not the stage itself.
+    `counter` is the stage's counter, where that is not the stage itself; `turns`, a power of
+    two, says how many stages share it by turns.
     """
     counter = stage if counter is None else counter
-    barriers.wait(stage, (uses[counter] & 1) ^ int(producer))
+    count = uses[counter] >> (turns.bit_length() - 1) if turns > 1 else uses[counter]
+    barriers.wait(stage, (count & 1) ^ int(producer))
     uses[counter] = uses[counter] + 1
 
 

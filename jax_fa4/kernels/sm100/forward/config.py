@@ -8,6 +8,7 @@ from jax_fa4.variants.variant import Form, ForwardVariant
 
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
+SLOTS = 2  # of scores in tensor memory
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
 POLYNOMIAL_PERIOD = 16  # pairs of columns
 _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
@@ -21,14 +22,14 @@ _LAUNCH_REGISTERS = 128  # of each of 512 threads
 class TensorMemory:
     """Who has which columns of the 128 lanes x 512 columns of 32 bits.
 
-        | S[0], P[0] | S[1], P[1] | O[0] | O[1] |
+        | S[0], P[0] | S[1], P[1] | O[0] | O[1] |        head dim 256: O[0] alone
 
     P takes half the columns of its scores, two elements a cell, and lies in their upper
     half: a softmax thread has its row of S in registers before it writes P. What it must not
     overwrite before the product with V has read it is the next S, and one thread issues both.
     """
 
-    q_tiles: int
+    outputs: int
     head_dim: int
 
     def scores_of(self, t):
@@ -41,27 +42,30 @@ class TensorMemory:
 
     def output_of(self, t):
         """First column of O[t]."""
-        return TILE_N * self.q_tiles + self.head_dim * t
+        return TILE_N * SLOTS + self.head_dim * t
 
     @property
     def columns(self) -> int:
         """How many there are in use."""
-        return self.output_of(self.q_tiles)
+        return self.output_of(self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardConfig:
     """How one CTA is built: `q_tiles` tiles of 128 queries against blocks of 128 keys.
 
-    K and V share a ring of `kv_stages` blocks. `polynomial` says which of POLYNOMIAL_PERIOD
-    neighbouring pairs of exponentials the CUDA cores compute instead of the special-function
-    units. The output leaves through shared memory `output_columns` at a time. Registers are
-    for a thread of a softmax warp, of a correction warp, and of the other four warps; without
-    a second tile, the warps of its softmax keep the 128 of the launch.
+    It has `outputs` accumulators, and for each a warpgroup of softmax. Two for one tile of
+    queries each take every other block, and are merged at the tile's end. K and V share a
+    ring of `kv_stages` blocks. `polynomial` says which of POLYNOMIAL_PERIOD neighbouring
+    pairs of exponentials the CUDA cores compute instead of the special-function units. The
+    output leaves through shared memory `output_columns` at a time. Registers are for a thread
+    of a softmax warp, of a correction warp, and of the other four warps; without
+    a second accumulator, the warps of its softmax keep the 128 of the launch.
     """
 
     head_dim: int
     q_tiles: int
+    outputs: int
     kv_stages: int
     output_columns: int
     polynomial: tuple[int, ...]
@@ -73,8 +77,8 @@ class ForwardConfig:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         registers = 128 * (
-            self.q_tiles * self.softmax_registers
-            + (2 - self.q_tiles) * _LAUNCH_REGISTERS
+            self.outputs * self.softmax_registers
+            + (2 - self.outputs) * _LAUNCH_REGISTERS
             + self.correction_registers
             + self.other_registers
         )
@@ -101,13 +105,14 @@ class ForwardConfig:
 
     @property
     def tensor_memory(self) -> TensorMemory:
-        return TensorMemory(q_tiles=self.q_tiles, head_dim=self.head_dim)
+        return TensorMemory(outputs=self.outputs, head_dim=self.head_dim)
 
 
 FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
     (64, Form.USUAL): ForwardConfig(
         head_dim=64,
         q_tiles=2,
+        outputs=2,
         kv_stages=10,
         output_columns=64,
         polynomial=(3, 8, 13),
@@ -118,7 +123,30 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
     (128, Form.USUAL): ForwardConfig(
         head_dim=128,
         q_tiles=2,
+        outputs=2,
         kv_stages=3,
+        output_columns=128,
+        polynomial=(3, 8, 13),
+        softmax_registers=192,
+        correction_registers=80,
+        other_registers=48,
+    ),
+    (64, Form.SPLITKEYS): ForwardConfig(
+        head_dim=64,
+        q_tiles=1,
+        outputs=2,
+        kv_stages=12,
+        output_columns=64,
+        polynomial=(3, 8, 13),
+        softmax_registers=192,
+        correction_registers=80,
+        other_registers=48,
+    ),
+    (128, Form.SPLITKEYS): ForwardConfig(
+        head_dim=128,
+        q_tiles=1,
+        outputs=2,
+        kv_stages=5,
         output_columns=128,
         polynomial=(3, 8, 13),
         softmax_registers=192,
@@ -128,6 +156,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
     (256, Form.USUAL): ForwardConfig(
         head_dim=256,
         q_tiles=1,
+        outputs=1,
         kv_stages=2,
         output_columns=128,
         polynomial=(),

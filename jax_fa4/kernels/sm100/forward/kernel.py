@@ -49,9 +49,19 @@ from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.forward import correction, load, mma, softmax, store
+from jax_fa4.kernels.sm100.forward import (
+    correction,
+    correction_one_tile,
+    load,
+    load_one_tile,
+    mma,
+    mma_one_tile,
+    softmax,
+    store,
+)
 from jax_fa4.kernels.sm100.forward.config import (
     ROWS,
+    SLOTS,
     TILE_N,
     TMEM_COLUMNS,
     ForwardConfig,
@@ -61,6 +71,12 @@ from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
+from jax_fa4.kernels.toolkit.head_packing import (
+    BOX_COLUMNS,
+    BOX_ROWS,
+    HeadPacking,
+    fewest_tiles,
+)
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
@@ -87,7 +103,20 @@ class SharedTensors:
     sV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
     sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
-    sStats: cute.Tensor  # (128, 2, q_tiles) float32: scale, or at the end sum and shift
+    sStats: cute.Tensor  # (128, 2, outputs) float32: scale, or at the end sum and shift
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Q and O by boxes of 8 rows and 64 columns, for packed heads.
+
+    Box b of panel p of columns is stage 16 p + b of the views of shared memory.
+    """
+
+    q: tuple[cute.CopyAtom, cute.Tensor]
+    o: tuple[cute.CopyAtom, cute.Tensor]
+    sQ: cute.Tensor  # (8, 64, stages)
+    sO: cute.Tensor  # (8, 64, stages)
 
 
 @dataclass(frozen=True)
@@ -105,23 +134,25 @@ class Context:
     band: Band
     scheduler: LongestFirst
     ratio: Int32  # query heads a KV head
+    packing: HeadPacking
+    boxes: Boxes | None  # where heads may be packed
     scale_log2: Float32
 
 
 def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
     """The table in the module's docstring, as data."""
-    tiles, stages = config.q_tiles, config.kv_stages
+    tiles, stages, groups = config.q_tiles, config.kv_stages, config.outputs
     return {
         "q_full": MbarrierSpec(tiles, 1),
         "q_empty": MbarrierSpec(tiles, 1),
         "kv_full": MbarrierSpec(stages, 1),
         "kv_empty": MbarrierSpec(stages, 1),
-        "s_full": MbarrierSpec(tiles, 1),
-        "pv_ready": MbarrierSpec(tiles, 2 * _WARPS),
-        "p_tail": MbarrierSpec(tiles, _WARPS),
-        "stats_full": MbarrierSpec(_WARPS * tiles, 1),
-        "stats_empty": MbarrierSpec(_WARPS * tiles, 1),
-        "o_full": MbarrierSpec(tiles, 1),
+        "s_full": MbarrierSpec(SLOTS, 1),
+        "pv_ready": MbarrierSpec(SLOTS, 2 * _WARPS),
+        "p_tail": MbarrierSpec(SLOTS, _WARPS),
+        "stats_full": MbarrierSpec(_WARPS * groups, 1),
+        "stats_empty": MbarrierSpec(_WARPS * groups, 1),
+        "o_full": MbarrierSpec(groups, 1),
         "o_staged": MbarrierSpec(tiles, _WARPS),
         "o_stored": MbarrierSpec(tiles, 1),
     }
@@ -175,7 +206,13 @@ class ForwardSm100:
             s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.output_columns)
         )
 
-        scheduler = shape.scheduler(config.tile_m, self.dtype)
+        boxes, tokens = (), ()
+        if cutlass.const_expr(config.q_tiles == 1):
+            boxes, tokens = self._boxes(mQ, mO), (fewest_tiles(seqlen_q, shape.ratio),)
+            packing = HeadPacking(tokens[0], shape.ratio)
+            scheduler = shape.packed_scheduler(packing, self.dtype)
+        else:
+            scheduler = shape.scheduler(config.tile_m, self.dtype)
         tiles = scheduler.tiles()
         # Tiles that differ in length are left to the hardware, one a CTA, longest first.
         alike = cuts_nothing(shape.band(band_lower, band_upper))
@@ -185,10 +222,12 @@ class ForwardSm100:
             tuple(tma_k),
             tuple(tma_v),
             tuple(tma_o),
+            boxes,
             mLSE,
             (band_lower, band_upper, seqlen_q, seqlen_k),
-            (scheduler.row_blocks, heads_q, batch, scheduler.heads_per_group),
+            (scheduler.row_blocks, scheduler.heads, batch, scheduler.heads_per_group),
             shape.ratio,
+            tokens,
             softmax_scale * LOG2_E,
         ).launch(
             grid=(min(tiles, sm_count) if alike else tiles, 1, 1),
@@ -226,9 +265,39 @@ class ForwardSm100:
             ),
         )
 
+    def _box_layout(self, columns: int):
+        """A tile of 128 rows as boxes; see `Boxes`."""
+        boxes = ROWS // BOX_ROWS * (columns // BOX_COLUMNS)
+        return blackwell.make_smem_layout_epi(
+            self.dtype, LayoutEnum.ROW_MAJOR, (BOX_ROWS, BOX_COLUMNS), boxes
+        )
+
+    def _boxes(self, mQ: cute.Tensor, mO: cute.Tensor):
+        """TMA atoms and tensors for Q and O by boxes."""
+        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        box = cute.slice_(self._box_layout(BOX_COLUMNS), (None, None, 0))
+        shape = (BOX_ROWS, BOX_COLUMNS)
+        return (
+            tuple(cpasync.make_tiled_tma_atom(g2s, mQ, box, shape)),
+            tuple(cpasync.make_tiled_tma_atom(s2g, mO, box, shape)),
+        )
+
+    def _boxes_of(self, atoms, storage) -> Boxes | None:
+        """What `_boxes` made, with the shared memory that it is for; None for nothing."""
+        if not atoms:
+            return None
+
+        def view(field, columns):
+            layout = self._box_layout(columns)
+            return field.get_tensor(layout.outer, swizzle=layout.inner)
+
+        config = self.config
+        sQ, sO = view(storage.sQ, config.head_dim), view(storage.sO, config.output_columns)
+        return Boxes(*atoms, sQ, sO)
+
     def _shared_storage(self, layouts: SharedLayouts):
         """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
-        tiles = self.config.q_tiles
+        groups = self.config.outputs
 
         def tile(layout):
             return cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(layout)], 1024]
@@ -237,7 +306,7 @@ class ForwardSm100:
         class SharedStorage:
             barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(self.config))]
             tmem: Int32
-            sStats: cute.struct.MemRange[Float32, 2 * ROWS * tiles]
+            sStats: cute.struct.MemRange[Float32, 2 * ROWS * groups]
             sQ: tile(layouts.sQ)
             sKV: tile(layouts.sK)
             sO: tile(layouts.sO)
@@ -248,7 +317,7 @@ class ForwardSm100:
         def tensor(field, layout):
             return field.get_tensor(layout.outer, swizzle=layout.inner)
 
-        stats = cute.make_layout((ROWS, 2, self.config.q_tiles))
+        stats = cute.make_layout((ROWS, 2, self.config.outputs))
         return SharedTensors(
             sQ=tensor(storage.sQ, layouts.sQ),
             sK=tensor(storage.sKV, layouts.sK),
@@ -266,10 +335,12 @@ class ForwardSm100:
         k: tuple[cute.CopyAtom, cute.Tensor],
         v: tuple[cute.CopyAtom, cute.Tensor],
         o: tuple[cute.CopyAtom, cute.Tensor],
+        boxes: tuple,  # TMA atoms and tensors of `Boxes`; or ()
         mLSE: cute.Tensor,
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         ratio: Int32,
+        tokens: tuple[Int32, ...],  # positions a tile of packed rows; or ()
         scale_log2: Float32,
     ):
         config = self.config
@@ -278,7 +349,7 @@ class ForwardSm100:
         storage = SmemAllocator().allocate(self._shared_storage(layouts))
         barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
         if warp == Role.LOAD:
-            for atom in (q[0], k[0], v[0], o[0]):
+            for atom, _ in (q, k, v, o, *boxes):
                 cpasync.prefetch_descriptor(atom)
             with cute.arch.elect_one():
                 mbarriers.initialise(barriers)
@@ -300,28 +371,39 @@ class ForwardSm100:
             band=Band(*band),
             scheduler=LongestFirst(*tiles),
             ratio=ratio,
+            packing=HeadPacking(tokens[0] if cutlass.const_expr(len(tokens) > 0) else ROWS, ratio),
+            boxes=self._boxes_of(boxes, storage),
             scale_log2=scale_log2,
         )
 
-        # ---- softmax: warpgroup t turns S[t] into P[t]
-        if warp < _WARPS * config.q_tiles:
+        # ---- softmax: a warpgroup for each O; scores to P
+        if warp < _WARPS * config.outputs:
             cute.arch.setmaxregister_increase(config.softmax_registers)
             softmax.run(context, warp // _WARPS)
 
         # ---- correction: scales O in tensor memory, and reads it out
         if warp // _WARPS == Role.CORRECTION // _WARPS:
             cute.arch.setmaxregister_decrease(config.correction_registers)
-            correction.run(context)
+            if cutlass.const_expr(config.q_tiles == 1):
+                correction_one_tile.run(context)
+            else:
+                correction.run(context)
 
         # ---- the other four warps
         if warp // _WARPS == Role.MMA // _WARPS:
             cute.arch.setmaxregister_decrease(config.other_registers)
             if warp == Role.MMA:
-                mma.run(context)
+                if cutlass.const_expr(config.q_tiles == 1):
+                    mma_one_tile.run(context)
+                else:
+                    mma.run(context)
             if warp == Role.STORE:
                 store.run(context)
             if warp == Role.LOAD:
-                load.run(context)
+                if cutlass.const_expr(config.q_tiles == 1):
+                    load_one_tile.run(context)
+                else:
+                    load.run(context)
 
         # Tensor memory is read by softmax and correction; who allocated it gives it back.
         cute.arch.sync_threads()

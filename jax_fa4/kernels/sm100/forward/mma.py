@@ -21,7 +21,7 @@ from cutlass import Int32
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
@@ -36,7 +36,7 @@ from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync, fence_before
 
 @dataclass(frozen=True)
 class Operands:
-    """Descriptors of shared memory and views of tensor memory, by tile where a tuple."""
+    """Descriptors of shared memory, and views of tensor memory by slot or accumulator."""
 
     tSrQ: cute.Tensor  # (MMA, 1, MMA_K, q_tiles)
     tSrK: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
@@ -66,15 +66,15 @@ def _make_operands(context) -> Operands:
     p_layout = blackwell.make_smem_layout_a(context.tiled_mma_pv, tile, dtype, 1)
     tP = cute.make_tensor(tmem, p_layout.outer)
     tOrP = pv.make_fragment_A(tP)[None, None, None, 0]
-    tiles = range(context.config.q_tiles)
-    p_base = [cute.recast_ptr(tmem + columns.probabilities_of(t), dtype=tOrP.dtype) for t in tiles]
+    slots, outputs = range(SLOTS), range(context.config.outputs)
+    p_base = [cute.recast_ptr(tmem + columns.probabilities_of(t), dtype=tOrP.dtype) for t in slots]
     return Operands(
         tSrQ=qk.make_fragment_A(shared.sQ),
         tSrK=qk.make_fragment_B(shared.sK),
         tOrV=pv.make_fragment_B(shared.sV),
-        tStS=tuple(cute.make_tensor(tmem + columns.scores_of(t), scores) for t in tiles),
+        tStS=tuple(cute.make_tensor(tmem + columns.scores_of(t), scores) for t in slots),
         tOrP=tuple(cute.make_tensor(base, tOrP.layout) for base in p_base),
-        tOtO=tuple(cute.make_tensor(tmem + columns.output_of(t), output) for t in tiles),
+        tOtO=tuple(cute.make_tensor(tmem + columns.output_of(t), output) for t in outputs),
     )
 
 

@@ -79,6 +79,30 @@ def work_of(context, tile: Int32) -> Work:
     return Work(row, head, batch, tuple(blocks), first, last)
 
 
+@dataclass(frozen=True)
+class PackedTile:
+    """A tile of the scheduler where a CTA has one, perhaps with rows of several heads."""
+
+    row: Int32  # position of its first query
+    head: Int32  # of its first row
+    batch: Int32
+    first: Int32  # it visits blocks last - 1 down to `first`, at least one
+    last: Int32
+
+    @property
+    def visits(self) -> Int32:
+        """How many blocks that is."""
+        return self.last - self.first
+
+
+def packed_tile(context, tile: Int32) -> PackedTile:
+    """`work_of` where a CTA has one tile."""
+    row_block, group, batch = context.scheduler.decode(tile)
+    row = row_block * context.packing.tokens
+    first, last = visited_blocks(context.band, row, context.packing.tokens, TILE_N)
+    return PackedTile(row, context.packing.first_head(group), batch, first, last)
+
+
 def first_tile() -> Int32:
     return cute.arch.block_idx()[0]
 

@@ -8,14 +8,14 @@ tile's first, and at the tile's end the row's sum and the shift of its exponents
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, TILE_N
-from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile
+from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N
+from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.block_range import block_range
@@ -30,11 +30,12 @@ _PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
 
 @dataclass(frozen=True)
 class Row:
-    """This thread's row of tile `t`, and how far its warp is; registers where a tensor."""
+    """This thread's row of warpgroup `t`, and how far its warp is; registers where a tensor."""
 
     t: Int32
+    slot: Int32  # of its scores; t itself unless one warpgroup has all slots
     thread: Int32  # of the warpgroup: the row in its tile, the lane of tensor memory
-    scores: cute.Pointer  # S[t] in tensor memory, and P[t] from its middle on
+    scores: cute.Pointer  # S[slot] in tensor memory, and P[slot] from its middle on
     place: Int32  # of this warp's barriers for statistics
     running: cute.Tensor  # maximum and sum
     s_full: cute.Tensor
@@ -45,6 +46,7 @@ def _make_row(context, t: Int32) -> Row:
     thread = cute.arch.thread_idx()[0] % ROWS
     return Row(
         t=t,
+        slot=t,
         thread=thread,
         scores=context.tmem + context.config.tensor_memory.scores_of(t),
         place=4 * t + cute.arch.make_warp_uniform(thread // 32),
@@ -65,7 +67,8 @@ def _arrive(barriers, stage) -> None:
 @cute.jit
 def _load_scores(context, row: Row) -> cute.Tensor:
     """This thread's row of S, in registers."""
-    wait_next(context.barriers["s_full"], row.s_full, row.t, counter=0)
+    turns = SLOTS // context.config.outputs  # slots that this warpgroup takes in turn
+    wait_next(context.barriers["s_full"], row.s_full, row.slot, counter=0, turns=turns)
     tensor_memory.fence_after_sync()
     scores = cute.make_rmem_tensor(TILE_N, Float32)
     for first in cutlass.range_constexpr(0, TILE_N, _LOAD):
@@ -115,7 +118,7 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32, total:
             tensor_memory.wait_stores()
             tensor_memory.fence_before_sync()
             last = part == _PARTS - 1
-            _arrive(context.barriers["p_tail" if last else "pv_ready"], row.t)
+            _arrive(context.barriers["p_tail" if last else "pv_ready"], row.slot)
     return row_softmax.end_sum(chains)
 
 
@@ -137,9 +140,43 @@ def _block(context, row: Row, position: Int32, key: Int32, masked: Boolean, is_f
     running[1] = _exponentials(context, row, scores, shift, running[1] * scale)
 
 
+def _at_slot(context, row: Row, slot: Int32) -> Row:
+    """`row` with its next block of scores in `slot`."""
+    scores = context.tmem + context.config.tensor_memory.scores_of(slot)
+    return replace(row, slot=slot, scores=scores)
+
+
 @cute.jit
-def run(context, t: Int32) -> None:
-    """Walk this CTA's tiles as softmax `t`; see the contract above."""
+def _run_one_tile(context, t: Int32) -> None:
+    """`run` where a CTA has one tile: warpgroup t of two takes slot t, or one takes both."""
+    row = _make_row(context, t)
+    groups, packing = context.config.outputs, context.packing
+    _, position = packing.place_of(row.thread)
+    done = Int32(0)
+    tile = first_tile()
+    while tile < context.scheduler.tiles():
+        tile_row = packed_tile(context, tile).row
+        blocks = block_range(context.band, tile_row, packing.tokens, TILE_N)
+        visits = blocks.last - blocks.first
+        start = (done + t) & (groups - 1)
+        row.running[0] = -Float32.inf
+        row.running[1] = Float32(0.0)
+        for i in cutlass.range(start, visits, groups, unroll=1):
+            block = blocks.last - 1 - i
+            masked = (block < blocks.unmasked_first) | (block >= blocks.unmasked_last)
+            here = row
+            if cutlass.const_expr(groups < SLOTS):
+                here = _at_slot(context, row, (done + i) & (SLOTS - 1))
+            _block(context, here, tile_row + position, block * TILE_N, masked, i == start)
+        if start < visits:
+            shift = row_softmax.shift_of(row.running[0], context.scale_log2)
+            _tell(context, row, row.running[1], shift)
+        done = done + visits
+        tile = next_tile(tile)
+
+
+@cute.jit
+def _run_two_tiles(context, t: Int32) -> None:
     row = _make_row(context, t)
     tile = first_tile()
     while tile < context.scheduler.tiles():
@@ -155,3 +192,12 @@ def run(context, t: Int32) -> None:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
         tile = next_tile(tile)
+
+
+@cute.jit
+def run(context, t: Int32) -> None:
+    """Walk this CTA's tiles as softmax `t`; see the contract above."""
+    if cutlass.const_expr(context.config.q_tiles == 1):
+        _run_one_tile(context, t)
+    else:
+        _run_two_tiles(context, t)
