@@ -132,8 +132,10 @@ def _block(context, row: Row, position: Int32, key: Int32, masked: Boolean, is_f
     old = running[0]
     new = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
     shift = row_softmax.shift_of(new, scale_log2)
-    # 0 for a tile's first block, whose running sum is 0 and whose O is overwritten.
+    # 0 for a tile's first block, whose running sum is 0 and whose O is overwritten. Where the maximum
+    # stays, exactly 1: the exponent would be the rounding of a product, and O rescaled for it.
     scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
+    scale = Float32(1.0) if new == old else scale
     if not is_first:
         _tell(context, row, scale, None)
     running[0] = new
