@@ -41,6 +41,14 @@ class MbarrierArray:
         """One arrival of each calling thread."""
         cute.arch.mbarrier_arrive(self.at(stage))
 
+    def arrive_as_warp(self, stage) -> None:
+        """One arrival of the calling warp, after all of its lanes."""
+        cute.arch.inline_ptx(
+            "{{ .reg .pred p; bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
+            "@p mbarrier.arrive.shared::cta.b64 _, [{$r0}]; }}",
+            read_only_args=[self.at(stage).toint()],
+        )
+
     def arrive_with_bytes(self, stage, count: int) -> None:
         """One arrival, and `count` bytes for copies to complete."""
         cute.arch.mbarrier_arrive_and_expect_tx(self.at(stage), count)

@@ -43,23 +43,13 @@ def shift_of(maximum: Float32, scale_log2: Float32) -> Float32:
     return Float32(0.0) if maximum == -Float32.inf else -maximum * scale_log2
 
 
-def start_sum(value: Float32) -> list[tuple[Float32, Float32]]:
-    """Chains of a sum that begins with `value`: two numbers each, for packed additions."""
-    zero = Float32(0.0)
-    return [(value, zero)] + [(zero, zero)] * (_CHAINS - 1)
-
-
-def add_to_sum(chains: list[tuple[Float32, Float32]], values: cute.Tensor, first: int, last: int):
-    """The chains after values[first:last]."""
-    chains = list(chains)
-    for c in range(first, last, 2):
-        chain = c // 2 % _CHAINS
-        chains[chain] = cute.arch.add_packed_f32x2(chains[chain], (values[c], values[c + 1]))
-    return chains
-
-
-def end_sum(chains: list[tuple[Float32, Float32]]) -> Float32:
-    """What the chains hold together."""
+@cute.jit
+def row_sum(values: cute.Tensor) -> Float32:
+    """The sum of the values, by chains of packed additions."""
+    pairs = [(values[c], values[c + 1]) for c in range(0, cute.size(values), 2)]
+    chains = [cute.arch.add_packed_f32x2(pairs[c], pairs[c + _CHAINS]) for c in range(_CHAINS)]
+    for c, pair in enumerate(pairs[2 * _CHAINS :]):
+        chains[c % _CHAINS] = cute.arch.add_packed_f32x2(chains[c % _CHAINS], pair)
     left = cute.arch.add_packed_f32x2(chains[0], chains[1])
     right = cute.arch.add_packed_f32x2(chains[2], chains[3])
     low, high = cute.arch.add_packed_f32x2(left, right)

@@ -34,7 +34,10 @@ def _columns(base: cute.Pointer, columns: int) -> cute.Tensor:
 
 @cute.jit
 def load(base: cute.Pointer, registers: cute.Tensor, thread: Int32) -> None:
-    """Columns base .. of this thread's lane into `registers`, a power of two up to 128."""
+    """Columns base .. of this thread's lane into `registers`, a power of two up to 128.
+
+    `thread`: any of the warp, counted in the warpgroup; better one that is the same in all lanes.
+    """
     columns = cute.size(registers)
     op = tcgen05.Ld32x32bOp(tcgen05.Repetition(columns))
     source = _columns(base, columns)

@@ -1,8 +1,8 @@
 """The correction warpgroup: keeps the output in scale, and finishes it.
 
 CONTRACT: thread i of it owns lane i of O[t], as thread i of softmax t owns row i of S[t]. For
-every block of t but a tile's first, it takes the rows' scales from sStats[t], scales O[t]
-where a row of its warp asks for it, and arrives at pv_ready. For the first block the
+every block of t it takes the rows' scales from sStats[t]; but for a tile's first, it scales
+O[t] where a row of its warp asks for it, and arrives at pv_ready. For the first block the
 arrival says that O[t] of the tile before was read out; the first of all is free.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32
+from cutlass import Boolean, Float32, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import ROWS
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
@@ -25,18 +25,10 @@ _LN_2 = 0.6931471805599453
 
 
 @cute.jit
-def _arrive(barriers, stage) -> None:
-    """One arrival of this warp, after all of its lanes."""
-    cute.arch.sync_warp()
-    with cute.arch.elect_one():
-        barriers.arrive(stage)
-
-
-@cute.jit
 def _release_output(context, t: cutlass.Constexpr) -> None:
     """Tell the MMA warp that this warp is done with O[t] for now."""
     tensor_memory.fence_before_sync()
-    _arrive(context.barriers["pv_ready"], t)
+    context.barriers["pv_ready"].arrive_as_warp(t)
 
 
 @cute.jit
@@ -93,13 +85,58 @@ def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, shift: 
         if cutlass.const_expr(part == context.config.output_parts - 1):
             _release_output(context, t)
         cute.arch.fence_view_async_shared()
-        _arrive(barriers["o_staged"], t)
+        barriers["o_staged"].arrive_as_warp(t)
     row = work.row + t * ROWS + thread
     log2_total = cute.math.log2(total, fastmath=True)
     # The very shift that the exponents had: its rounding is in `total`, and cancels.
     lse = (log2_total - shift) * _LN_2
     if row < seqlen_q:
         mLSE[row, work.head, work.batch] = -Float32.inf if unseen else lse
+
+
+@cute.jit
+def _take_scale(context, t: cutlass.Constexpr, stats_full, thread: Int32, warp: Int32) -> Float32:
+    """What softmax t told of this thread's row and the next block."""
+    barriers = context.barriers
+    wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
+    scale = context.shared.sStats[thread, 0, t]
+    barriers["stats_empty"].arrive_as_warp(4 * t + warp)
+    return scale
+
+
+@cute.jit
+def _follow(context, tiles: cutlass.Constexpr, steps: Int32, stats_full, thread, warp):
+    """`steps` blocks of each of `tiles`."""
+    for _ in cutlass.range(steps, unroll=1):
+        for t in cutlass.range_constexpr(tiles.start, tiles.stop):
+            scale = _take_scale(context, t, stats_full, thread, warp)
+            tensor_memory.fence_after_sync()
+            _rescale(context, t, scale, thread)
+            _release_output(context, t)
+
+
+@cute.jit
+def _keep_in_scale(context, blocks, stats_full, thread: Int32, warp: Int32) -> None:
+    """All blocks, in the order of the MMA warp: of a pair, tile 1 may begin and end earlier.
+
+    A tile's first block has nothing to scale, and is heard of only to keep count.
+    """
+    first = blocks[0]
+    steps = first.last - first.first - 1
+    if cutlass.const_expr(context.config.q_tiles == 2):
+        second = blocks[1]
+        others = second.last - second.first - 1
+        ahead = max(min(second.last - first.last, others), 0)
+        if others >= 0:
+            _take_scale(context, 1, stats_full, thread, warp)
+            _follow(context, range(1, 2), ahead, stats_full, thread, warp)
+        _take_scale(context, 0, stats_full, thread, warp)
+        both = max(others - ahead, 0)
+        _follow(context, range(2), both, stats_full, thread, warp)
+        steps = steps - both
+    else:
+        _take_scale(context, 0, stats_full, thread, warp)
+    _follow(context, range(1), steps, stats_full, thread, warp)
 
 
 @cute.jit
@@ -111,26 +148,17 @@ def run(context) -> None:
     warp = cute.arch.make_warp_uniform(thread // 32)
     stats_full, o_full, o_stored = make_counters(tiles), make_counters(tiles), make_counters(tiles)
     for t in cutlass.range_constexpr(tiles):
-        _arrive(barriers["pv_ready"], t)
+        barriers["pv_ready"].arrive_as_warp(t)
 
     tile = first_tile()
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
-        for i in cutlass.range(work.last - work.first, unroll=1):
-            block = work.last - 1 - i
-            for t in cutlass.range_constexpr(tiles):
-                if work.blocks[t].has(block) & (block != work.blocks[t].last - 1):
-                    wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
-                    scale = sStats[thread, 0, t]
-                    _arrive(barriers["stats_empty"], 4 * t + warp)
-                    tensor_memory.fence_after_sync()
-                    _rescale(context, t, scale, thread)
-                    _release_output(context, t)
+        _keep_in_scale(context, work.blocks, stats_full, thread, warp)
         for t in cutlass.range_constexpr(tiles):
             if work.blocks[t].first < work.blocks[t].last:
                 wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
                 total, shift = sStats[thread, 0, t], sStats[thread, 1, t]
-                _arrive(barriers["stats_empty"], 4 * t + warp)
+                barriers["stats_empty"].arrive_as_warp(4 * t + warp)
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
                 _finish(context, t, work, o_stored, total, shift, thread)

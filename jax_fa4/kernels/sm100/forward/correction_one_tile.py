@@ -23,7 +23,6 @@ from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS
 from jax_fa4.kernels.sm100.forward.correction import (
     _CHUNK,
     _LN_2,
-    _arrive,
     _rescale,
 )
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
@@ -60,8 +59,24 @@ def _statistics(context, thread: Thread, t: cutlass.Constexpr, count: cutlass.Co
     barriers, sStats = context.barriers, context.shared.sStats
     wait_next(barriers["stats_full"], thread.stats_full, 4 * t + thread.warp, counter=t)
     numbers = tuple(sStats[thread.lane, i, t] for i in range(count))
-    _arrive(barriers["stats_empty"], 4 * t + thread.warp)
+    barriers["stats_empty"].arrive_as_warp(4 * t + thread.warp)
     return numbers
+
+
+def _parts(context, begin: Int32, visits: Int32) -> tuple[Boolean, ...]:
+    """Which accumulators have some of a tile's blocks, those number `begin` and on of the CTA."""
+    if context.config.outputs == 1:
+        return (Boolean(True),)
+    return tuple((visits > 1) | ((begin & 1) == t) for t in range(SLOTS))
+
+
+@cute.jit
+def _hear_of_first_blocks(context, thread: Thread, begin: Int32, visits: Int32) -> None:
+    """An accumulator's first block of a tile has nothing to scale; it is only counted."""
+    parts = _parts(context, begin, visits)
+    for t in cutlass.range_constexpr(context.config.outputs):
+        if parts[t]:
+            _statistics(context, thread, t, 1)
 
 
 @cute.jit
@@ -76,7 +91,7 @@ def _correct(context, thread: Thread, n: Int32) -> None:
             tensor_memory.fence_after_sync()
             _rescale(context, t, scale, thread.lane)
             tensor_memory.fence_before_sync()
-            _arrive(context.barriers["pv_ready"], n & (SLOTS - 1))
+            context.barriers["pv_ready"].arrive_as_warp(n & (SLOTS - 1))
 
 
 @cute.jit
@@ -93,9 +108,9 @@ def _end(context, thread: Thread, begin: Int32, visits: Int32) -> Ending:
     """Merge the statistics of blocks number `begin` and on; see the formula above."""
     if cutlass.const_expr(context.config.outputs == 1):
         total, shift = _statistics(context, thread, 0, 2)
-        parts, scales = (Boolean(True),), (cute.arch.rcp_approx(total),)
+        parts, scales = _parts(context, begin, visits), (cute.arch.rcp_approx(total),)
     else:
-        parts = tuple((visits > 1) | ((begin & 1) == t) for t in range(SLOTS))
+        parts = _parts(context, begin, visits)
         l0, s0 = _final_statistics(context, thread, 0, parts[0])
         l1, s1 = _final_statistics(context, thread, 1, parts[1])
         # The shift of a row without keys means nothing.
@@ -157,13 +172,13 @@ def _finish(context, thread: Thread, work: PackedTile, done: Int32) -> None:
         if cutlass.const_expr(part == context.config.output_parts - 1):
             tensor_memory.fence_before_sync()
             if cutlass.const_expr(context.config.outputs == 1):
-                _arrive(barriers["pv_ready"], (done + work.visits) & (SLOTS - 1))
+                barriers["pv_ready"].arrive_as_warp((done + work.visits) & (SLOTS - 1))
             else:
                 for slot in cutlass.range_constexpr(SLOTS):
                     if ending.parts[slot]:
-                        _arrive(barriers["pv_ready"], slot)
+                        barriers["pv_ready"].arrive_as_warp(slot)
         cute.arch.fence_view_async_shared()
-        _arrive(barriers["o_staged"], 0)
+        barriers["o_staged"].arrive_as_warp(0)
     head, position = packing.place_of(thread.lane)
     row = work.row + position
     if (row < context.band.seqlen_q) & (head < packing.heads_from(work.head)):
@@ -179,12 +194,13 @@ def run(context) -> None:
     warp = cute.arch.make_warp_uniform(lane // 32)
     thread = Thread(lane, warp, make_counters(outputs), make_counters(outputs), make_counters(1))
     for slot in cutlass.range_constexpr(outputs):
-        _arrive(context.barriers["pv_ready"], slot)
+        context.barriers["pv_ready"].arrive_as_warp(slot)
 
     done = Int32(0)
     tile = first_tile()
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
+        _hear_of_first_blocks(context, thread, done, work.visits)
         for i in cutlass.range(outputs, work.visits, unroll=1):
             _correct(context, thread, done + i)
         _finish(context, thread, work, done)

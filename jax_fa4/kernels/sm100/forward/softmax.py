@@ -2,8 +2,8 @@
 
 CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, leaves P[t] in
 the upper half of its columns, and arrives at pv_ready after three quarters of it and at
-p_tail after all. It tells the correction warps each row's scale for every block but a
-tile's first, and at the tile's end the row's sum and the shift of its exponents.
+p_tail after all. It tells the correction warps each row's scale for every block, and at the
+tile's end the row's sum and the shift of its exponents.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32
+from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile, packed_tile
@@ -36,6 +36,7 @@ class Row:
     slot: Int32  # of its scores; t itself unless one warpgroup has all slots
     thread: Int32  # of the warpgroup: the row in its tile, the lane of tensor memory
     scores: cute.Pointer  # S[slot] in tensor memory, and P[slot] from its middle on
+    lane: Int32  # the warp's first
     place: Int32  # of this warp's barriers for statistics
     running: cute.Tensor  # maximum and sum
     s_full: cute.Tensor
@@ -44,24 +45,18 @@ class Row:
 
 def _make_row(context, t: Int32) -> Row:
     thread = cute.arch.thread_idx()[0] % ROWS
+    warp = cute.arch.make_warp_uniform(thread // 32)
     return Row(
         t=t,
         slot=t,
         thread=thread,
         scores=context.tmem + context.config.tensor_memory.scores_of(t),
-        place=4 * t + cute.arch.make_warp_uniform(thread // 32),
+        lane=32 * warp,
+        place=4 * t + warp,
         running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
         s_full=make_counters(1),
         stats_empty=make_counters(1),
     )
-
-
-@cute.jit
-def _arrive(barriers, stage) -> None:
-    """One arrival of this warp, after all of its lanes."""
-    cute.arch.sync_warp()
-    with cute.arch.elect_one():
-        barriers.arrive(stage)
 
 
 @cute.jit
@@ -73,7 +68,7 @@ def _load_scores(context, row: Row) -> cute.Tensor:
     scores = cute.make_rmem_tensor(TILE_N, Float32)
     for first in cutlass.range_constexpr(0, TILE_N, _LOAD):
         part = cute.make_tensor(scores.iterator + first, cute.make_layout(_LOAD))
-        tensor_memory.load(row.scores + first, part, row.thread)
+        tensor_memory.load(row.scores + first, part, row.lane)
     tensor_memory.wait_loads()
     return scores
 
@@ -86,13 +81,12 @@ def _tell(context, row: Row, first: Float32, second) -> None:
     sStats[row.thread, 0, row.t] = first
     if cutlass.const_expr(second is not None):
         sStats[row.thread, 1, row.t] = second
-    _arrive(barriers["stats_full"], row.place)
+    barriers["stats_full"].arrive_as_warp(row.place)
 
 
 @cute.jit
-def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32, total: Float32):
-    """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns total + the sum of P."""
-    chains = row_softmax.start_sum(total)
+def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
+    """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns the sum of P."""
     columns = TILE_N // _PARTS
     scale = (context.scale_log2, context.scale_log2)
     for part in cutlass.range_constexpr(_PARTS):
@@ -112,34 +106,39 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32, total:
         cells = cute.make_tensor(
             cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(columns // 2)
         )
-        tensor_memory.store(cells, row.scores + (TILE_N + first) // 2, row.thread)
-        chains = row_softmax.add_to_sum(chains, scores, first, first + columns)
+        tensor_memory.store(cells, row.scores + (TILE_N + first) // 2, row.lane)
         if cutlass.const_expr(part >= _PARTS - 2):
             tensor_memory.wait_stores()
             tensor_memory.fence_before_sync()
             last = part == _PARTS - 1
-            _arrive(context.barriers["p_tail" if last else "pv_ready"], row.slot)
-    return row_softmax.end_sum(chains)
+            context.barriers["p_tail" if last else "pv_ready"].arrive_as_warp(row.slot)
+    return row_softmax.row_sum(scores)
 
 
 @cute.jit
-def _block(context, row: Row, position: Int32, key: Int32, masked: Boolean, is_first: Boolean):
+def _block(context, row: Row, position: Int32, key: Int32, masked: cutlass.Constexpr):
     """One block of keys, of which `key` is the first; `position` is the row's own."""
     scale_log2, running = context.scale_log2, row.running
     scores = _load_scores(context, row)
-    if masked:
+    if cutlass.const_expr(masked):
         mask_row_outside_band(scores, context.band, position, key)
     old = running[0]
     new = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
     shift = row_softmax.shift_of(new, scale_log2)
-    # 0 for a tile's first block, whose running sum is 0 and whose O is overwritten. Where the maximum
-    # stays, exactly 1: the exponent would be the rounding of a product, and O rescaled for it.
+    # For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
+    # maximum stays it is exactly 1: the exponent would be the rounding of a product.
     scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
     scale = Float32(1.0) if new == old else scale
-    if not is_first:
-        _tell(context, row, scale, None)
+    _tell(context, row, scale, None)
     running[0] = new
-    running[1] = _exponentials(context, row, scores, shift, running[1] * scale)
+    running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
+
+
+@cute.jit
+def _blocks(context, row: Row, position: Int32, first: Int32, last: Int32, masked):
+    """Blocks [first, last), from the last to the first: a loop for each kind, with or without."""
+    for i in cutlass.range(last - first, unroll=1):
+        _block(context, row, position, (last - 1 - i) * TILE_N, masked)
 
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
@@ -149,28 +148,45 @@ def _at_slot(context, row: Row, slot: Int32) -> Row:
 
 
 @cute.jit
+def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, ends, masked):
+    """Those of blocks [first, last) that are this warpgroup's, where a tile has one or two.
+
+    Block `top` is the tile's last, and `turn` the number in the CTA that it has; of two
+    warpgroups, t takes those of parity t.
+    """
+    first, last = ends
+    groups = context.config.outputs
+    start = top - last + 1
+    start = start + ((turn + start + row.t) & (groups - 1))
+    for i in cutlass.range(start, top + 1 - first, groups, unroll=1):
+        here = row
+        if cutlass.const_expr(groups < SLOTS):
+            here = _at_slot(context, row, (turn + i) & (SLOTS - 1))
+        _block(context, here, position, (top - i) * TILE_N, masked)
+
+
+@cute.jit
 def _run_one_tile(context, t: Int32) -> None:
     """`run` where a CTA has one tile: warpgroup t of two takes slot t, or one takes both."""
     row = _make_row(context, t)
     groups, packing = context.config.outputs, context.packing
-    _, position = packing.place_of(row.thread)
+    _, place = packing.place_of(row.thread)
     done = Int32(0)
     tile = first_tile()
     while tile < context.scheduler.tiles():
         tile_row = packed_tile(context, tile).row
         blocks = block_range(context.band, tile_row, packing.tokens, TILE_N)
         visits = blocks.last - blocks.first
-        start = (done + t) & (groups - 1)
+        top, position = blocks.last - 1, tile_row + place
         row.running[0] = -Float32.inf
         row.running[1] = Float32(0.0)
-        for i in cutlass.range(start, visits, groups, unroll=1):
-            block = blocks.last - 1 - i
-            masked = (block < blocks.unmasked_first) | (block >= blocks.unmasked_last)
-            here = row
-            if cutlass.const_expr(groups < SLOTS):
-                here = _at_slot(context, row, (done + i) & (SLOTS - 1))
-            _block(context, here, tile_row + position, block * TILE_N, masked, i == start)
-        if start < visits:
+        right = (blocks.unmasked_last, blocks.last)
+        middle = (blocks.unmasked_first, blocks.unmasked_last)
+        left = (blocks.first, blocks.unmasked_first)
+        _dealt_blocks(context, row, position, top, done, right, True)
+        _dealt_blocks(context, row, position, top, done, middle, False)
+        _dealt_blocks(context, row, position, top, done, left, True)
+        if ((done + t) & (groups - 1)) < visits:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
         done = done + visits
@@ -187,10 +203,10 @@ def _run_two_tiles(context, t: Int32) -> None:
             blocks = block_range(context.band, tile_row, ROWS, TILE_N)
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
-            for i in cutlass.range(blocks.last - blocks.first, unroll=1):
-                block = blocks.last - 1 - i
-                masked = (block < blocks.unmasked_first) | (block >= blocks.unmasked_last)
-                _block(context, row, tile_row + row.thread, block * TILE_N, masked, i == 0)
+            position = tile_row + row.thread
+            _blocks(context, row, position, blocks.unmasked_last, blocks.last, True)
+            _blocks(context, row, position, blocks.unmasked_first, blocks.unmasked_last, False)
+            _blocks(context, row, position, blocks.first, blocks.unmasked_first, True)
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
         tile = next_tile(tile)
