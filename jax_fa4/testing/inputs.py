@@ -94,7 +94,8 @@ def _case(name: str, lengths: tuple[int, int], tags: str = "", **options: Any) -
 _CAUSAL: dict[str, Any] = {"causal": True}
 _TOP_LEFT: dict[str, Any] = {"causal": True, "alignment": "top_left"}
 
-# Tags: `gradient`: check gradients too; `half`: in every half precision; `long`: several blocks.
+# Tags: `gradient`: check gradients too; `half`: in every half precision; `long`: several blocks;
+# `packed`: few queries, so that kernels may put several heads into one tile.
 CASES: tuple[Case, ...] = (
     _case("one-by-one", (1, 1), "gradient"),
     _case("square", (64, 64), "gradient"),
@@ -133,6 +134,16 @@ CASES: tuple[Case, ...] = (
     _case("growing-96", (140, 400), batch=1, head_dim=96, growth=16.0),
     _case("growing-192-128", (300, 400), batch=1, head_dim=192, head_dim_v=128, growth=16.0),
     _case("growing-256", (140, 400), batch=1, head_dim=256, growth=16.0),
+    _case("packed-1-of-16", (1, 300), "packed", heads=16, heads_kv=1),
+    _case("packed-1-of-20", (1, 130), "packed", heads=20, heads_kv=1, **_CAUSAL),
+    _case("packed-2-of-6", (2, 257), "packed", heads=12, heads_kv=2, **_CAUSAL),
+    _case("packed-17-of-8", (17, 129), "packed", heads=8, heads_kv=1, **_CAUSAL),
+    _case("packed-17-of-3", (17, 200), "packed", heads=6, heads_kv=2, window=(100, 3)),
+    _case("packed-70-of-2", (70, 150), "packed", heads=2, heads_kv=1, **_TOP_LEFT),
+    _case("packed-128-of-3", (128, 140), "packed", heads=3, heads_kv=1, **_CAUSAL),
+    _case("packed-129-of-4", (129, 260), "packed", heads=4, heads_kv=1, window=(64, None)),
+    _case("packed-128", (9, 400), "packed", heads=16, heads_kv=2, head_dim=128, growth=16.0),
+    _case("packed-256", (17, 390), "packed", heads=8, heads_kv=2, head_dim=256, **_CAUSAL),
     _case("blocks", (1023, 1023), "gradient long", batch=1, **_CAUSAL),
     _case("blocks-full", (530, 1100), "gradient long", batch=1, heads=2, heads_kv=1),
     _case("blocks-ragged", (600, 1100), "gradient half long", batch=1, heads=4, **_CAUSAL),

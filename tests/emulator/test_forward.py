@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import CASES, emulated
+from calls import CASES, emulated, forced
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_fa4
 from jax_fa4.testing import expected, inputs, tolerances
+from jax_fa4.variants import Form
 
 NAMES = (
     "one-by-one",
@@ -32,13 +33,16 @@ NAMES = (
     "growing",
     "growing-128",
     "growing-256",
+    *(case.name for case in inputs.tagged("packed")),
 )
 
 
-@pytest.fixture(params=["sm90", "sm100"])
+@pytest.fixture(params=["sm90", "sm100", "sm100-splitkeys"])
 def arch(request):
-    with jax_fa4.emulator.options(arch=request.param):
-        yield request.param
+    """Each family's kernels, and another form of them."""
+    name, _, form = request.param.partition("-")
+    with jax_fa4.emulator.options(arch=name), forced(Form(form)):
+        yield name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,8 +77,9 @@ def test_no_order_of_events_changes_a_bit(name, arch):
 
 
 @pytest.mark.parametrize("sm_count", [1, 3])
-def test_few_sms_share_the_same_work(sm_count, arch):
-    case = replace(CASES["grouped"], causal=False)  # tiles that differ are not shared out
+@pytest.mark.parametrize("name", ["grouped", "packed-17-of-8", "packed-256"])
+def test_few_sms_share_the_same_work(name, sm_count, arch):
+    case = replace(CASES[name], causal=False, batch=5)  # tiles that differ are not shared out
     q, k, v, *_ = inputs.make(case, jnp.bfloat16)
     many = emulated(case)(q, k, v)
     with jax_fa4.emulator.options(sm_count=sm_count):

@@ -15,7 +15,7 @@ from cutlass import cute
 from jax_fa4.aot.compile import compile_options
 from jax_fa4.aot.cubin import kernel_facts
 from jax_fa4.aot.signatures import fake_arguments
-from jax_fa4.kernels.sm100.forward.config import FORWARD_CONFIGS
+from jax_fa4.kernels.sm100.forward.config import FORWARD_CONFIGS, config_of
 from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100, barrier_table
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant
 
@@ -35,9 +35,13 @@ def test_nothing_spills(variant, tmp_path, monkeypatch):
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
     head_dim = variant.head_dim
-    # Products are 16 deep: S of each tile is multiplied at 2 places, O at 2.
     products = len(re.findall(r"tcgen05\.mma", ptx))
-    assert products % (head_dim // 16 + 128 // 16) == 0
+    if config_of(variant).q_tiles == 1:
+        # Products are 16 deep: S is multiplied at one place, O at 2.
+        assert products == head_dim // 16 + 2 * 128 // 16
+    else:
+        # S of each tile is multiplied at as many places as O.
+        assert products % (head_dim // 16 + 128 // 16) == 0
 
 
 @pytest.mark.parametrize("key", FORWARD_CONFIGS, ids=lambda key: f"d{key[0]}{key[-1].value}")
@@ -48,4 +52,4 @@ def test_the_memory_maps_fit(key):
     assert memory.probabilities_of(0) + 64 == memory.scores_of(1) <= memory.output_of(0)
     assert config.smem_bytes <= 232448
     barriers = sum(spec.stages for spec in barrier_table(config).values())
-    assert 8 * barriers + 4 + 4 * 2 * 128 * config.q_tiles <= 3072
+    assert 8 * barriers + 4 + 4 * 2 * 128 * config.outputs <= 3072

@@ -1,7 +1,9 @@
 """The Blackwell forward: O = softmax(scale * Q K^T, within the band) V, lse per row.
 
-A CTA has two tiles of 128 queries, 0 and 1, so that the tensor core multiplies for one
-while the softmax of the other runs. Head dim 256 leaves room in tensor memory for one.
+A CTA has two slots of scores, 0 and 1, so that the tensor core multiplies for one while the
+softmax of the other runs. Usually slot t is a tile of 128 queries of its own. A CTA with one
+tile (head dim 256, for which tensor memory has no second O, and the form for few queries) gives
+its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `correction_one_tile`.
 
     load warp --TMA--> sQ[t] --+
                                +--> MMA warp: S[t] = Q[t] K^T --> tensor memory
@@ -19,22 +21,23 @@ while the softmax of the other runs. Head dim 256 leaves room in tensor memory f
 | q_full     | q_tiles   | TMA: Q[t] is in sQ[t]                   | MMA                |
 | q_empty    | q_tiles   | the tile's last product with Q[t]       | load               |
 | kv_full    | kv_stages | TMA: a block of K or of V               | MMA                |
-| kv_empty   | kv_stages | both tiles' products with it            | load               |
-| s_full     | q_tiles   | S[t], and every product before it       | softmax t          |
-| pv_ready   | q_tiles   | 4 softmax warps: S[t] read, 3/4 of P[t] | MMA                |
+| kv_empty   | kv_stages | every product with it                   | load               |
+| s_full     | 2         | S[t], and every product before it       | softmax t          |
+| pv_ready   | 2         | 4 softmax warps: S[t] read, 3/4 of P[t] | MMA                |
 |            |           | 4 correction warps: O[t] is scaled, or  |                    |
 |            |           | the tile before was read out            |                    |
-| p_tail     | q_tiles   | 4 softmax warps: the last 1/4 of P[t]   | MMA, mid product   |
-| stats_full | 4 q_tiles | a softmax warp: scales of its 32 rows   | a correction warp  |
-| stats_empty| 4 q_tiles | a correction warp has read them         | a softmax warp     |
-| o_full     | q_tiles   | the tile's last product with V          | correction         |
+| p_tail     | 2         | 4 softmax warps: the last 1/4 of P[t]   | MMA, mid product   |
+| stats_full | 4 outputs | a softmax warp: scales of its 32 rows   | a correction warp  |
+| stats_empty| 4 outputs | a correction warp has read them         | a softmax warp     |
+| o_full     | outputs   | the tile's last product into O[t]; with | correction         |
+|            |           | one O for two slots, every one          |                    |
 | o_staged   | q_tiles   | 4 correction warps: a part of O in sO[t]| store              |
 | o_stored   | q_tiles   | the TMA store has read sO[t]            | correction         |
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
-(`block_range` of its own 128 rows): under a causal band tile 0 skips the last block of
-tile 1. The MMA warp runs through the ends of tiles: the next tile's first S is issued before
-this tile's last O is read out.
+(`block_range` of its own rows): under a causal band tile 0 skips the last block of tile 1. The
+MMA warp runs through the ends of tiles: the next tile's first S is issued before this tile's
+last O is read out.
 """
 
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
