@@ -34,10 +34,9 @@ def test_nothing_spills(variant, tmp_path, monkeypatch):
     ptx = compiled.__ptx__
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
-    head_dim = variant.head_dim
     # Products are 16 deep: S of each tile is multiplied at 2 places, O at 2.
     products = len(re.findall(r"tcgen05\.mma", ptx))
-    assert products % (head_dim // 16 + 128 // 16) == 0
+    assert products % (variant.head_dim // 16 + 128 // 16) == 0
 
 
 @pytest.mark.parametrize("key", FORWARD_CONFIGS, ids=lambda key: f"d{key[0]}{key[-1].value}")
