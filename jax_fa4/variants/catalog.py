@@ -15,7 +15,7 @@ from jax_fa4.variants.variant import (
 # holds it.
 FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM90: ((64, 64), (128, 128), (256, 256)),
-    Arch.SM100: ((64, 64), (128, 128), (256, 256)),
+    Arch.SM100: ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
 }
 
 # Some kernel of every architecture holds every pair of head dims up to this.

@@ -25,6 +25,8 @@ COMPLETIONS = ("random", "earliest", "latest")
 # Around the tiles of 64, 128 and 256 rows and the blocks of keys, and others.
 LENGTHS = (1, 2, 17, 63, 64, 65, 113, 127, 128, 129, 200, 239, 255, 256, 257, 300, 384, 450)
 HEAD_DIMS = (8, 16, 32, 40, 63, 64, 72, 80, 96, 104, 120, 128, 136, 160, 192, 200, 256)
+# Of the values; 0 is the same as the queries and keys.
+VALUE_HEAD_DIMS = (0, 0, 0, 0, 0, 8, 40, 64, 96, 128, 136, 256)
 HEADS = ((1, 1), (2, 2), (2, 1), (3, 1), (4, 2), (6, 2))
 WINDOWS = (
     (None, None),
@@ -79,6 +81,7 @@ def problems(count: int) -> list:
             heads=heads,
             heads_kv=heads_kv,
             head_dim=draw.choice(HEAD_DIMS),
+            head_dim_v=draw.choice(VALUE_HEAD_DIMS),
             causal=draw.random() < 0.4,
             window=draw.choice(WINDOWS),
             alignment=draw.choice(("bottom_right", "top_left")),
@@ -94,7 +97,7 @@ def _words(case, dtype: str, sms: int) -> str:
     mask = f"window {case.window}" + (f", causal {case.alignment}" if case.causal else "")
     return (
         f"{case.name}: {case.batch} x {case.heads}/{case.heads_kv} heads, {case.query_length} x "
-        f"{case.key_length}, D = {case.head_dim}, {dtype}, {mask}, "
+        f"{case.key_length}, D = {case.head_dim}, {case.head_dim_v}, {dtype}, {mask}, "
         f"growth {case.growth:g}, {sms} SMs"
     )
 

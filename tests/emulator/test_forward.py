@@ -26,11 +26,22 @@ NAMES = (
     "multi-query",
     "head-dim-40",
     "head-dim-63",
+    "head-dim-72",
+    "head-dim-80",
+    "head-dim-88",
     "head-dim-96",
     "head-dim-128",
     "head-dim-256",
+    "values-192-128",
+    "values-128-64",
+    "values-64-128",
+    "values-96-40",
+    "values-8-256",
+    "values-21-3",
     "scale",
     "growing",
+    "growing-96",
+    "growing-192-128",
     "growing-128",
     "growing-256",
     *(case.name for case in inputs.tagged("packed")),
@@ -53,7 +64,7 @@ def test_forward_is_the_definition(name, arch):
     tolerances.check(expected.results(emulated(case), x), *expected.both(x, case))
 
 
-@pytest.mark.parametrize("name", ["ragged-causal", "head-dim-40"])
+@pytest.mark.parametrize("name", ["ragged-causal", "head-dim-40", "values-96-40"])
 def test_gradients_are_those_of_the_definition(name, arch):
     case = CASES[name]
     x = inputs.make(case, jnp.bfloat16)
@@ -61,7 +72,7 @@ def test_gradients_are_those_of_the_definition(name, arch):
     tolerances.check(actual, *expected.both(x, case, gradients=True))
 
 
-@pytest.mark.parametrize("name", ["ragged-causal", "grouped"])
+@pytest.mark.parametrize("name", ["ragged-causal", "grouped", "head-dim-96", "values-192-128"])
 def test_no_order_of_events_changes_a_bit(name, arch):
     case = replace(CASES[name], batch=1)
     q, k, v, *_ = inputs.make(case, jnp.bfloat16)

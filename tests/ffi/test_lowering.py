@@ -70,14 +70,30 @@ def test_bands_are_attributes_of_one_kernel(options, lower, upper):
     assert found["variants"] == '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"'
 
 
-@pytest.mark.parametrize(("width", "padded", "tile"), [(1, 8, 64), (63, 64, 64), (72, 72, 128)])
-def test_head_dims_are_padded_to_eight(width, padded, tile):
+@pytest.mark.parametrize(
+    ("width", "padded", "tiles"),
+    [(1, 8, (64, 64)), (63, 64, (64, 64)), (72, 72, (128, 96)), (97, 104, (128, 128))],
+)
+def test_head_dims_are_padded_to_eight(width, padded, tiles):
     args = shapes(width=width, dtype=jnp.float16)
     text = lowered(jax.grad(lambda *a: jax_fa4.flash_attention(*a).sum()), *args)
     line = call_of(text, "jax_fa4_fwd_v1")
     assert f"(tensor<2x100x4x{padded}xf16>, " in line
-    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{tile} fwd_sm100_fp16_d{tile}"'
+    sm90, sm100 = tiles
+    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{sm90} fwd_sm100_fp16_d{sm100}"'
     assert f"(tensor<2x100x4x{padded}xf16>, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
+
+
+def test_values_have_a_head_dim_of_their_own():
+    q, k, _ = shapes(width=190)
+    v = jax.ShapeDtypeStruct((2, 100, 4, 100), jnp.bfloat16)
+    text = lowered(jax.grad(lambda *a: jax_fa4.flash_attention(*a).sum(), (0, 1, 2)), q, k, v)
+    line = call_of(text, "jax_fa4_fwd_v1")
+    wide, narrow = "tensor<2x100x4x192xbf16>", "tensor<2x100x4x104xbf16>"
+    assert f"({wide}, {wide}, {narrow}) -> ({narrow}, tensor<2x4x100xf32>)" in line
+    names = '"fwd_sm90_bf16_d256 fwd_sm100_bf16_d192_v128"'
+    assert attributes(line)["variants"] == names
+    assert f"({narrow}, {narrow}, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 
 def test_preprocess_call():

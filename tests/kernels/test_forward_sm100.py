@@ -34,14 +34,13 @@ def test_nothing_spills(variant, tmp_path, monkeypatch):
     ptx = compiled.__ptx__
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
-    head_dim = variant.head_dim
     products = len(re.findall(r"tcgen05\.mma", ptx))
     if config_of(variant).q_tiles == 1:
         # Products are 16 deep: S is multiplied at one place, O at 2.
-        assert products == head_dim // 16 + 2 * 128 // 16
+        assert products == variant.head_dim // 16 + 2 * 128 // 16
     else:
         # S of each tile is multiplied at as many places as O.
-        assert products % (head_dim // 16 + 128 // 16) == 0
+        assert products % (variant.head_dim // 16 + 128 // 16) == 0
 
 
 @pytest.mark.parametrize("key", FORWARD_CONFIGS, ids=lambda key: f"d{key[0]}{key[-1].value}")

@@ -149,3 +149,12 @@ def advance(ring: Ring) -> None:
     wraps = following == ring.stages
     place[1] = place[1] ^ 1 if wraps else place[1]
     place[0] = Int32(0) if wraps else following
+
+
+def take(ring: Ring, count: int) -> list[tuple[Int32, Int32]]:
+    """The ring's next `count` stages, each with its phase's parity; the ring goes on past them."""
+    stages = []
+    for _ in range(count):
+        stages.append((ring.place[0], ring.place[1]))
+        advance(ring)
+    return stages

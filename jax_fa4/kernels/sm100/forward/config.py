@@ -30,7 +30,7 @@ class TensorMemory:
     """
 
     outputs: int
-    head_dim: int
+    head_dim_v: int
 
     def scores_of(self, t):
         """First column of S[t]; `t` may be a value of the device."""
@@ -42,7 +42,7 @@ class TensorMemory:
 
     def output_of(self, t):
         """First column of O[t]."""
-        return TILE_N * SLOTS + self.head_dim * t
+        return TILE_N * SLOTS + self.head_dim_v * t
 
     @property
     def columns(self) -> int:
@@ -55,12 +55,15 @@ class ForwardConfig:
     """How one CTA is built: `q_tiles` tiles of 128 queries against blocks of 128 keys.
 
     It has `outputs` accumulators, and for each a warpgroup of softmax. Two for one tile of
-    queries each take every other block, and are merged at the tile's end. K and V share a
-    ring of `kv_stages` blocks. `polynomial` says which of POLYNOMIAL_PERIOD neighbouring
-    pairs of exponentials the CUDA cores compute instead of the special-function units. The
-    output leaves through shared memory `output_columns` at a time. Registers are for a thread
-    of a softmax warp, of a correction warp, and of the other four warps; without
-    a second accumulator, the warps of its softmax keep the 128 of the launch.
+    queries each take every other block, and are merged at the tile's end. V and O have
+    `head_dim_v` columns, the same as Q and K unless said. K and V share a ring of `kv_stages`
+    stages: a block of K takes `k_parts` of them, each with a part of its columns, and a block of
+    V takes `v_parts`, each with a part of its keys; all parts are of one size. `polynomial` says
+    which of POLYNOMIAL_PERIOD neighbouring pairs of exponentials the CUDA cores compute instead
+    of the special-function units. The output leaves through shared memory `output_columns` at a
+    time, in as many stages as there are tiles. Registers are for a thread of a softmax warp, of a
+    correction warp, and of the other four warps; without a second accumulator, the warps of its
+    softmax keep the 128 of the launch.
     """
 
     head_dim: int
@@ -72,8 +75,14 @@ class ForwardConfig:
     softmax_registers: int
     correction_registers: int
     other_registers: int
+    head_dim_v: int = 0
+    k_parts: int = 1
+    v_parts: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+        if self.head_dim * self.v_parts != self.head_dim_v * self.k_parts:
+            raise ValueError(f"{self} has parts of K and of V that differ in size")
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         registers = 128 * (
@@ -94,18 +103,22 @@ class ForwardConfig:
 
     @property
     def smem_bytes(self) -> int:
-        queries_and_keys = (self.tile_m + self.kv_stages * TILE_N) * self.head_dim
-        elements = queries_and_keys + self.tile_m * self.output_columns
+        ring = self.kv_stages * TILE_N * self.head_dim // self.k_parts
+        elements = self.tile_m * (self.head_dim + self.output_columns) + ring
         return elements * _ELEMENT_BYTES + _SMALL_BYTES
 
     @property
     def output_parts(self) -> int:
         """How many pieces a tile of the output leaves in."""
-        return self.head_dim // self.output_columns
+        return self.head_dim_v // self.output_columns
+
+    def output_stage(self, t: int, part: int) -> int:
+        """The stage of sO that a piece of O[t] leaves by: each in turn."""
+        return (t * self.output_parts + part) % self.q_tiles
 
     @property
     def tensor_memory(self) -> TensorMemory:
-        return TensorMemory(outputs=self.outputs, head_dim=self.head_dim)
+        return TensorMemory(outputs=self.outputs, head_dim_v=self.head_dim_v)
 
 
 FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
@@ -137,10 +150,21 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         outputs=2,
         kv_stages=12,
         output_columns=64,
-        polynomial=(3, 8, 13),
-        softmax_registers=192,
-        correction_registers=80,
-        other_registers=48,
+        polynomial=(5, 11),
+        softmax_registers=184,
+        correction_registers=72,
+        other_registers=72,
+    ),
+    (96, Form.USUAL): ForwardConfig(
+        head_dim=96,
+        q_tiles=2,
+        outputs=2,
+        kv_stages=5,
+        output_columns=96,
+        polynomial=(5, 11),
+        softmax_registers=184,
+        correction_registers=72,
+        other_registers=72,
     ),
     (128, Form.SPLITKEYS): ForwardConfig(
         head_dim=128,
@@ -148,10 +172,25 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         outputs=2,
         kv_stages=5,
         output_columns=128,
-        polynomial=(3, 8, 13),
-        softmax_registers=192,
-        correction_registers=80,
-        other_registers=48,
+        polynomial=(5, 11),
+        softmax_registers=184,
+        correction_registers=72,
+        other_registers=72,
+    ),
+    (192, Form.USUAL): ForwardConfig(
+        head_dim=192,
+        head_dim_v=128,
+        q_tiles=2,
+        outputs=2,
+        # Of 16 KiB: what two products read at a time, and V of the next block.
+        kv_stages=7,
+        k_parts=3,
+        v_parts=2,
+        output_columns=32,
+        polynomial=(5, 11),
+        softmax_registers=184,
+        correction_registers=72,
+        other_registers=72,
     ),
     (256, Form.USUAL): ForwardConfig(
         head_dim=256,

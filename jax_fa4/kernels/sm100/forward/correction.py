@@ -14,10 +14,9 @@ from cutlass import Boolean, Float32, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import ROWS
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
-from jax_fa4.kernels.toolkit import tensor_memory
+from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
-from jax_fa4.kernels.toolkit.swizzled_rows import store_columns
 
 _COLUMNS = 16  # of O in registers at a time while it is scaled
 _CHUNK = 16  # and while it is read out
@@ -36,7 +35,7 @@ def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> No
     """O[t] *= scale, if any row of this warp needs it."""
     if cute.arch.vote_any_sync(Boolean(scale < 1.0)):
         base = context.tmem + context.config.tensor_memory.output_of(t)
-        for column in cutlass.range_constexpr(0, context.config.head_dim, _COLUMNS):
+        for column in cutlass.range_constexpr(0, context.config.head_dim_v, _COLUMNS):
             rO = cute.make_rmem_tensor(_COLUMNS, Float32)
             tensor_memory.load(base + column, rO, thread)
             tensor_memory.wait_loads()
@@ -50,10 +49,11 @@ def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> No
 def _stage_output(
     context, t: cutlass.Constexpr, part: cutlass.Constexpr, scale: Float32, keep: Int32, thread
 ):
-    """sO[t] = a part of O[t] * scale in 16 bits; only bits in `keep`, all or none, are kept."""
+    """Stage a part of O[t] * scale in 16 bits; only bits in `keep`, all or none, are kept."""
     columns = context.config.output_columns
     base = context.tmem + context.config.tensor_memory.output_of(t) + part * columns
-    tile = context.shared.output + t * ROWS * columns
+    tile = context.shared.output + context.config.output_stage(t, part) * ROWS * columns
+    panel = swizzled_rows.panel_of(columns)
     for column in cutlass.range_constexpr(0, columns, _CHUNK):
         rO = cute.make_rmem_tensor(_CHUNK, Float32)
         tensor_memory.load(base + column, rO, thread)
@@ -68,7 +68,7 @@ def _stage_output(
         )
         for c in cutlass.range_constexpr(_CHUNK // 2):
             words[c] = words[c] & keep
-        store_columns(rounded, tile, ROWS, thread, column)
+        swizzled_rows.store_columns(rounded, tile, ROWS, thread, column, panel)
 
 
 @cute.jit
@@ -80,12 +80,13 @@ def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, shift: 
     keep = Int32(0) if unseen else Int32(-1)
     scale = cute.arch.rcp_approx(total)
     for part in cutlass.range_constexpr(context.config.output_parts):
-        wait_next(barriers["o_stored"], stored, t, producer=True)
+        stage = context.config.output_stage(t, part)
+        wait_next(barriers["o_stored"], stored, stage, producer=True)
         _stage_output(context, t, part, scale, keep, thread)
         if cutlass.const_expr(part == context.config.output_parts - 1):
             _release_output(context, t)
         cute.arch.fence_view_async_shared()
-        barriers["o_staged"].arrive_as_warp(t)
+        barriers["o_staged"].arrive_as_warp(stage)
     row = work.row + t * ROWS + thread
     log2_total = cute.math.log2(total, fastmath=True)
     # The very shift that the exponents had: its rounding is in `total`, and cancels.

@@ -26,10 +26,9 @@ from jax_fa4.kernels.sm100.forward.correction import (
     _rescale,
 )
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
-from jax_fa4.kernels.toolkit import tensor_memory
+from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
-from jax_fa4.kernels.toolkit.swizzled_rows import store_columns
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,14 @@ def _stage_output(context, thread: Thread, ending: Ending, part: cutlass.Constex
         )
         for c in cutlass.range_constexpr(_CHUNK // 2):
             words[c] = words[c] & keep
-        store_columns(rounded, context.shared.output, ROWS, thread.lane, column)
+        swizzled_rows.store_columns(
+            rounded,
+            context.shared.output,
+            ROWS,
+            thread.lane,
+            column,
+            swizzled_rows.panel_of(columns),
+        )
 
 
 @cute.jit

@@ -14,13 +14,13 @@ its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `corre
                                |                  |
                                +--> MMA warp: O[t] += P[t] V --> tensor memory
                                                   |
-    store warp <-- sO[t] <-- correction warpgroup: O[t] / sum, to 16 bits; lse
+    store warp <-- sO <-- correction warpgroup: O[t] / sum, to 16 bits; lse
 
 | barrier    | stages    | a phase ends when                       | who waits          |
 |------------|-----------|-----------------------------------------|--------------------|
 | q_full     | q_tiles   | TMA: Q[t] is in sQ[t]                   | MMA                |
 | q_empty    | q_tiles   | the tile's last product with Q[t]       | load               |
-| kv_full    | kv_stages | TMA: a block of K or of V               | MMA                |
+| kv_full    | kv_stages | TMA: a block of K or of V, or a part    | MMA                |
 | kv_empty   | kv_stages | every product with it                   | load               |
 | s_full     | 2         | S[t], and every product before it       | softmax t          |
 | pv_ready   | 2         | 4 softmax warps: S[t] read, 3/4 of P[t] | MMA                |
@@ -31,8 +31,8 @@ its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `corre
 | stats_empty| 4 outputs | a correction warp has read them         | a softmax warp     |
 | o_full     | outputs   | the tile's last product into O[t]; with | correction         |
 |            |           | one O for two slots, every one          |                    |
-| o_staged   | q_tiles   | 4 correction warps: a part of O in sO[t]| store              |
-| o_stored   | q_tiles   | the TMA store has read sO[t]            | correction         |
+| o_staged   | q_tiles   | 4 correction warps: a part of an O      | store              |
+| o_stored   | q_tiles   | the TMA store has read it               | correction         |
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
 (`block_range` of its own rows): under a causal band tile 0 skips the last block of tile 1. The
@@ -99,7 +99,7 @@ class SharedLayouts:
 
 @dataclass(frozen=True)
 class SharedTensors:
-    """Tiles in shared memory. sK and sV are two views of one ring."""
+    """Tiles in shared memory. sK and sV are two views of one ring, of parts of blocks."""
 
     sQ: cute.Tensor  # (MMA, 1, MMA_K, q_tiles)
     sK: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
@@ -199,12 +199,12 @@ class ForwardSm100:
         layouts = self._smem_layouts(qk, pv)
         g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
         one = (None, None, None, 0)
-        qk_tile, pv_tile = self._tiles()
+        qk_tile, k_part, v_part = self._tiles()
         cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (qk.thr_id.shape,)).shape
         tma_a, tma_b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
         tma_q = tma_a(g2s, mQ, cute.slice_(layouts.sQ, one), qk_tile, qk, cluster)
-        tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), qk_tile, qk, cluster)
-        tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), pv_tile, pv, cluster)
+        tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), k_part, qk, cluster)
+        tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), v_part, pv, cluster)
         tma_o = cpasync.make_tiled_tma_atom(
             s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.output_columns)
         )
@@ -239,30 +239,34 @@ class ForwardSm100:
             min_blocks_per_mp=1,
         )
 
-    def _tiles(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """(M, N, K) of one tile's products: S = Q K^T and O += P V."""
-        d = self.config.head_dim
-        return (ROWS, TILE_N, d), (ROWS, d, TILE_N)
+    def _tiles(self) -> tuple[tuple[int, int, int], ...]:
+        """(M, N, K) of S = Q K^T of one tile, and of what it and O += P V take of a stage."""
+        c = self.config
+        return (
+            (ROWS, TILE_N, c.head_dim),
+            (ROWS, TILE_N, c.head_dim // c.k_parts),
+            (ROWS, c.head_dim_v, TILE_N // c.v_parts),
+        )
 
     def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
         """Q, K and V from shared memory, P from tensor memory, both sums in float32."""
         k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
-        qk_tile, pv_tile = self._tiles()
+        _, k_part, v_part = self._tiles()
         one = tcgen05.CtaGroup.ONE
         make, dtype = blackwell.make_trivial_tiled_mma, self.dtype
-        qk = make(dtype, dtype, k_major, k_major, Float32, one, qk_tile[:2])
+        qk = make(dtype, dtype, k_major, k_major, Float32, one, k_part[:2])
         source = tcgen05.OperandSource.TMEM
-        pv = make(dtype, dtype, k_major, mn_major, Float32, one, pv_tile[:2], source)
+        pv = make(dtype, dtype, k_major, mn_major, Float32, one, v_part[:2], source)
         return qk, pv
 
     def _smem_layouts(self, qk: cute.TiledMma, pv: cute.TiledMma) -> SharedLayouts:
         """Made anew on each side of the launch: a layout is a value of its region."""
         c, dtype = self.config, self.dtype
-        qk_tile, pv_tile = self._tiles()
+        qk_tile, k_part, v_part = self._tiles()
         return SharedLayouts(
             sQ=blackwell.make_smem_layout_a(qk, qk_tile, dtype, c.q_tiles),
-            sK=blackwell.make_smem_layout_b(qk, qk_tile, dtype, c.kv_stages),
-            sV=blackwell.make_smem_layout_b(pv, pv_tile, dtype, c.kv_stages),
+            sK=blackwell.make_smem_layout_b(qk, k_part, dtype, c.kv_stages),
+            sV=blackwell.make_smem_layout_b(pv, v_part, dtype, c.kv_stages),
             sO=blackwell.make_smem_layout_epi(
                 dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.output_columns), c.q_tiles
             ),

@@ -42,12 +42,24 @@ def _copy(context, full, tma, source, destination, stage):
     cute.copy(tma, source, destination, tma_bar_ptr=full.at(stage))
 
 
-def _fill_ring(context, ring, tma, source, destination):
-    """Load `source` into the next stage of the ring."""
+def _fill_ring(context, ring, tma, sources, destination):
+    """Load `sources` into the next stages of the ring."""
     barriers = context.barriers
-    wait_stage(barriers["kv_empty"], ring, producer=True)
-    _copy(context, barriers["kv_full"], tma, source, destination[None, ring.stage], ring.stage)
-    advance(ring)
+    for source in sources:
+        wait_stage(barriers["kv_empty"], ring, producer=True)
+        _copy(context, barriers["kv_full"], tma, source, destination[None, ring.stage], ring.stage)
+        advance(ring)
+
+
+def _k_parts(context, source, block):
+    """Block `block` of K, a part of its columns after the other."""
+    return [source[None, block, part] for part in range(context.config.k_parts)]
+
+
+def _v_parts(context, source, block):
+    """Block `block` of V, a part of its keys after the other."""
+    parts = context.config.v_parts
+    return [source[None, block * parts + part] for part in range(parts)]
 
 
 @cute.jit
@@ -59,7 +71,8 @@ def run(context) -> None:
     tma_v, mV = context.gmem.v
     thr_qk = context.tiled_mma_qk.get_slice(0)
     thr_pv = context.tiled_mma_pv.get_slice(0)
-    d = config.head_dim
+    d, d_v = config.head_dim, config.head_dim_v
+    k_tile, v_tile = (TILE_N, d // config.k_parts), (d_v, TILE_N // config.v_parts)
     ring = make_ring(config.kv_stages)
     q_uses = make_counters(config.q_tiles)
 
@@ -68,24 +81,24 @@ def run(context) -> None:
         work = work_of(context, tile)
         head_kv = work.head // context.ratio
         gQ = cute.local_tile(mQ[None, None, work.head, work.batch], (ROWS, d), (None, 0))
-        gK = cute.local_tile(mK[None, None, head_kv, work.batch], (TILE_N, d), (None, 0))
-        gV = cute.local_tile(mV[None, None, head_kv, work.batch], (d, TILE_N), (0, None))
+        gK = cute.local_tile(mK[None, None, head_kv, work.batch], k_tile, (None, None))
+        gV = cute.local_tile(mV[None, None, head_kv, work.batch], v_tile, (0, None))
         q_source, q_stage = _partition(tma_q, thr_qk.partition_A(gQ), shared.sQ)
         k_source, k_stage = _partition(tma_k, thr_qk.partition_B(gK), shared.sK)
         v_source, v_stage = _partition(tma_v, thr_pv.partition_B(gV), shared.sV)
 
         block = work.last - 1
-        _fill_ring(context, ring, tma_k, k_source[None, block], k_stage)
+        _fill_ring(context, ring, tma_k, _k_parts(context, k_source, block), k_stage)
         for t in cutlass.range_constexpr(config.q_tiles):
             if work.blocks[t].first < work.blocks[t].last:
                 wait_next(barriers["q_empty"], q_uses, t, producer=True)
                 source = q_source[None, work.row // ROWS + t]
                 _copy(context, barriers["q_full"], tma_q, source, q_stage[None, t], t)
-        _fill_ring(context, ring, tma_v, v_source[None, block], v_stage)
+        _fill_ring(context, ring, tma_v, _v_parts(context, v_source, block), v_stage)
         for i in cutlass.range(work.last - 1 - work.first, unroll=1):
             block = work.last - 2 - i
-            _fill_ring(context, ring, tma_k, k_source[None, block], k_stage)
-            _fill_ring(context, ring, tma_v, v_source[None, block], v_stage)
+            _fill_ring(context, ring, tma_k, _k_parts(context, k_source, block), k_stage)
+            _fill_ring(context, ring, tma_v, _v_parts(context, v_source, block), v_stage)
         tile = next_tile(tile)
 
     # Stay until every stage was read, so that no product arrives at a dead CTA's barrier.

@@ -42,7 +42,7 @@ def _load_keys(context, ring, keys: Block) -> None:
     gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, 0))
     thread_tiles = context.tiled_mma_qk.get_slice(0).partition_B(gK)
     source, stages = _partition(tma, thread_tiles, context.shared.sK)
-    _fill_ring(context, ring, tma, source[None, keys.block], stages)
+    _fill_ring(context, ring, tma, [source[None, keys.block]], stages)
 
 
 def _load_values(context, ring, values: Block) -> None:
@@ -51,7 +51,7 @@ def _load_values(context, ring, values: Block) -> None:
     gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
     thread_tiles = context.tiled_mma_pv.get_slice(0).partition_B(gV)
     source, stages = _partition(tma, thread_tiles, context.shared.sV)
-    _fill_ring(context, ring, tma, source[None, values.block], stages)
+    _fill_ring(context, ring, tma, [source[None, values.block]], stages)
 
 
 @cute.jit

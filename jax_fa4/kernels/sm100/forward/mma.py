@@ -25,11 +25,10 @@ from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
-    advance,
     make_counters,
     make_ring,
+    take,
     wait_next,
-    wait_stage,
 )
 from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync, fence_before_sync
 
@@ -58,11 +57,11 @@ class Progress:
 
 def _make_operands(context) -> Operands:
     shared, columns, tmem = context.shared, context.config.tensor_memory, context.tmem
-    d, dtype = context.config.head_dim, context.dtype
+    d_v, dtype = context.config.head_dim_v, context.dtype
     qk, pv = context.tiled_mma_qk.get_slice(0), context.tiled_mma_pv.get_slice(0)
     scores = qk.make_fragment_C(qk.partition_shape_C((ROWS, TILE_N))).layout
-    output = pv.make_fragment_C(pv.partition_shape_C((ROWS, d))).layout
-    tile = (ROWS, d, TILE_N)
+    output = pv.make_fragment_C(pv.partition_shape_C((ROWS, d_v))).layout
+    tile = (ROWS, d_v, TILE_N)
     p_layout = blackwell.make_smem_layout_a(context.tiled_mma_pv, tile, dtype, 1)
     tP = cute.make_tensor(tmem, p_layout.outer)
     tOrP = pv.make_fragment_A(tP)[None, None, None, 0]
@@ -80,48 +79,75 @@ def _make_operands(context) -> Operands:
 
 @cute.jit
 def _multiply(tiled_mma, acc, a, b, begin: cutlass.Constexpr, end: cutlass.Constexpr, accumulate):
-    """acc (+)= a b over slices [begin, end) of the depth; `accumulate` is for slice `begin`."""
+    """acc (+)= a b over slices [begin, end) of a's depth; `accumulate` is for slice `begin`.
+
+    b is a part of the depth, and begins at a multiple of its size.
+    """
+    size = cute.size(b, mode=[2])
     # NOTES: an atom of its own, since setting a field rebinds a value of this region.
     atom = cute.make_mma_atom(tiled_mma.op)
     atom.set(tcgen05.Field.ACCUMULATE, accumulate)
     for kk in cutlass.range_constexpr(begin, end):
-        cute.gemm(atom, acc, a[None, None, kk], b[None, None, kk], acc)
+        cute.gemm(atom, acc, a[None, None, kk], b[None, None, kk % size], acc)
         atom.set(tcgen05.Field.ACCUMULATE, True)
 
 
+def _part(context, operand, stage):
+    """What a stage of the ring holds, once it is there: for the second tile at once."""
+    number, parity = stage
+    context.barriers["kv_full"].wait(number, parity)
+    return operand[None, None, None, number]
+
+
+def _release(context, stages) -> None:
+    """Give stages of the ring back when every product so far is done."""
+    for number, _ in stages:
+        context.barriers["kv_empty"].commit(number)
+
+
 @cute.jit
-def _scores(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32):
-    """S[t] of `block`, if t visits it."""
+def _scores(
+    context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32, stages
+):
+    """S[t] of `block`, whose K is in `stages` of the ring, if t visits it."""
     barriers = context.barriers
     if blocks.has(block):
         if block == blocks.last - 1:
             wait_next(barriers["q_full"], progress.q_full, t)
-        a, b = (
-            operands.tSrQ[None, None, None, t],
-            operands.tSrK[None, None, None, progress.ring.stage],
-        )
-        depth = cute.size(a, mode=[2])
-        _multiply(context.tiled_mma_qk, operands.tStS[t], a, b, 0, depth, False)
+        a = operands.tSrQ[None, None, None, t]
+        depth = cute.size(a, mode=[2]) // len(stages)
+        for part in cutlass.range_constexpr(len(stages)):
+            b = _part(context, operands.tSrK, stages[part])
+            begin = part * depth
+            _multiply(context.tiled_mma_qk, operands.tStS[t], a, b, begin, begin + depth, part > 0)
         barriers["s_full"].commit(t)
         if block == blocks.first:
             barriers["q_empty"].commit(t)
 
 
 @cute.jit
-def _output(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32, stage):
-    """O[t] += P[t] V of `block`, if t visits it."""
+def _output(
+    context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, block: Int32, stages
+):
+    """O[t] += P[t] V of `block`, whose V is in `stages` of the ring, if t visits it."""
     barriers = context.barriers
     if blocks.has(block):
-        a, b = operands.tOrP[t], operands.tOrV[None, None, None, stage]
-        depth = cute.size(a, mode=[2])
-        head = depth * 3 // 4
+        mma, acc, a = context.tiled_mma_pv, operands.tOtO[t], operands.tOrP[t]
+        whole = cute.size(a, mode=[2])
+        depth, head = whole // len(stages), whole * 3 // 4
         wait_next(barriers["pv_ready"], progress.pv_ready, t)
         fence_after_sync()
-        accumulate = block != blocks.last - 1
-        _multiply(context.tiled_mma_pv, operands.tOtO[t], a, b, 0, head, accumulate)
-        wait_next(barriers["p_tail"], progress.p_tail, t)
-        fence_after_sync()
-        _multiply(context.tiled_mma_pv, operands.tOtO[t], a, b, head, depth, True)
+        for part in cutlass.range_constexpr(len(stages)):
+            b = _part(context, operands.tOrV, stages[part])
+            begin, end = part * depth, (part + 1) * depth
+            accumulate = True if part > 0 else block != blocks.last - 1
+            if cutlass.const_expr(head >= end):
+                _multiply(mma, acc, a, b, begin, end, accumulate)
+            else:
+                _multiply(mma, acc, a, b, begin, head, accumulate)
+                wait_next(barriers["p_tail"], progress.p_tail, t)
+                fence_after_sync()
+                _multiply(mma, acc, a, b, head, end, True)
         if block == blocks.first:
             barriers["o_full"].commit(t)
         fence_before_sync()
@@ -130,7 +156,7 @@ def _output(context, operands, progress, t: cutlass.Constexpr, blocks: Blocks, b
 @cute.jit
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
-    config, barriers = context.config, context.barriers
+    config = context.config
     operands = _make_operands(context)
     ring = make_ring(config.kv_stages)
     tiles = config.q_tiles
@@ -139,11 +165,10 @@ def run(context) -> None:
     tile = first_tile()
     if tile < context.scheduler.tiles():
         work = work_of(context, tile)
-        wait_stage(barriers["kv_full"], ring)
+        stages = take(ring, config.k_parts)
         for t in cutlass.range_constexpr(tiles):
-            _scores(context, operands, progress, t, work.blocks[t], work.last - 1)
-        barriers["kv_empty"].commit(ring.stage)
-        advance(ring)
+            _scores(context, operands, progress, t, work.blocks[t], work.last - 1, stages)
+        _release(context, stages)
 
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
@@ -163,23 +188,20 @@ def run(context) -> None:
                 following.last - 1,
             )
         else:
-            wait_stage(barriers["kv_full"], ring)
+            stages = take(ring, config.v_parts)
             for t in cutlass.range_constexpr(tiles):
-                _output(context, operands, progress, t, work.blocks[t], work.first, ring.stage)
-            barriers["kv_empty"].commit(ring.stage)
+                _output(context, operands, progress, t, work.blocks[t], work.first, stages)
+            _release(context, stages)
 
 
 @cute.jit
 def _step(context, operands, progress, blocks, block, next_blocks, next_block):
     """V of `block` and K of `next_block`, which may be of the next tile."""
-    barriers, ring = context.barriers, progress.ring
-    wait_stage(barriers["kv_full"], ring)
-    v_stage = ring.stage
-    advance(ring)
-    wait_stage(barriers["kv_full"], ring)
-    for t in cutlass.range_constexpr(context.config.q_tiles):
-        _output(context, operands, progress, t, blocks[t], block, v_stage)
-        _scores(context, operands, progress, t, next_blocks[t], next_block)
-    barriers["kv_empty"].commit(v_stage)
-    barriers["kv_empty"].commit(ring.stage)
-    advance(ring)
+    config = context.config
+    v_stages, k_stages = take(progress.ring, config.v_parts), take(progress.ring, config.k_parts)
+    for t in cutlass.range_constexpr(config.q_tiles):
+        _output(context, operands, progress, t, blocks[t], block, v_stages)
+        if cutlass.const_expr(t == config.q_tiles - 1):
+            _release(context, v_stages)
+        _scores(context, operands, progress, t, next_blocks[t], next_block, k_stages)
+    _release(context, k_stages)

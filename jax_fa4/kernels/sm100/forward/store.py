@@ -1,6 +1,7 @@
 """The store warp: writes finished tiles of O from shared memory by TMA.
 
-CONTRACT: sO[t] is read between o_staged and o_stored; rows past the end are cut by the TMA.
+CONTRACT: a stage of sO is read between its o_staged and its o_stored. The TMA cuts rows past the
+end, and columns past the head dim.
 """
 
 from __future__ import annotations
@@ -95,11 +96,12 @@ def _run_two_tiles(context) -> None:
         for t in cutlass.range_constexpr(config.q_tiles):
             if work.blocks[t].first < work.blocks[t].last:
                 for part in cutlass.range_constexpr(config.output_parts):
-                    wait_next(barriers["o_staged"], staged, t)
+                    stage = config.output_stage(t, part)
+                    wait_next(barriers["o_staged"], staged, stage)
                     with cute.arch.elect_one():
                         row_tile = work.row // ROWS + t
-                        cute.copy(tma, source[None, t], target[None, row_tile, part])
+                        cute.copy(tma, source[None, stage], target[None, row_tile, part])
                         cute.arch.cp_async_bulk_commit_group()
                         cute.arch.cp_async_bulk_wait_group(0, read=True)
-                        barriers["o_stored"].arrive(t)
+                        barriers["o_stored"].arrive(stage)
         tile = next_tile(tile)
