@@ -171,7 +171,7 @@ def _kernel_forward(
         *map(_pad_head_dim, (q, k, v)),
         softmax_scale=plan.softmax_scale,
         band=plan.band,
-        variants=plan.path.forward,
+        variants=plan.path.forward_for(q.shape, k.shape, plan.band),
         emulator=plan.path.emulator,
     )
     return out[..., : v.shape[-1]], lse

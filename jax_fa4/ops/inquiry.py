@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from jax_fa4 import ffi
 from jax_fa4.ops import checks, errors, selection, unbuilt
+from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
 from jax_fa4.variants.problem import Problem
 
@@ -26,6 +28,7 @@ _NEUTRAL = (
     "checkpoint_name",
 )
 _SCALES = ("scale", "softmax_scale")
+_WINDOWS = ("local_window_size", "window_size")
 _OPTIONS = (*_SCALES, *_NEUTRAL, *unbuilt.ARGUMENTS, "implementation")
 
 
@@ -72,7 +75,9 @@ def explain(
         )
     problem = _problem(query, key, value, bias, mask, options)
     implementation = "emulator" if emulated else None
-    names = selection.select(problem, implementation).forward
+    path = selection.select(problem, implementation)
+    shapes = _with_one_batch_axis(query), _with_one_batch_axis(key)
+    names = path.forward_for(*shapes, _band(query, key, options))
     if emulated:
         return f"kernel {', '.join(names)} on the emulator, on the CPU"
     device = selection.cuda_devices()[0]
@@ -89,6 +94,24 @@ def build_info() -> dict[str, str]:
     extension = ffi.extension()
     info |= {str(name): str(value) for name, value in extension.build_info().items()}
     return info | {"extension": "present", "variants": " ".join(extension.variant_names())}
+
+
+def _with_one_batch_axis(x: Any) -> tuple[int, ...]:
+    """The shape of a query or key as kernels are given it."""
+    return (math.prod(x.shape[:-3]), *x.shape[-3:])
+
+
+def _band(query: Any, key: Any, options: Mapping[str, Any]) -> Band:
+    """The band of either public call, which its options tell."""
+    flash = {"causal", "window_size"} & set(options)
+    window = next((options[n] for n in _WINDOWS if options.get(n) is not None), None)
+    return Band.make(
+        query.shape[-3],
+        key.shape[-3],
+        causal=any(bool(options.get(name)) for name in ("is_causal", "causal")),
+        window=checks.window("window_size", window),
+        alignment="bottom_right" if flash else options.get("causal_alignment", "top_left"),
+    )
 
 
 def _problem(

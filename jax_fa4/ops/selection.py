@@ -11,9 +11,15 @@ import jax
 
 from jax_fa4 import emulator, ffi
 from jax_fa4.ops import errors
+from jax_fa4.ops.band import Band
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant, parse
-from jax_fa4.variants.problem import Problem
-from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
+from jax_fa4.variants.problem import Call, Problem
+from jax_fa4.variants.select import (
+    for_call,
+    forward_variants,
+    preprocess_variants,
+    refusal,
+)
 
 Implementation = Literal["fa4", "xla", "emulator"] | None
 IMPLEMENTATIONS = (None, "fa4", "xla", "emulator")
@@ -23,6 +29,7 @@ IMPLEMENTATIONS = (None, "fa4", "xla", "emulator")
 class Path:
     """The way a call goes. Kernel names are empty on the portable path; `reason` says why it is.
 
+    `forward` names the forward kernels in all forms that serve the call; `forward_for` chooses.
     On the kernel path the choice between kernel and portable code is left to the platform
     that the program is lowered for, so that one program serves both. With `emulator` settings
     the kernels run on the emulator, and the program is for the CPU alone.
@@ -36,6 +43,25 @@ class Path:
     @property
     def is_kernel(self) -> bool:
         return bool(self.forward)
+
+    def forward_for(
+        self, query: tuple[int, ...], key: tuple[int, ...], band: Band
+    ) -> tuple[str, ...]:
+        """For arrays of these shapes, as a device holds them: one kernel for each architecture."""
+        call = Call(
+            batch=query[0],
+            heads=query[2],
+            heads_kv=key[2],
+            seqlen_q=query[1],
+            seqlen_k=key[1],
+            band_lower=band.lower,
+            band_upper=band.upper,
+        )
+        names = for_call(self.forward, call)
+        if self.emulator is not None:
+            for name in names:
+                emulator.load(name)
+        return names
 
 
 def select(problem: Problem, implementation: str | None) -> Path:
@@ -105,7 +131,7 @@ def _emulated(problem: Problem) -> Path:
     forward, preprocess = (
         tuple(v.name for v in variants if v.arch is arch) for variants in kernels
     )
-    for name in (*forward, *preprocess):
+    for name in preprocess:
         emulator.load(name)
     if emulator.current().special == "h100":
         emulator.load_special_tables()
@@ -122,7 +148,7 @@ def cuda_devices() -> tuple[jax.Device, ...]:
 
 
 def kernel_for(device: jax.Device, names: tuple[str, ...]) -> str:
-    """The one of a path's kernels that a device runs."""
+    """The one of `Path.forward_for`'s kernels that a device runs."""
     (name,) = (n for n in names if parse(n).arch.compute_capability_major == _major(device))
     return name
 

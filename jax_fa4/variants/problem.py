@@ -1,4 +1,4 @@
-"""A question to the table of kernels: one attention call, as far as the choice depends on it."""
+"""Questions to the table of kernels: one attention call, as far as the choices depend on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _DTYPES = {"bfloat16": DType.BF16, "float16": DType.FP16}
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What decides whether a kernel exists for a call, and which one.
+    """What decides whether a kernel exists for a call, and how wide its tiles are.
 
     `dtype` is numpy's name of the element type; `head_dim` is of query and key, `head_dim_v` of
     value and output, the same unless said. Lengths, heads and window bounds are
-    run-time arguments of every kernel and take no part.
+    run-time arguments of every kernel; they only decide between forms (`Call`).
     """
 
     dtype: str
@@ -32,3 +32,19 @@ class Problem:
     def kernel_dtype(self) -> DType | None:
         """The kernels' word for the element type; None if they have none for it."""
         return _DTYPES.get(self.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What one launch has to do, on one device: the lengths that its time depends on.
+
+    Row i of queries sees key j iff band_lower <= j - i <= band_upper.
+    """
+
+    batch: int
+    heads: int
+    heads_kv: int
+    seqlen_q: int
+    seqlen_k: int
+    band_lower: int
+    band_upper: int

@@ -1,12 +1,22 @@
-"""Problem -> kernels. One name for each architecture; the device decides at launch."""
+"""Problem -> kernels, in two steps: which serve it, and which of these a call's lengths want.
+
+One name for each architecture is left; the device decides at launch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from jax_fa4.variants import select_sm100
 from jax_fa4.variants.catalog import CATALOG, WIDEST_HEAD_DIM
-from jax_fa4.variants.problem import Problem
-from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType, Form, ForwardVariant
+from jax_fa4.variants.problem import Call, Problem
+from jax_fa4.variants.variant import (
+    Arch,
+    BackwardPreprocessVariant,
+    DType,
+    ForwardVariant,
+    parse,
+)
 
 
 def refusal(problem: Problem) -> str | None:
@@ -43,7 +53,7 @@ def refusal(problem: Problem) -> str | None:
 def forward_variants(
     problem: Problem, built: Collection[str] | None = None
 ) -> tuple[ForwardVariant, ...]:
-    """The narrowest kernel that holds the head dims, for each architecture that has one.
+    """The narrowest kernel that holds the head dims, for each architecture, in all its forms.
 
     `built` restricts the choice to the names that a build contains. Padding a head dim up
     to a wider tile costs in proportion to the width (the tile is multiplied in full, once with
@@ -51,20 +61,33 @@ def forward_variants(
     """
     if refusal(problem) is not None:
         return ()
-    chosen: dict[Arch, ForwardVariant] = {}
-    for variant in CATALOG:
-        if not isinstance(variant, ForwardVariant) or variant.form is not Form.USUAL:
-            continue
-        if variant.dtype is not problem.kernel_dtype:
-            continue
-        if not variant.holds(problem.head_dim, problem.head_dim_v):
-            continue
-        if not _is_built(variant.name, built):
-            continue
-        rival = chosen.get(variant.arch)
-        if rival is None or _width(variant) < _width(rival):
-            chosen[variant.arch] = variant
-    return tuple(chosen[arch] for arch in Arch if arch in chosen)
+    serving = [
+        variant
+        for variant in CATALOG
+        if isinstance(variant, ForwardVariant)
+        and variant.dtype is problem.kernel_dtype
+        and variant.holds(problem.head_dim, problem.head_dim_v)
+        and _is_built(variant.name, built)
+    ]
+    narrowest = {
+        arch: min((_width(v) for v in serving if v.arch is arch), default=0) for arch in Arch
+    }
+    return tuple(
+        v for arch in Arch for v in serving if v.arch is arch and _width(v) == narrowest[arch]
+    )
+
+
+def for_call(names: Iterable[str], call: Call) -> tuple[str, ...]:
+    """Of the forms of `forward_variants`, the one that runs a call fastest, by architecture."""
+    chosen = []
+    variants = [parse(name) for name in names]
+    for arch in Arch:
+        forms = [v for v in variants if isinstance(v, ForwardVariant) and v.arch is arch]
+        if len(forms) > 1:
+            chosen.append(select_sm100.cheapest(forms, call).name)
+        elif forms:
+            chosen.append(forms[0].name)
+    return tuple(chosen)
 
 
 def preprocess_variants(

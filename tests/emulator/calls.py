@@ -2,13 +2,12 @@
 
 import contextlib
 import functools
-from dataclasses import replace
 from unittest import mock
 
 import jax_fa4
 from jax_fa4.ops import selection
 from jax_fa4.testing import inputs
-from jax_fa4.variants import CATALOG, Form
+from jax_fa4.variants import Form, parse
 
 CASES = {case.name: case for case in inputs.CASES}
 
@@ -17,12 +16,12 @@ CASES = {case.name: case for case in inputs.CASES}
 def forced(form: Form):
     """Within it, calls take the kernel of this form where there is one, whatever pays."""
 
-    def variants(problem, built=None):
-        chosen = choose(problem, built)
-        return tuple(other if (other := replace(v, form=form)) in CATALOG else v for v in chosen)
+    def for_call(names, call):
+        of_form = tuple(name for name in names if parse(name).form is form)
+        return of_form or choose(names, call)
 
-    choose = selection.forward_variants
-    with mock.patch.object(selection, "forward_variants", variants):
+    choose = selection.for_call
+    with mock.patch.object(selection, "for_call", for_call):
         yield
 
 
