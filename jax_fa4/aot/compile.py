@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jax_fa4.aot import toolkit
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.variants.variant import (
     Arch,
@@ -73,6 +74,7 @@ def compile_variant(variant: Variant, directory: Path) -> None:
     Wants a process of its own: the compiler names its dump files after kernels, not variants.
     """
     os.environ["CUTE_DSL_DUMP_DIR"] = str(directory)
+    toolkit.use(variant.arch.cuda_major)
     from cutlass import cute
 
     from jax_fa4.aot.cubin import kernel_facts

