@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import jax_fa4
 from jax_fa4 import emulator, ffi
 
-name, lost, arch = {name!r}, {lost!r}, {arch!r}
-emulator.load(name)
-text = emulator.ptx_of(name)
-at = text.index(lost)
-ffi.extension().emulator_load(name, text[:at] + text[text.index(";", at) + 1 :])
+lost, arch = {lost!r}, {arch!r}
 x = jnp.ones((1, 256, 1, 64), jnp.bfloat16)
 with emulator.options(arch=arch):
+    name = jax_fa4.explain(x, x, x, implementation="emulator").split()[1]
+    emulator.load(name)
+    text = emulator.ptx_of(name)
+    at = text.index(lost)
+    ffi.extension().emulator_load(name, text[:at] + text[text.index(";", at) + 1 :])
     try:
         jax_fa4.flash_attention(x, x, x, implementation="emulator")
     except Exception as error:
@@ -41,7 +42,7 @@ with emulator.options(arch=arch):
     ],
 )
 def test_a_lost_wait_is_told_with_python_lines(arch, lost, words):
-    script = SCRIPT.format(name=f"fwd_{arch}_bf16_d64", lost=lost, arch=arch)
+    script = SCRIPT.format(lost=lost, arch=arch)
     done = subprocess.run(
         [sys.executable, "-P", "-c", script],
         capture_output=True,

@@ -10,6 +10,7 @@ import pytest
 
 import jax_fa4
 from jax_fa4 import ffi
+from jax_fa4.variants import Form
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -34,12 +35,18 @@ def attributes(line):
     return dict(pair.split(" = ") for pair in found.split(", "))
 
 
+def kernels(line):
+    """Names of the call's kernels without their forms, which are a matter of lengths."""
+    forms = "|".join(form.value for form in Form if form.value)
+    return re.sub(f"_({forms})\\b", "", attributes(line)["variants"])
+
+
 def test_forward_call():
     def call(q, k, v):
         return jax_fa4.flash_attention(q, k, v, causal=True, softmax_scale=0.5, return_lse=True)
 
     line = call_of(lowered(call, *shapes(sq=30, sk=50, heads_kv=2)), "jax_fa4_fwd_v1")
-    assert attributes(line) == {
+    assert attributes(line) | {"variants": kernels(line)} == {
         "variants": '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"',
         "softmax_scale": "5.000000e-01 : f32",
         "band_lower": f"{-(2**30)} : i32",
@@ -67,7 +74,7 @@ def test_bands_are_attributes_of_one_kernel(options, lower, upper):
     found = attributes(line)
     assert found["band_lower"] == f"{lower} : i32"
     assert found["band_upper"] == f"{upper} : i32"
-    assert found["variants"] == '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"'
+    assert kernels(line) == '"fwd_sm90_bf16_d64 fwd_sm100_bf16_d64"'
 
 
 @pytest.mark.parametrize(
@@ -80,7 +87,7 @@ def test_head_dims_are_padded_to_eight(width, padded, tiles):
     line = call_of(text, "jax_fa4_fwd_v1")
     assert f"(tensor<2x100x4x{padded}xf16>, " in line
     sm90, sm100 = tiles
-    assert attributes(line)["variants"] == f'"fwd_sm90_fp16_d{sm90} fwd_sm100_fp16_d{sm100}"'
+    assert kernels(line) == f'"fwd_sm90_fp16_d{sm90} fwd_sm100_fp16_d{sm100}"'
     assert f"(tensor<2x100x4x{padded}xf16>, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 
