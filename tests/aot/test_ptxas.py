@@ -1,6 +1,7 @@
 """What ptxas_check.py makes of ptxas's words; the tool itself needs a ptxas."""
 
 import pytest
+
 from tests.aot.ptxas_check import Assembled, parse, retargeted, table
 
 SAID = """ptxas info    : 0 bytes gmem

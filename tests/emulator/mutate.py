@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import FLAGS, HERE, Emulator, EmulatorError, build
-from mutant_reasons import Survivor, reason
+from mutant_checks import Survivor
+from mutant_reasons import reason
 from mutants import Mutant, marked, mutants
 from mutation_page import page
 from subjects import Schedule, Subject, captured_subject, forward_subject, schedules
