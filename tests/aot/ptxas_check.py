@@ -44,7 +44,7 @@ class Assembled:
 
 def retargeted(ptx: str, target: str) -> str:
     """The text for another target; its instructions stay."""
-    return re.sub(r"^\.target\s+\S+", f".target {target}", ptx, count=1, flags=re.MULTILINE)
+    return re.sub(r"^(\.target\s+)\w+", rf"\g<1>{target}", ptx, count=1, flags=re.MULTILINE)
 
 
 def parse(variant: str, target: str, said: str) -> Assembled:

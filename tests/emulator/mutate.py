@@ -1,6 +1,7 @@
 """Runs mutants of kernels on the emulator and writes MUTATION.md: how many of them it catches.
 
-    python tests/emulator/mutate.py run --results DIR build/kernels/fwd_sm90_bf16_d128.ptx ...
+    python -m jax_fa4.aot -o build/kernels
+    python tests/emulator/mutate.py run --results DIR build/kernels/fwd_sm100_bf16_d128.ptx ...
     python tests/emulator/mutate.py run --results DIR --name KERNEL launch.npz ...
     python tests/emulator/mutate.py page --results DIR
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pickle
@@ -30,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import FLAGS, HERE, Emulator, EmulatorError, build
-from mutant_reasons import Survivor, reason
+from mutant_checks import Survivor
+from mutant_reasons import reason
 from mutants import Mutant, marked, mutants
 from mutation_page import page
 from subjects import Schedule, Subject, captured_subject, forward_subject, schedules
@@ -90,8 +93,8 @@ def judge(subject: Subject, mutant: Mutant, expected: list[bytes]) -> tuple[str,
     return in_child(all_schedules)
 
 
-def run(subject: Subject, results: Path, show: bool, families: str) -> None:
-    """Judge every mutant; results/<kernel>.json has them all."""
+def run(subject: Subject, options: argparse.Namespace) -> None:
+    """Judge every mutant, or every nth; results/<kernel>.json has them all."""
     began = time.time()
     kind, expected = outcome(subject, subject.ptx, FIRST, None)
     if kind == "finding":
@@ -101,8 +104,8 @@ def run(subject: Subject, results: Path, show: bool, families: str) -> None:
         if kind != "none":
             sys.exit(f"{subject.name} itself, {schedule}: {kind} {text}")
     judged = []
-    for mutant in mutants(subject.ptx):
-        if families and not mutant.family.startswith(families):
+    for mutant in itertools.islice(mutants(subject.ptx), 0, None, options.every):
+        if not mutant.family.startswith(options.families):
             continue
         kind, text = judge(subject, mutant, expected)
         if text.startswith("syntax"):
@@ -111,13 +114,13 @@ def run(subject: Subject, results: Path, show: bool, families: str) -> None:
             {k: v for k, v in dataclasses.asdict(mutant).items() if k != "text"}
             | {"outcome": kind, "finding": text.splitlines()[0][:300] if text else ""}
         )
-        if show or kind not in ("finding", "result"):
+        if options.show or kind not in ("finding", "result"):
             print(f"{kind}: {mutant.family}: {str(mutant)[:160]}\n    {text[:200]}", flush=True)
     caught = sum(m["outcome"] in ("finding", "result") for m in judged)
     print(f"{subject.name}: {len(judged)} mutants, {caught} caught, {time.time() - began:.0f} s")
-    results.mkdir(parents=True, exist_ok=True)
-    saved = {"ptx": subject.ptx, "mutants": judged}
-    (results / f"{subject.name}.json").write_text(json.dumps(saved))
+    options.results.mkdir(parents=True, exist_ok=True)
+    saved = {"ptx": subject.ptx, "every": options.every, "mutants": judged}
+    (options.results / f"{subject.name}.json").write_text(json.dumps(saved))
 
 
 def explain(subject: Subject, results: Path) -> None:
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--name", help="of captured launches' kernel")
     parser.add_argument("--families", default="", help="only mutators that begin so")
+    parser.add_argument("--every", type=int, default=1, help="a sample: each nth mutant")
     parser.add_argument("--show", action="store_true", help="print what each mutant was caught by")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "emulator")
     options = parser.parse_intermixed_args()
@@ -173,7 +177,7 @@ def main() -> None:
         subjects = [forward_subject(emulator, path, options.cache) for path in options.files]
     for subject in subjects:
         if options.command == "run":
-            run(subject, options.results, options.show, options.families)
+            run(subject, options)
         explain(subject, options.results)
 
 

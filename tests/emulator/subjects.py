@@ -45,23 +45,24 @@ class Problem:
     lower: int = -UNBOUNDED
     upper: int = UNBOUNDED
     heads: int = 1
+    heads_kv: int = 1
     growth: float = 1.0
 
 
 PROBLEMS = {
     "sm90": (
         Problem(640, 640, -320, 120),
-        Problem(400, 400, upper=0, heads=2),
-        Problem(100, 1500, upper=1300, heads=2),  # rings of stages go round often
+        Problem(400, 400, upper=0, heads=2, heads_kv=2),
+        Problem(100, 1500, upper=1300, heads=2, heads_kv=2),  # rings of stages go round often
         Problem(400, 400, -60, 60),  # no block is whole
-        Problem(150, 100, heads=6),  # one epilogue after the other
+        Problem(150, 100, heads=6, heads_kv=6),  # one epilogue after the other
     ),
     "sm100": (
         Problem(640, 640, -320, 120, growth=16),
-        Problem(400, 400, upper=0, heads=2),
-        Problem(100, 1500, upper=1300, heads=2),
+        Problem(400, 400, upper=0, heads=2, heads_kv=1, growth=4),
+        Problem(100, 1500, upper=1300, heads=2, heads_kv=2),
         Problem(400, 400, -60, 60),
-        Problem(150, 100, heads=6),
+        Problem(150, 100, heads=6, heads_kv=2),
     ),
 }
 
@@ -83,7 +84,8 @@ def _arguments(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     length = {"q": problem.rows, "k": problem.keys, "v": problem.keys, "out": problem.rows}
     values: dict[str, Any] = {}
     for name in ("q", "k", "v"):
-        shape = (length[name], problem.heads, width[name])
+        heads = problem.heads if name == "q" else problem.heads_kv
+        shape = (length[name], heads, width[name])
         numbers = random.standard_normal(shape).astype(np.float32)
         if name == "k":
             numbers *= np.linspace(problem.growth, 1, problem.keys, dtype=np.float32)[:, None, None]
@@ -97,7 +99,7 @@ def _arguments(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
         "seqlen_q": problem.rows,
         "seqlen_k": problem.keys,
         "heads_q": problem.heads,
-        "heads_kv": problem.heads,
+        "heads_kv": problem.heads_kv,
         "head_dim": width["q"],
         "head_dim_v": width["v"],
         "softmax_scale": width["q"] ** -0.5,

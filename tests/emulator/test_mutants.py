@@ -7,7 +7,8 @@ import re
 
 import numpy as np
 import pytest
-from mutant_reasons import Survivor, reason
+from mutant_checks import Survivor
+from mutant_reasons import reason
 from mutants import marked, mutants
 
 PTX = """

@@ -1,0 +1,241 @@
+"""What a machine checks of a mutant that nothing caught, before a reason is given for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mutant_text import FAULT, WAIT, Text
+from mutants import Mutant
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A mutant, the text that it was made of, and a way to run changes of that text."""
+
+    mutant: Mutant
+    ptx: str
+    clean: Callable[[str], bool]  # no finding, whatever the result, under every schedule
+    clusters: int  # CTAs a cluster
+
+    @property
+    def lines(self) -> list[str]:
+        return self.ptx.split("\n")
+
+    @property
+    def code(self) -> str:
+        return self.lines[self.mutant.line - 1].strip()
+
+    @property
+    def passed(self) -> str:
+        """Of a move, the instruction that it passed, cut."""
+        return self.mutant.what.split(" past ")[-1] if self.mutant.family.startswith("move") else ""
+
+    def replaced(self, statement: str) -> str:
+        """The kernel with another statement at the mutant's line."""
+        lines = self.lines
+        lines[self.mutant.line - 1] = statement
+        return "\n".join(lines)
+
+
+def already_over(survivor: Survivor) -> bool:
+    wait = WAIT.search(survivor.code)
+    if not wait:
+        return False
+    kind, predicate, address, parity, _ = wait.groups()
+    test = f"mbarrier.test_wait{kind} {predicate}, {address}, {parity}; @!{predicate} {FAULT}"
+    return survivor.clean(survivor.replaced(test))
+
+
+def last_wait(survivor: Survivor) -> bool:
+    text = Text(survivor.ptx)
+    line = survivor.mutant.line - 1
+    if survivor.mutant.family == "move arrive" and "try_wait" in survivor.passed:
+        line = text.near(survivor.passed, line)
+    return "wait" in text.lines[line] and not text.accesses_after(line)
+
+
+def for_last_waits(survivor: Survivor) -> bool:
+    """An arrival for which only waits that protect nothing wait: without both all is well."""
+    text = Text(survivor.ptx)
+    here = survivor.mutant.line - 1
+    lines = [here, *([text.near(survivor.passed, here)] if survivor.passed else [])]
+    for line in lines:
+        arrives = re.match(r"(?:@\S+\s+)?(?:mbarrier\.arrive|tcgen05\.commit)", text.lines[line])
+        if arrives and survivor.clean(text.without([line, *text.last_waits()])):
+            return True
+    return False
+
+
+def converged(survivor: Survivor) -> bool:
+    """bar.warp.sync after an instruction that all lanes execute together."""
+    text = Text(survivor.ptx)
+    here = survivor.mutant.line - 1
+    if "bar.warp.sync" not in survivor.code + survivor.passed:
+        return False
+    at = here if "bar.warp.sync" in survivor.code else text.near("bar.warp.sync", here)
+    return ".sync.aligned" in text.before(at)
+
+
+def delays(survivor: Survivor) -> bool:
+    moves = survivor.mutant.family == "move barrier" and survivor.mutant.what.startswith("earlier")
+    return moves and re.match(r"mbarrier\.arrive|tcgen05\.commit", survivor.passed) is not None
+
+
+def read_watched(survivor: Survivor) -> bool:
+    reads = re.match(r"tcgen05\.ld|ld\.shared", survivor.passed) is not None
+    return survivor.mutant.family == "move arrive" and reads
+
+
+def ordered_by_another(survivor: Survivor) -> bool:
+    """A wait for another phase: when it is over, so is the right one."""
+    wait = WAIT.search(survivor.code)
+    if not wait or survivor.mutant.family not in ("change stage", "change parity"):
+        return False
+    kind, predicate, address, parity, _ = wait.groups()
+    changed = survivor.mutant.text.split("\n")[survivor.mutant.line - 1]
+    test = (
+        f"{changed} @!{predicate} bra LAB_WAIT; "
+        f"mbarrier.test_wait{kind} {predicate}, {address}, {parity}; @!{predicate} {FAULT}"
+    )
+    return "LAB_WAIT:" in survivor.ptx and survivor.clean(survivor.replaced(test))
+
+
+def unused(survivor: Survivor) -> bool:
+    return survivor.code.startswith("mbarrier.init") and survivor.clean(survivor.replaced(""))
+
+
+def phase_unwaited(survivor: Survivor) -> bool:
+    """An mbarrier whose phases nobody waits for: it may count more arrivals than ever come."""
+    init = re.match(r"(mbarrier\.init\S*\s+\[[^\]]*\], )", survivor.code)
+    if not init:
+        return False
+    many = f"{{ .reg .b32 many; mov.b32 many, 1048575; {init[1]}many; }}"
+    return survivor.clean(survivor.replaced(many))
+
+
+def arrival_unwaited(survivor: Survivor) -> bool:
+    arrives = re.match(r"(?:@\S+\s+)?(?:mbarrier\.arrive|tcgen05\.commit)", survivor.code)
+    return bool(arrives) and survivor.clean(survivor.replaced(""))
+
+
+def alone(survivor: Survivor) -> bool:
+    return survivor.code.startswith("tcgen05.relinquish_alloc_permit")
+
+
+def source_kept(survivor: Survivor) -> bool:
+    groups = re.compile(r"cp\.async\.bulk\.(?:commit_group|wait_group)")
+    return any(groups.match(code) for code in (survivor.code, survivor.passed))
+
+
+def no_other_cta(survivor: Survivor) -> bool:
+    return survivor.code.startswith("fence.mbarrier_init") and survivor.clusters == 1
+
+
+def fenced_again(survivor: Survivor) -> bool:
+    """Another fence of the same kind stands between it and the cluster's barrier."""
+    rest = "\n".join(survivor.lines[survivor.mutant.line :]).split("barrier.cluster.arrive")[0]
+    return survivor.code.startswith("fence.mbarrier_init") and "fence.mbarrier_init" in rest
+
+
+def own_address(survivor: Survivor) -> bool:
+    """The barrier behind tcgen05.alloc, where nobody else reads the address that it writes."""
+    alloc = re.search(r"tcgen05\.alloc\S*\s+(\[[^\]]*\])", survivor.ptx)
+    if not alloc or survivor.mutant.family != "move barrier":
+        return False
+    users = [line for line in survivor.lines if alloc[1] in line]
+    return len(users) == 2 and any(line.strip().startswith(survivor.passed) for line in users)
+
+
+def renamed(survivor: Survivor) -> bool:
+    """A barrier of all warps, and the new number is free."""
+    name = re.match(r"bar\.sync\s+(\d+);", survivor.code)
+    if survivor.mutant.family != "change barrier" or not name:
+        return False
+    new = int(name[1]) + 9
+    used = re.findall(r"(?:bar|barrier)\.(?:sync|arrive)\s+(\d+)(,|;)", survivor.ptx)
+    return str(new) not in dict(used) and all(end == ";" for at, end in used if at == name[1])
+
+
+def another_fence(survivor: Survivor) -> bool:
+    return survivor.code.startswith("wgmma.fence") and survivor.ptx.count("wgmma.fence") > 1
+
+
+def only_announced(survivor: Survivor) -> bool:
+    return survivor.mutant.family in ("move wait", "move arrive") and (
+        "expect_tx" in survivor.passed or "expect_tx" in survivor.code
+    )
+
+
+def no_memory(survivor: Survivor) -> bool:
+    """A wait and a barrier of warps change places, as all these warps do both."""
+    pair = {survivor.code, survivor.passed}
+    return survivor.mutant.family.startswith("move") and any(
+        re.match(r"(?:bar|barrier)\.sync", one) and "wait" in other
+        for one in pair
+        for other in pair
+    )
+
+
+def orders_nothing(survivor: Survivor) -> bool:
+    """A named barrier without which all is well: it gives turns on the tensor cores."""
+    barrier = re.match(r"bar\.sync\s+%\w+, (\d+);", survivor.code)
+    if survivor.mutant.family != "move barrier" or not barrier:
+        return False
+    same = re.compile(rf"bar\.(?:sync|arrive)\s+%\w+, {barrier[1]};")
+    text = Text(survivor.ptx)
+    return survivor.clean(text.without([i for i, x in enumerate(text.lines) if same.match(x)]))
+
+
+def arrives_itself(survivor: Survivor) -> bool:
+    """A barrier of warps that each arrive at an mbarrier next, which counts them all."""
+    after = (line.strip() for line in survivor.lines[survivor.mutant.line :])
+    codes = [line for line in after if line.endswith(";") and not line.startswith((".", "//"))]
+    matters = re.compile(r"(?:@\S+\s+)?(?:ld\.|st|cp\.|wgmma|tcgen05|bar|mbarrier|fence)")
+    if survivor.mutant.family != "drop barrier" or "warp" in survivor.code:
+        return False
+    return next(filter(matters.match, codes), "").startswith("mbarrier.arrive.shared")
+
+
+def met_before(survivor: Survivor) -> bool:
+    """Lanes meet that have done nothing since they met, or since all threads did at the start."""
+    text = Text(survivor.ptx)
+    here = survivor.mutant.line - 1
+    if "bar.warp.sync" not in survivor.code + survivor.passed:
+        return False
+    at = here if "bar.warp.sync" in survivor.code else text.near("bar.warp.sync", here)
+    return text.met_before(at)
+
+
+def fence_passes_arrival(survivor: Survivor) -> bool:
+    moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("earlier")
+    proxy = survivor.code.startswith("fence.proxy.async")
+    return moves and proxy and survivor.passed.startswith("mbarrier.arrive")
+
+
+def waited_again(survivor: Survivor) -> bool:
+    """Another tcgen05.wait::ld follows before anything tells others."""
+    if not survivor.code.startswith("tcgen05.wait::ld"):
+        return False
+    if survivor.mutant.family == "move wait":
+        return survivor.passed.startswith("st.shared")
+    return survivor.mutant.family == "drop wait" and Text(survivor.ptx).waits_again(
+        survivor.mutant.line - 1
+    )
+
+
+def no_more_scores(survivor: Survivor) -> bool:
+    """A fence between products, after which comes none that takes A from shared memory."""
+    if not survivor.code.startswith("tcgen05.fence::before_thread_sync"):
+        return False
+    return survivor.clean(Text(survivor.ptx).stops_at_scores_after(survivor.mutant.line - 1))
+
+
+def fence_of_reader(survivor: Survivor) -> bool:
+    pair = (survivor.code, survivor.passed)
+    return (
+        survivor.mutant.family.startswith("move")
+        and any("fence.proxy.async" in x for x in pair)
+        and any(re.match(r"(?:bar|barrier)\.(?:warp\.)?sync", x) for x in pair)
+    )
