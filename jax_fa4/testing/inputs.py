@@ -142,6 +142,8 @@ CASES: tuple[Case, ...] = (
     _case("packed-70-of-2", (70, 150), "packed", heads=2, heads_kv=1, **_TOP_LEFT),
     _case("packed-128-of-3", (128, 140), "packed", heads=3, heads_kv=1, **_CAUSAL),
     _case("packed-129-of-4", (129, 260), "packed", heads=4, heads_kv=1, window=(64, None)),
+    _case("packed-diagonal", (64, 160), "packed", heads=2, heads_kv=1, window=(0, 0), growth=400.0),
+    _case("packed-far", (40, 256), "packed", heads=3, heads_kv=1, growth=200.0),
     _case("packed-128", (9, 400), "packed", heads=16, heads_kv=2, head_dim=128, growth=16.0),
     _case("packed-256", (17, 390), "packed", heads=8, heads_kv=2, head_dim=256, **_CAUSAL),
     _case("blocks", (1023, 1023), "gradient long", batch=1, **_CAUSAL),

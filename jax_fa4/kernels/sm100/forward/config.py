@@ -196,7 +196,10 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         head_dim=256,
         q_tiles=1,
         outputs=1,
-        kv_stages=2,
+        # Halves: with a whole K and a whole V there, none could come before one was multiplied.
+        kv_stages=4,
+        k_parts=2,
+        v_parts=2,
         output_columns=128,
         polynomial=(),
         softmax_registers=240,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, min
+from cutlass import Int32
 
 from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
-from jax_fa4.kernels.sm100.forward.load import _copy, _fill_ring, _partition
+from jax_fa4.kernels.sm100.forward.load import _copy, _fill_ring, _k_parts, _partition, _v_parts
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.head_packing import BOX_COLUMNS, BOX_ROWS, box_partition
 from jax_fa4.kernels.toolkit.mbarriers import (
@@ -38,25 +38,25 @@ class Block:
 
 def _load_keys(context, ring, keys: Block) -> None:
     tma, mK = context.gmem.k
-    tile = (TILE_N, context.config.head_dim)
-    gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, 0))
+    tile = (TILE_N, context.config.head_dim // context.config.k_parts)
+    gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, None))
     thread_tiles = context.tiled_mma_qk.get_slice(0).partition_B(gK)
     source, stages = _partition(tma, thread_tiles, context.shared.sK)
-    _fill_ring(context, ring, tma, [source[None, keys.block]], stages)
+    _fill_ring(context, ring, tma, _k_parts(context, source, keys.block), stages)
 
 
 def _load_values(context, ring, values: Block) -> None:
     tma, mV = context.gmem.v
-    tile = (context.config.head_dim, TILE_N)
+    tile = (context.config.head_dim_v, TILE_N // context.config.v_parts)
     gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
     thread_tiles = context.tiled_mma_pv.get_slice(0).partition_B(gV)
     source, stages = _partition(tma, thread_tiles, context.shared.sV)
-    _fill_ring(context, ring, tma, [source[None, values.block]], stages)
+    _fill_ring(context, ring, tma, _v_parts(context, source, values.block), stages)
 
 
 @cute.jit
 def _load_queries(context, q_uses, work: PackedTile) -> None:
-    """All 128 rows of sQ; those past the last position are zeros, those past the last head its."""
+    """All 128 rows of sQ: zeros past the last position, any past the tile's last head."""
     config, barriers, packing = context.config, context.barriers, context.packing
     wait_next(barriers["q_empty"], q_uses, 0, producer=True)
     if packing.tokens == ROWS:
@@ -72,11 +72,10 @@ def _load_queries(context, q_uses, work: PackedTile) -> None:
             size = ROWS * config.head_dim * context.dtype.width // 8
             barriers["q_full"].arrive_with_bytes(0, size)
         tma, mQ = context.boxes.q
-        last_head = packing.heads_from(work.head) - 1
         for b in cutlass.range(ROWS // BOX_ROWS, unroll=1):
             head, position = packing.place_of(b * BOX_ROWS)
-            head = work.head + min(head, last_head)
-            source, stages = box_partition(tma, mQ[None, None, head, work.batch], context.boxes.sQ)
+            gQ = mQ[None, None, work.head + head, work.batch]
+            source, stages = box_partition(tma, gQ, context.boxes.sQ)
             row = (work.row + position) // BOX_ROWS
             for panel in cutlass.range_constexpr(config.head_dim // BOX_COLUMNS):
                 cute.copy(

@@ -49,19 +49,23 @@ class Step:
 @cute.jit
 def _scores(context, operands, progress, step: Step) -> None:
     """S of a block, in its slot."""
-    barriers, ring = context.barriers, progress.ring
+    config, barriers, ring = context.config, context.barriers, progress.ring
     if step.index == 0:
         wait_next(barriers["q_full"], progress.q_full, 0)
-    wait_stage(barriers["kv_full"], ring)
-    a, b = operands.tSrQ[None, None, None, 0], operands.tSrK[None, None, None, ring.stage]
-    columns = context.config.tensor_memory.scores_of(step.slot)
+    a = operands.tSrQ[None, None, None, 0]
+    columns = config.tensor_memory.scores_of(step.slot)
     scores = cute.make_tensor(context.tmem + columns, operands.tStS[0].layout)
-    _multiply(context.tiled_mma_qk, scores, a, b, 0, cute.size(a, mode=[2]), False)
+    depth = cute.size(a, mode=[2]) // config.k_parts
+    for part in cutlass.range_constexpr(config.k_parts):
+        begin, end = part * depth, (part + 1) * depth
+        wait_stage(barriers["kv_full"], ring)
+        b = operands.tSrK[None, None, None, ring.stage]
+        _multiply(context.tiled_mma_qk, scores, a, b, begin, end, part > 0)
+        barriers["kv_empty"].commit(ring.stage)
+        advance(ring)
     barriers["s_full"].commit(step.slot)
-    barriers["kv_empty"].commit(ring.stage)
     if step.index == step.visits - 1:
         barriers["q_empty"].commit(0)
-    advance(ring)
 
 
 @cute.jit
@@ -73,24 +77,28 @@ def _output(context, operands, progress, step: Step) -> None:
     a = cute.make_tensor(
         cute.recast_ptr(base, dtype=operands.tOrP[0].dtype), operands.tOrP[0].layout
     )
-    b = operands.tOrV[None, None, None, ring.stage]
     columns = config.tensor_memory.output_of(t)
     output = cute.make_tensor(context.tmem + columns, operands.tOtO[0].layout)
-    depth = cute.size(a, mode=[2])
-    head = depth * 3 // 4
-    wait_stage(barriers["kv_full"], ring)
+    whole = cute.size(a, mode=[2])
+    depth, head = whole // config.v_parts, whole * 3 // 4
     wait_next(barriers["pv_ready"], progress.pv_ready, step.slot, counter=0, turns=SLOTS)
     fence_after_sync()
-    accumulate = step.index >= config.outputs
-    _multiply(context.tiled_mma_pv, output, a, b, 0, head, accumulate)
-    wait_next(barriers["p_tail"], progress.p_tail, step.slot, counter=0, turns=SLOTS)
-    fence_after_sync()
-    _multiply(context.tiled_mma_pv, output, a, b, head, depth, True)
+    mma = context.tiled_mma_pv
+    for part in cutlass.range_constexpr(config.v_parts):
+        begin, end = part * depth, (part + 1) * depth
+        wait_stage(barriers["kv_full"], ring)
+        b = operands.tOrV[None, None, None, ring.stage]
+        accumulate = True if part > 0 else step.index >= config.outputs
+        _multiply(mma, output, a, b, begin, min(head, end), accumulate)
+        if cutlass.const_expr(head < end):
+            wait_next(barriers["p_tail"], progress.p_tail, step.slot, counter=0, turns=SLOTS)
+            fence_after_sync()
+            _multiply(mma, output, a, b, head, end, True)
+        barriers["kv_empty"].commit(ring.stage)
+        advance(ring)
     if (config.outputs < SLOTS) | (step.index >= step.visits - SLOTS):
         barriers["o_full"].commit(t)
-    barriers["kv_empty"].commit(ring.stage)
     fence_before_sync()
-    advance(ring)
 
 
 @cute.jit
