@@ -6,8 +6,9 @@ Row i sees key j iff band_lower <= j - i <= band_upper and j < seqlen_k. For the
     first               unmasked_first        unmasked_last          last
       |  masked (left)      |     unmasked         |  masked (right)  |
 
-All are block numbers; each part is half open and may be empty. At least one block is
-visited, so that every role runs the same protocol; a tile that sees nothing visits one
+All are block numbers; each part is half open and may be empty. Where the band is so narrow that a
+block has both of its edges, nothing is unmasked, and `left_last` says where the masked ones of the
+left edge end. At least one block is visited, so that every role runs the same protocol; a tile that sees nothing visits one
 block in which everything is masked.
 """
 
@@ -31,12 +32,18 @@ class Band:
 
 @dataclass(frozen=True)
 class BlockRange:
-    """The four block numbers drawn above."""
+    """The block numbers named above."""
 
     first: Int32
     unmasked_first: Int32
     unmasked_last: Int32
     last: Int32
+    left_last: Int32  # blocks before it may have the left edge, from it on at most the right one
+
+    @property
+    def right_first(self) -> Int32:
+        """From here on blocks have the right edge, and no other."""
+        return max(self.left_last, self.unmasked_last)
 
 
 def cuts_nothing(band: Band) -> Boolean:
@@ -61,5 +68,6 @@ def block_range(band: Band, row: Int32, tile_m: int, tile_n: int) -> BlockRange:
     seen_by_all_end = max(min(row + band.upper + 1, band.seqlen_k), 0)
     seen_by_all_begin = max(row + tile_m - 1 + band.lower, 0)
     unmasked_last = max(min(seen_by_all_end // tile_n, last), first)
-    unmasked_first = max(min(cute.ceil_div(seen_by_all_begin, tile_n), unmasked_last), first)
-    return BlockRange(first, unmasked_first, unmasked_last, last)
+    left_last = max(min(cute.ceil_div(seen_by_all_begin, tile_n), last), first)
+    unmasked_first = min(left_last, unmasked_last)
+    return BlockRange(first, unmasked_first, unmasked_last, last, left_last)

@@ -32,23 +32,36 @@ def mask_outside_band(
 
 
 @cute.jit
-def mask_row_outside_band(scores: cute.Tensor, band: Band, row: Int32, key: Int32) -> None:
+def _word(low: Int32 | None, high: Int32) -> Uint32:
+    """Bits low .. 31 - high; the numbers may be negative, or 32 and more."""
+    # The shifts of PTX give 0 for 32 places and more; of Python's operators that is not said.
+    word = cute.arch.inline_ptx(
+        "shr.u32 {$w0}, 0xffffffff, {$r0};",
+        write_only_types=[Uint32],
+        read_only_args=[max(high, 0)],
+    )
+    if cutlass.const_expr(low is not None):
+        word = word & cute.arch.inline_ptx(
+            "shl.b32 {$w0}, 0xffffffff, {$r0};",
+            write_only_types=[Uint32],
+            read_only_args=[max(low, 0)],
+        )
+    return word
+
+
+@cute.jit
+def mask_row_outside_band(
+    scores: cute.Tensor, band: Band, row: Int32, key: Int32, left: cutlass.Constexpr
+) -> None:
     """Set to -inf the scores of keys that the band hides from `row`; scores[0] is key `key`'s.
 
-    A bit a column, 32 to a word: bits begin .. end of what is left of the band here. Selecting
-    by a constant bit of a register is one instruction a column, for 32 predicates a move.
+    `left`: whether the band may begin in this block. A bit a column, 32 to a word: selecting by a
+    constant bit of a register is one instruction a column, for 7 predicates a move.
     """
     begin = max(row + band.lower, 0) - key
     end = min(row + band.upper, band.seqlen_k - 1) - key
     for first in cutlass.range_constexpr(0, cute.size(scores), 32):
-        # The shifts of PTX give 0 for 32 places and more; of Python's operators that is not said.
-        low, high = max(begin - first, 0), max(first + 31 - end, 0)
-        word = cute.arch.inline_ptx(
-            "{{ .reg .b32 t; shl.b32 t, 0xffffffff, {$r0}; shr.u32 {$w0}, 0xffffffff, {$r1}; "
-            "and.b32 {$w0}, {$w0}, t; }}",
-            write_only_types=[Uint32],
-            read_only_args=[low, high],
-        )
+        word = _word(begin - first if left else None, first + 31 - end)
         for c in cutlass.range_constexpr(32):
             visible = (word & Uint32(1 << c)) != 0
             scores[first + c] = scores[first + c] if visible else -Float32.inf

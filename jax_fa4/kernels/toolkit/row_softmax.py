@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32
+from cutlass import Boolean, Float32
 
 from jax_fa4.kernels.toolkit.softmax import RESCALE_THRESHOLD
 
@@ -30,11 +30,12 @@ def block_maximum(scores: cute.Tensor) -> Float32:
 
 
 @cute.jit
-def advance_maximum(old: Float32, block: Float32, scale_log2: Float32) -> Float32:
-    """The maximum to subtract from now on."""
+def advance_maximum(old: Float32, block: Float32, scale_log2: Float32) -> tuple[Float32, Boolean]:
+    """The maximum to subtract from now on, and whether it is the old one."""
     new = cute.arch.fmax(old, block)
     # False for -inf - -inf, so that a row that has seen nothing takes the new maximum.
-    return old if (new - old) * scale_log2 <= RESCALE_THRESHOLD else new
+    stays = Boolean((new - old) * scale_log2 <= RESCALE_THRESHOLD)
+    return old if stays else new, stays
 
 
 @cute.jit

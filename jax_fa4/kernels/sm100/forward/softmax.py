@@ -9,6 +9,7 @@ tile's end the row's sum and the shift of its exponents.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import cutlass
 import cutlass.cute as cute
@@ -26,6 +27,13 @@ from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 fma = cute.math.fma
 _LOAD = 32  # columns of S that one instruction loads
 _PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
+
+
+class Edges(Enum):
+    """Which edges of the band a block of keys may have."""
+
+    RIGHT = 1
+    BOTH = 2
 
 
 @dataclass(frozen=True)
@@ -116,29 +124,32 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
 
 
 @cute.jit
-def _block(context, row: Row, position: Int32, key: Int32, masked: cutlass.Constexpr):
-    """One block of keys, of which `key` is the first; `position` is the row's own."""
+def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Constexpr):
+    """One block of keys, of which `key` is the first; `position` is the row's own.
+
+    `edges`: which of the band's the block may have; None.
+    """
     scale_log2, running = context.scale_log2, row.running
     scores = _load_scores(context, row)
-    if cutlass.const_expr(masked):
-        mask_row_outside_band(scores, context.band, position, key)
+    if cutlass.const_expr(edges is not None):
+        mask_row_outside_band(scores, context.band, position, key, edges is Edges.BOTH)
     old = running[0]
-    new = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
+    new, stays = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
     shift = row_softmax.shift_of(new, scale_log2)
     # For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
     # maximum stays it is exactly 1: the exponent would be the rounding of a product.
     scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
-    scale = Float32(1.0) if new == old else scale
+    scale = Float32(1.0) if stays else scale
     _tell(context, row, scale, None)
     running[0] = new
     running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
 
 
 @cute.jit
-def _blocks(context, row: Row, position: Int32, first: Int32, last: Int32, masked):
+def _blocks(context, row: Row, position: Int32, first: Int32, last: Int32, edges):
     """Blocks [first, last), from the last to the first: a loop for each kind, with or without."""
     for i in cutlass.range(last - first, unroll=1):
-        _block(context, row, position, (last - 1 - i) * TILE_N, masked)
+        _block(context, row, position, (last - 1 - i) * TILE_N, edges)
 
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
@@ -148,7 +159,7 @@ def _at_slot(context, row: Row, slot: Int32) -> Row:
 
 
 @cute.jit
-def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, ends, masked):
+def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, ends, edges):
     """Those of blocks [first, last) that are this warpgroup's, where a tile has one or two.
 
     Block `top` is the tile's last, and `turn` the number in the CTA that it has; of two
@@ -162,7 +173,7 @@ def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, e
         here = row
         if cutlass.const_expr(groups < SLOTS):
             here = _at_slot(context, row, (turn + i) & (SLOTS - 1))
-        _block(context, here, position, (top - i) * TILE_N, masked)
+        _block(context, here, position, (top - i) * TILE_N, edges)
 
 
 @cute.jit
@@ -180,12 +191,12 @@ def _run_one_tile(context, t: Int32) -> None:
         top, position = blocks.last - 1, tile_row + place
         row.running[0] = -Float32.inf
         row.running[1] = Float32(0.0)
-        right = (blocks.unmasked_last, blocks.last)
+        right = (blocks.right_first, blocks.last)
         middle = (blocks.unmasked_first, blocks.unmasked_last)
-        left = (blocks.first, blocks.unmasked_first)
-        _dealt_blocks(context, row, position, top, done, right, True)
-        _dealt_blocks(context, row, position, top, done, middle, False)
-        _dealt_blocks(context, row, position, top, done, left, True)
+        left = (blocks.first, blocks.left_last)
+        _dealt_blocks(context, row, position, top, done, right, Edges.RIGHT)
+        _dealt_blocks(context, row, position, top, done, middle, None)
+        _dealt_blocks(context, row, position, top, done, left, Edges.BOTH)
         if ((done + t) & (groups - 1)) < visits:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
@@ -204,9 +215,9 @@ def _run_two_tiles(context, t: Int32) -> None:
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
             position = tile_row + row.thread
-            _blocks(context, row, position, blocks.unmasked_last, blocks.last, True)
-            _blocks(context, row, position, blocks.unmasked_first, blocks.unmasked_last, False)
-            _blocks(context, row, position, blocks.first, blocks.unmasked_first, True)
+            _blocks(context, row, position, blocks.right_first, blocks.last, Edges.RIGHT)
+            _blocks(context, row, position, blocks.unmasked_first, blocks.unmasked_last, None)
+            _blocks(context, row, position, blocks.first, blocks.left_last, Edges.BOTH)
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
         tile = next_tile(tile)
