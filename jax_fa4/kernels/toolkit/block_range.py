@@ -8,8 +8,8 @@ Row i sees key j iff band_lower <= j - i <= band_upper and j < seqlen_k. For the
 
 All are block numbers; each part is half open and may be empty. Where the band is so narrow that a
 block has both of its edges, nothing is unmasked, and `left_last` says where the masked ones of the
-left edge end. At least one block is visited, so that every role runs the same protocol; a tile that sees nothing visits one
-block in which everything is masked.
+left edge end. At least one block is visited, so that every role runs the same protocol; a tile that
+sees nothing visits one block in which everything is masked.
 """
 
 from __future__ import annotations
