@@ -128,24 +128,31 @@ def _end(context, thread: Thread, begin: Int32, visits: Int32) -> Ending:
 
 
 @cute.jit
-def _stage_output(context, thread: Thread, ending: Ending, part: cutlass.Constexpr) -> None:
-    """sO = a part of the sum over t of scales[t] O[t], in 16 bits."""
+def _weighted_sum(terms: list[cute.Tensor], weights: tuple[Float32, ...]) -> cute.Tensor:
+    """The sum of weights[t] terms[t], in terms[0]."""
+    total = terms[0]
+    for t in cutlass.range_constexpr(len(terms)):
+        weight = (weights[t], weights[t])
+        for c in cutlass.range_constexpr(0, cute.size(total), 2):
+            pair, rest = (terms[t][c], terms[t][c + 1]), (total[c], total[c + 1])
+            if cutlass.const_expr(t == 0):
+                total[c], total[c + 1] = cute.arch.mul_packed_f32x2(pair, weight)
+            else:
+                total[c], total[c + 1] = cute.arch.fma_packed_f32x2(pair, weight, rest)
+    return total
+
+
+@cute.jit
+def _stage_sum(context, thread: Thread, terms, weights, keep: Int32, part: cutlass.Constexpr):
+    """sO = a part of the sum of weights[i] O[terms[i]], in 16 bits; bits in `keep`, all or none."""
     columns = context.config.output_columns
-    keep = Int32(0) if ending.unseen else Int32(-1)
     for column in cutlass.range_constexpr(0, columns, _CHUNK):
-        rO = cute.make_rmem_tensor(_CHUNK, Float32)
-        rO.fill(0.0)
-        for t in cutlass.range_constexpr(context.config.outputs):
-            base = context.tmem + context.config.tensor_memory.output_of(t) + part * columns
-            scale = (ending.scales[t], ending.scales[t])
-            if ending.parts[t]:
-                loaded = cute.make_rmem_tensor(_CHUNK, Float32)
-                tensor_memory.load(base + column, loaded, thread.lane)
-                tensor_memory.wait_loads()
-                for c in cutlass.range_constexpr(0, _CHUNK, 2):
-                    rO[c], rO[c + 1] = cute.arch.fma_packed_f32x2(
-                        (loaded[c], loaded[c + 1]), scale, (rO[c], rO[c + 1])
-                    )
+        loaded = [cute.make_rmem_tensor(_CHUNK, Float32) for _ in terms]
+        for i in cutlass.range_constexpr(len(terms)):
+            first = context.config.tensor_memory.output_of(terms[i]) + part * columns + column
+            tensor_memory.load(context.tmem + first, loaded[i], thread.lane)
+        tensor_memory.wait_loads()
+        rO = _weighted_sum(loaded, weights)
         rounded = cute.make_rmem_tensor(_CHUNK, context.dtype)
         convert(rO, rounded)
         words = cute.make_tensor(
@@ -161,6 +168,20 @@ def _stage_output(context, thread: Thread, ending: Ending, part: cutlass.Constex
             column,
             swizzled_rows.panel_of(columns),
         )
+
+
+@cute.jit
+def _stage_output(context, thread: Thread, ending: Ending, part: cutlass.Constexpr) -> None:
+    """sO = a part of the output, of the accumulators that hold something."""
+    keep, scales = Int32(0) if ending.unseen else Int32(-1), ending.scales
+    if cutlass.const_expr(len(scales) == 1):
+        _stage_sum(context, thread, (0,), scales, keep, part)
+    elif ending.parts[0] & ending.parts[1]:
+        _stage_sum(context, thread, (0, 1), scales, keep, part)
+    else:
+        t = Int32(0) if ending.parts[0] else Int32(1)
+        scale = scales[0] if ending.parts[0] else scales[1]
+        _stage_sum(context, thread, (t,), (scale,), keep, part)
 
 
 @cute.jit
