@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jax_fa4.variants.variant import Form, ForwardVariant
 
+WARP_SIZE = 32
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
 SLOTS = 2  # of scores in tensor memory

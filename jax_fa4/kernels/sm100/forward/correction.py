@@ -1,8 +1,8 @@
 """The correction warpgroup: keeps the output in scale, and finishes it.
 
 CONTRACT: thread i of it owns lane i of O[t], as thread i of softmax t owns row i of S[t]. For
-every block of t it takes the rows' scales from sStats[t]; but for a tile's first, it scales
-O[t] where a row of its warp asks for it, and arrives at pv_ready. For the first block the
+every block of t but a tile's first, it takes the rows' scales from sStats[t], scales O[t]
+where a row of its warp asks for it, and arrives at pv_ready. For the first block the
 arrival says that O[t] of the tile before was read out; the first of all is free.
 """
 
@@ -12,8 +12,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, max, min
 
-from jax_fa4.kernels.sm100.forward.config import ROWS
-from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
+from jax_fa4.kernels.sm100.forward.config import ROWS, WARP_SIZE
+from jax_fa4.kernels.sm100.forward.roles import NamedBarrier, first_tile, next_tile, work_of
 from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
@@ -32,8 +32,9 @@ def _release_output(context, t: cutlass.Constexpr) -> None:
 
 @cute.jit
 def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> None:
-    """O[t] *= scale, if any row of this warp needs it."""
+    """O[t] *= scale, if any row of this warp needs it; after, and before, other threads' use."""
     if cute.arch.vote_any_sync(Boolean(scale < 1.0)):
+        tensor_memory.fence_after_sync()
         base = context.tmem + context.config.tensor_memory.output_of(t)
         for column in cutlass.range_constexpr(0, context.config.head_dim_v, _COLUMNS):
             rO = cute.make_rmem_tensor(_COLUMNS, Float32)
@@ -43,6 +44,7 @@ def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> No
                 rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2((rO[c], rO[c + 1]), (scale, scale))
             tensor_memory.store(rO, base + column, thread)
         tensor_memory.wait_stores()
+        tensor_memory.fence_before_sync()
 
 
 @cute.jit
@@ -72,9 +74,9 @@ def _stage_output(
 
 
 @cute.jit
-def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, shift: Float32, thread):
-    """Output and lse of this thread's row; a row that has seen nothing gets 0 and -inf."""
-    barriers, mLSE, seqlen_q = context.barriers, context.gmem.mLSE, context.band.seqlen_q
+def _finish(context, t: cutlass.Constexpr, stored, total: Float32, thread: Int32) -> None:
+    """Output of this thread's row; a row that has seen nothing gets 0."""
+    barriers = context.barriers
     # Not `total > 0`: a NaN must stay one.
     unseen = total == 0.0
     keep = Int32(0) if unseen else Int32(-1)
@@ -87,57 +89,33 @@ def _finish(context, t: cutlass.Constexpr, work, stored, total: Float32, shift: 
             _release_output(context, t)
         cute.arch.fence_view_async_shared()
         barriers["o_staged"].arrive_as_warp(stage)
-    row = work.row + t * ROWS + thread
-    log2_total = cute.math.log2(total, fastmath=True)
-    # The very shift that the exponents had: its rounding is in `total`, and cancels.
-    lse = (log2_total - shift) * _LN_2
-    if row < seqlen_q:
-        mLSE[row, work.head, work.batch] = -Float32.inf if unseen else lse
 
 
 @cute.jit
-def _take_scale(context, t: cutlass.Constexpr, stats_full, thread: Int32, warp: Int32) -> Float32:
-    """What softmax t told of this thread's row and the next block."""
-    barriers = context.barriers
-    wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
-    scale = context.shared.sStats[thread, 0, t]
-    barriers["stats_empty"].arrive_as_warp(4 * t + warp)
-    return scale
-
-
-@cute.jit
-def _follow(context, tiles: cutlass.Constexpr, steps: Int32, stats_full, thread, warp):
+def _follow(context, tiles: cutlass.Constexpr, steps: Int32, thread: Int32, warp: Int32) -> None:
     """`steps` blocks of each of `tiles`."""
     for _ in cutlass.range(steps, unroll=1):
         for t in cutlass.range_constexpr(tiles.start, tiles.stop):
-            scale = _take_scale(context, t, stats_full, thread, warp)
-            tensor_memory.fence_after_sync()
-            _rescale(context, t, scale, thread)
-            _release_output(context, t)
+            cute.arch.barrier(
+                barrier_id=NamedBarrier.SCALE + 4 * t + warp, number_of_threads=2 * WARP_SIZE
+            )
+            _rescale(context, t, context.shared.sStats[thread, 0, t], thread)
+            context.barriers["pv_ready"].arrive_as_warp(t)
 
 
 @cute.jit
-def _keep_in_scale(context, blocks, stats_full, thread: Int32, warp: Int32) -> None:
-    """All blocks, in the order of the MMA warp: of a pair, tile 1 may begin and end earlier.
+def _keep_in_scale(context, blocks, thread: Int32, warp: Int32) -> None:
+    """All blocks but the tiles' first, in the order of the MMA warp.
 
-    A tile's first block has nothing to scale, and is heard of only to keep count.
+    Under a band tile 1 may begin earlier than tile 0, and end earlier.
     """
-    first = blocks[0]
-    steps = first.last - first.first - 1
-    if cutlass.const_expr(context.config.q_tiles == 2):
-        second = blocks[1]
-        others = second.last - second.first - 1
-        ahead = max(min(second.last - first.last, others), 0)
-        if others >= 0:
-            _take_scale(context, 1, stats_full, thread, warp)
-            _follow(context, range(1, 2), ahead, stats_full, thread, warp)
-        _take_scale(context, 0, stats_full, thread, warp)
-        both = max(others - ahead, 0)
-        _follow(context, range(2), both, stats_full, thread, warp)
-        steps = steps - both
-    else:
-        _take_scale(context, 0, stats_full, thread, warp)
-    _follow(context, range(1), steps, stats_full, thread, warp)
+    first, second = blocks
+    steps, others = first.last - first.first - 1, second.last - second.first - 1
+    ahead = max(min(second.last - first.last, others), 0)
+    both = max(others - ahead, 0)
+    _follow(context, range(1, 2), ahead, thread, warp)
+    _follow(context, range(2), both, thread, warp)
+    _follow(context, range(1), steps - both, thread, warp)
 
 
 @cute.jit
@@ -154,13 +132,13 @@ def run(context) -> None:
     tile = first_tile()
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
-        _keep_in_scale(context, work.blocks, stats_full, thread, warp)
+        _keep_in_scale(context, work.blocks, thread, warp)
         for t in cutlass.range_constexpr(tiles):
             if work.blocks[t].first < work.blocks[t].last:
                 wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
-                total, shift = sStats[thread, 0, t], sStats[thread, 1, t]
+                total = sStats[thread, 1, t]
                 barriers["stats_empty"].arrive_as_warp(4 * t + warp)
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
-                _finish(context, t, work, o_stored, total, shift, thread)
+                _finish(context, t, o_stored, total, thread)
         tile = next_tile(tile)

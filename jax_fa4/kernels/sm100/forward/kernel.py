@@ -27,12 +27,15 @@ its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `corre
 |            |           | 4 correction warps: O[t] is scaled, or  |                    |
 |            |           | the tile before was read out            |                    |
 | p_tail     | 2         | 4 softmax warps: the last 1/4 of P[t]   | MMA, mid product   |
-| stats_full | 4 outputs | a softmax warp: scales of its 32 rows   | a correction warp  |
+| stats_full | 4 outputs | a softmax warp: sums of its 32 rows;    | a correction warp  |
+|            |           | with one tile their scales, too         |                    |
 | stats_empty| 4 outputs | a correction warp has read them         | a softmax warp     |
 | o_full     | outputs   | the tile's last product into O[t]; with | correction         |
 |            |           | one O for two slots, every one          |                    |
 | o_staged   | q_tiles   | 4 correction warps: a part of an O      | store              |
 | o_stored   | q_tiles   | the TMA store has read it               | correction         |
+
+With two tiles the scale of every block goes by a named barrier (`roles.NamedBarrier`).
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
 (`block_range` of its own rows): under a causal band tile 0 skips the last block of tile 1. The
@@ -106,7 +109,7 @@ class SharedTensors:
     sV: cute.Tensor  # (MMA, 1, MMA_K, kv_stages)
     sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
-    sStats: cute.Tensor  # (128, 2, outputs) float32: scale, or at the end sum and shift
+    sStats: cute.Tensor  # (128, 2, outputs) float32: `softmax` says what
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ class Role(IntEnum):
     LOAD = 14
 
 
+class NamedBarrier(IntEnum):
+    """First of a run of barriers; 0 is sync_threads'."""
+
+    SCALE = 1  # 64 threads, one a softmax warp: it arrives, the correction warp of its rows waits
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Blocks of keys [first, last), walked from the last to the first; may be empty."""

@@ -2,8 +2,9 @@
 
 CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, leaves P[t] in
 the upper half of its columns, and arrives at pv_ready after three quarters of it and at
-p_tail after all. It tells the correction warps each row's scale for every block, and at the
-tile's end the row's sum and the shift of its exponents.
+p_tail after all. It tells the correction warps each row's scale for every block but a tile's
+first, in sStats[.., 0, t], and at the tile's end the row's sum, in sStats[.., 1, t]; lse it writes
+itself. With one tile a CTA they hear of every block's scale, and at the end of sum and shift.
 """
 
 from __future__ import annotations
@@ -15,8 +16,14 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N
-from jax_fa4.kernels.sm100.forward.roles import first_row, first_tile, next_tile, packed_tile
+from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N, WARP_SIZE
+from jax_fa4.kernels.sm100.forward.roles import (
+    NamedBarrier,
+    first_row,
+    first_tile,
+    next_tile,
+    packed_tile,
+)
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.block_range import block_range
@@ -26,6 +33,7 @@ from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 fma = cute.math.fma
 _LOAD = 32  # columns of S that one instruction loads
+_LN_2 = 0.6931471805599453
 _PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
 
 
@@ -93,6 +101,29 @@ def _tell(context, row: Row, first: Float32, second) -> None:
 
 
 @cute.jit
+def _tell_sum(context, row: Row) -> None:
+    """Hand the row's sum over."""
+    sStats, barriers = context.shared.sStats, context.barriers
+    wait_next(barriers["stats_empty"], row.stats_empty, row.place, counter=0, producer=True)
+    sStats[row.thread, 1, row.t] = row.running[1]
+    barriers["stats_full"].arrive_as_warp(row.place)
+
+
+@cute.jit
+def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
+    """Hand a block's scale over, if the correction warp waits for it: `tells`.
+
+    That it has read the scale before needs no barrier: it did so before it let the block's
+    product with V go, which was before the scores of this block.
+    """
+    context.shared.sStats[row.thread, 0, row.t] = scale
+    if tells:
+        cute.arch.barrier_arrive(
+            barrier_id=NamedBarrier.SCALE + row.place, number_of_threads=2 * WARP_SIZE
+        )
+
+
+@cute.jit
 def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
     """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns the sum of P."""
     columns = TILE_N // _PARTS
@@ -124,10 +155,10 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
 
 
 @cute.jit
-def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Constexpr):
+def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Constexpr, tells):
     """One block of keys, of which `key` is the first; `position` is the row's own.
 
-    `edges`: which of the band's the block may have; None.
+    `edges`: which of the band's the block may have; or None. `tells`: see `_tell_scale`.
     """
     scale_log2, running = context.scale_log2, row.running
     scores = _load_scores(context, row)
@@ -140,16 +171,21 @@ def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Conste
     # maximum stays it is exactly 1: the exponent would be the rounding of a product.
     scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
     scale = Float32(1.0) if stays else scale
-    _tell(context, row, scale, None)
+    if cutlass.const_expr(context.config.q_tiles == 1):
+        _tell(context, row, scale, None)
+    else:
+        _tell_scale(context, row, scale, tells)
     running[0] = new
     running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
 
 
 @cute.jit
-def _blocks(context, row: Row, position: Int32, first: Int32, last: Int32, edges):
-    """Blocks [first, last), from the last to the first: a loop for each kind, with or without."""
+def _blocks(context, row: Row, position: Int32, ends, top: Int32, edges):
+    """Blocks [first, last), from the last to the first, of a tile whose last one is `top`."""
+    first, last = ends
     for i in cutlass.range(last - first, unroll=1):
-        _block(context, row, position, (last - 1 - i) * TILE_N, edges)
+        block = last - 1 - i
+        _block(context, row, position, block * TILE_N, edges, block != top)
 
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
@@ -173,7 +209,7 @@ def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, e
         here = row
         if cutlass.const_expr(groups < SLOTS):
             here = _at_slot(context, row, (turn + i) & (SLOTS - 1))
-        _block(context, here, position, (top - i) * TILE_N, edges)
+        _block(context, here, position, (top - i) * TILE_N, edges, True)
 
 
 @cute.jit
@@ -205,7 +241,19 @@ def _run_one_tile(context, t: Int32) -> None:
 
 
 @cute.jit
+def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) -> None:
+    """lse of this row; -inf if it has seen nothing."""
+    _, head, batch = context.scheduler.decode(tile)
+    mLSE, total = context.gmem.mLSE, row.running[1]
+    # The very shift that the exponents had: its rounding is in `total`, and cancels.
+    lse = (cute.math.log2(total, fastmath=True) - shift) * _LN_2
+    if position < context.band.seqlen_q:
+        mLSE[position, head, batch] = -Float32.inf if total == 0.0 else lse
+
+
+@cute.jit
 def _run_two_tiles(context, t: Int32) -> None:
+    """`run` where a CTA has two tiles: a warpgroup has all blocks of one."""
     row = _make_row(context, t)
     tile = first_tile()
     while tile < context.scheduler.tiles():
@@ -214,12 +262,16 @@ def _run_two_tiles(context, t: Int32) -> None:
             blocks = block_range(context.band, tile_row, ROWS, TILE_N)
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
-            position = tile_row + row.thread
-            _blocks(context, row, position, blocks.right_first, blocks.last, Edges.RIGHT)
-            _blocks(context, row, position, blocks.unmasked_first, blocks.unmasked_last, None)
-            _blocks(context, row, position, blocks.first, blocks.left_last, Edges.BOTH)
+            top, position = blocks.last - 1, tile_row + row.thread
+            right = (blocks.right_first, blocks.last)
+            middle = (blocks.unmasked_first, blocks.unmasked_last)
+            left = (blocks.first, blocks.left_last)
+            _blocks(context, row, position, right, top, Edges.RIGHT)
+            _blocks(context, row, position, middle, top, None)
+            _blocks(context, row, position, left, top, Edges.BOTH)
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
-            _tell(context, row, row.running[1], shift)
+            _tell_sum(context, row)
+            _write_lse(context, row, tile, position, shift)
         tile = next_tile(tile)
 
 
