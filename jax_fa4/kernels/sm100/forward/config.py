@@ -9,7 +9,7 @@ from jax_fa4.variants.variant import Form, ForwardVariant
 WARP_SIZE = 32
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
-SLOTS = 2  # of scores in tensor memory
+SLOTS = 2  # of scores and P in tensor memory where a CTA has one tile of queries
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
 POLYNOMIAL_PERIOD = 16  # pairs of columns
 _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
@@ -23,27 +23,39 @@ _LAUNCH_REGISTERS = 128  # of each of 512 threads
 class TensorMemory:
     """Who has which columns of the 128 lanes x 512 columns of 32 bits.
 
-        | S[0], P[0] | S[1], P[1] | O[0] | O[1] |        head dim 256: O[0] alone
+    P takes half the columns of its scores, two elements a cell. Two tiles of queries:
 
-    P takes half the columns of its scores, two elements a cell, and lies in their upper
-    half: a softmax thread has its row of S in registers before it writes P. What it must not
-    overwrite before the product with V has read it is the next S, and one thread issues both.
+        | S | P[0] | P[1] | O[0] | O[1] |            `score_slots` 1: both tiles' S, in turn
+        | S[0] | S[1] | P[0] | P[1] | O[0] | O[1] |  2, where there is room: head dim 64
+
+    Softmax takes a block's scores out at once, and the next S may be computed while it makes P
+    of them. One tile:
+
+        | S[0], P[0] | S[1], P[1] | O[0] | O[1] |    head dim 256: O[0] alone
+
+    P lies in the upper half of its scores. What the next S must not overwrite is P, before the
+    product with V has read it; one thread issues both.
     """
 
     outputs: int
     head_dim_v: int
+    score_slots: int
+    p_over_s: bool
 
     def scores_of(self, t):
-        """First column of S[t]; `t` may be a value of the device."""
-        return TILE_N * t
+        """First column of S[t]; `t` may be a value of the device if there are two slots."""
+        return TILE_N * (t if self.score_slots == SLOTS else 0)
 
     def probabilities_of(self, t):
         """First column of P[t]."""
-        return TILE_N * t + TILE_N // 2
+        if self.p_over_s:
+            return TILE_N * t + TILE_N // 2
+        return TILE_N * self.score_slots + TILE_N // 2 * t
 
     def output_of(self, t):
         """First column of O[t]."""
-        return TILE_N * SLOTS + self.head_dim_v * t
+        own = 0 if self.p_over_s else TILE_N // 2 * self.outputs
+        return TILE_N * self.score_slots + own + self.head_dim_v * t
 
     @property
     def columns(self) -> int:
@@ -62,9 +74,9 @@ class ForwardConfig:
     V takes `v_parts`, each with a part of its keys; all parts are of one size. `polynomial` says
     which of POLYNOMIAL_PERIOD neighbouring pairs of exponentials the CUDA cores compute instead
     of the special-function units. The output leaves through shared memory `output_columns` at a
-    time, in as many stages as there are tiles. Registers are for a thread of a softmax warp, of a
-    correction warp, and of the other four warps; without a second accumulator, the warps of its
-    softmax keep the 128 of the launch.
+    time, in as many stages as there are tiles. `score_slots` are those of `TensorMemory`. Registers
+    are for a thread of a softmax warp, of a correction warp, and of the other four warps; without a
+    second accumulator, the warps of its softmax keep the 128 of the launch.
     """
 
     head_dim: int
@@ -77,6 +89,7 @@ class ForwardConfig:
     correction_registers: int
     other_registers: int
     head_dim_v: int = 0
+    score_slots: int = SLOTS
     k_parts: int = 1
     v_parts: int = 1
 
@@ -119,7 +132,12 @@ class ForwardConfig:
 
     @property
     def tensor_memory(self) -> TensorMemory:
-        return TensorMemory(outputs=self.outputs, head_dim_v=self.head_dim_v)
+        return TensorMemory(
+            outputs=self.outputs,
+            head_dim_v=self.head_dim_v,
+            score_slots=self.score_slots,
+            p_over_s=self.q_tiles == 1,
+        )
 
 
 FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
@@ -138,8 +156,10 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         head_dim=128,
         q_tiles=2,
         outputs=2,
-        kv_stages=3,
-        output_columns=128,
+        score_slots=1,
+        # Both K, V and what the next step needs; for that, O leaves in halves.
+        kv_stages=4,
+        output_columns=64,
         polynomial=(5, 11),
         softmax_registers=184,
         correction_registers=72,
@@ -160,6 +180,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         head_dim=96,
         q_tiles=2,
         outputs=2,
+        score_slots=1,
         kv_stages=5,
         output_columns=96,
         polynomial=(5, 11),
@@ -183,6 +204,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         head_dim_v=128,
         q_tiles=2,
         outputs=2,
+        score_slots=1,
         # Of 16 KiB: what two products read at a time, and V of the next block.
         kv_stages=7,
         k_parts=3,

@@ -154,6 +154,7 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
         "kv_full": MbarrierSpec(stages, 1),
         "kv_empty": MbarrierSpec(stages, 1),
         "s_full": MbarrierSpec(SLOTS, 1),
+        "s_empty": MbarrierSpec(config.score_slots, _WARPS),
         "pv_ready": MbarrierSpec(SLOTS, 2 * _WARPS),
         "p_tail": MbarrierSpec(SLOTS, _WARPS),
         "stats_full": MbarrierSpec(_WARPS * groups, 1),

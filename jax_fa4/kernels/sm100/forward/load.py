@@ -1,14 +1,18 @@
 """The load warp: fetches Q, K and V tiles by TMA.
 
-CONTRACT: for every tile of its CTA, in the scheduler's order, it fills the ring with K and
-V of each block that any of the tiles visits, from the last block to the first, K before
-V, and sQ[t] for each t that has rows, after the first K.
+CONTRACT: in the scheduler's order of tiles, and from the last block that any of a CTA's tiles
+visits to the first, it fills the ring in the order in which `mma` empties it: K of a block, then V
+of the block before, which may be of the tile before. sQ[t], for each t that has rows, follows its
+tile's first K.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cutlass
 import cutlass.cute as cute
+from cutlass import Int32
 from cutlass.cute.nvgpu import cpasync
 
 from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
@@ -51,55 +55,75 @@ def _fill_ring(context, ring, tma, sources, destination):
         advance(ring)
 
 
-def _k_parts(context, source, block):
-    """Block `block` of K, a part of its columns after the other."""
-    return [source[None, block, part] for part in range(context.config.k_parts)]
+@dataclass(frozen=True)
+class Block:
+    """A block of keys of one KV head."""
+
+    head: Int32
+    batch: Int32
+    block: Int32
 
 
-def _v_parts(context, source, block):
-    """Block `block` of V, a part of its keys after the other."""
-    parts = context.config.v_parts
-    return [source[None, block * parts + part] for part in range(parts)]
+def load_keys(context, ring, keys: Block) -> None:
+    """A block of K into the ring, a part of its columns after the other."""
+    config, (tma, mK) = context.config, context.gmem.k
+    tile = (TILE_N, config.head_dim // config.k_parts)
+    gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, None))
+    thread_tiles = context.tiled_mma_qk.get_slice(0).partition_B(gK)
+    source, stages = _partition(tma, thread_tiles, context.shared.sK)
+    parts = [source[None, keys.block, part] for part in range(config.k_parts)]
+    _fill_ring(context, ring, tma, parts, stages)
+
+
+def load_values(context, ring, values: Block) -> None:
+    """A block of V into the ring, a part of its keys after the other."""
+    config, (tma, mV) = context.config, context.gmem.v
+    tile = (config.head_dim_v, TILE_N // config.v_parts)
+    gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
+    thread_tiles = context.tiled_mma_pv.get_slice(0).partition_B(gV)
+    source, stages = _partition(tma, thread_tiles, context.shared.sV)
+    first = values.block * config.v_parts
+    parts = [source[None, first + part] for part in range(config.v_parts)]
+    _fill_ring(context, ring, tma, parts, stages)
+
+
+@cute.jit
+def _load_queries(context, q_uses, work) -> None:
+    """sQ[t] for each t that has rows."""
+    tma, mQ = context.gmem.q
+    gQ = cute.local_tile(
+        mQ[None, None, work.head, work.batch], (ROWS, context.config.head_dim), (None, 0)
+    )
+    thread_tiles = context.tiled_mma_qk.get_slice(0).partition_A(gQ)
+    source, stages = _partition(tma, thread_tiles, context.shared.sQ)
+    for t in cutlass.range_constexpr(context.config.q_tiles):
+        if work.blocks[t].first < work.blocks[t].last:
+            wait_next(context.barriers["q_empty"], q_uses, t, producer=True)
+            row_tile = source[None, work.row // ROWS + t]
+            _copy(context, context.barriers["q_full"], tma, row_tile, stages[None, t], t)
 
 
 @cute.jit
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
-    config, shared, barriers = context.config, context.shared, context.barriers
-    tma_q, mQ = context.gmem.q
-    tma_k, mK = context.gmem.k
-    tma_v, mV = context.gmem.v
-    thr_qk = context.tiled_mma_qk.get_slice(0)
-    thr_pv = context.tiled_mma_pv.get_slice(0)
-    d, d_v = config.head_dim, config.head_dim_v
-    k_tile, v_tile = (TILE_N, d // config.k_parts), (d_v, TILE_N // config.v_parts)
-    ring = make_ring(config.kv_stages)
-    q_uses = make_counters(config.q_tiles)
-
+    config, barriers = context.config, context.barriers
+    ring, q_uses = make_ring(config.kv_stages), make_counters(config.q_tiles)
+    due = head = batch = block = Int32(0)  # whether a V is due, and of which block
     tile = first_tile()
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         head_kv = work.head // context.ratio
-        gQ = cute.local_tile(mQ[None, None, work.head, work.batch], (ROWS, d), (None, 0))
-        gK = cute.local_tile(mK[None, None, head_kv, work.batch], k_tile, (None, None))
-        gV = cute.local_tile(mV[None, None, head_kv, work.batch], v_tile, (0, None))
-        q_source, q_stage = _partition(tma_q, thr_qk.partition_A(gQ), shared.sQ)
-        k_source, k_stage = _partition(tma_k, thr_qk.partition_B(gK), shared.sK)
-        v_source, v_stage = _partition(tma_v, thr_pv.partition_B(gV), shared.sV)
-
-        block = work.last - 1
-        _fill_ring(context, ring, tma_k, _k_parts(context, k_source, block), k_stage)
-        for t in cutlass.range_constexpr(config.q_tiles):
-            if work.blocks[t].first < work.blocks[t].last:
-                wait_next(barriers["q_empty"], q_uses, t, producer=True)
-                source = q_source[None, work.row // ROWS + t]
-                _copy(context, barriers["q_full"], tma_q, source, q_stage[None, t], t)
-        _fill_ring(context, ring, tma_v, _v_parts(context, v_source, block), v_stage)
-        for i in cutlass.range(work.last - 1 - work.first, unroll=1):
-            block = work.last - 2 - i
-            _fill_ring(context, ring, tma_k, _k_parts(context, k_source, block), k_stage)
-            _fill_ring(context, ring, tma_v, _v_parts(context, v_source, block), v_stage)
+        for i in cutlass.range(work.last - work.first, unroll=1):
+            keys = work.last - 1 - i
+            load_keys(context, ring, Block(head_kv, work.batch, keys))
+            if i == 0:
+                _load_queries(context, q_uses, work)
+            if due > 0:
+                load_values(context, ring, Block(head, batch, block))
+            due, head, batch, block = Int32(1), head_kv, work.batch, keys
         tile = next_tile(tile)
+    if due > 0:
+        load_values(context, ring, Block(head, batch, block))
 
     # Stay until every stage was read, so that no product arrives at a dead CTA's barrier.
     for _ in cutlass.range_constexpr(config.kv_stages):

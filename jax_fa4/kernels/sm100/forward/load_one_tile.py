@@ -8,14 +8,12 @@ first K: whole, or box by box where the tile's rows are of several heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
-from jax_fa4.kernels.sm100.forward.load import _copy, _fill_ring, _k_parts, _partition, _v_parts
+from jax_fa4.kernels.sm100.forward.config import ROWS
+from jax_fa4.kernels.sm100.forward.load import Block, _copy, _partition, load_keys, load_values
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.head_packing import BOX_COLUMNS, BOX_ROWS, box_partition
 from jax_fa4.kernels.toolkit.mbarriers import (
@@ -25,33 +23,6 @@ from jax_fa4.kernels.toolkit.mbarriers import (
     wait_next,
     wait_stage,
 )
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of keys of one KV head."""
-
-    head: Int32
-    batch: Int32
-    block: Int32
-
-
-def _load_keys(context, ring, keys: Block) -> None:
-    tma, mK = context.gmem.k
-    tile = (TILE_N, context.config.head_dim // context.config.k_parts)
-    gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, None))
-    thread_tiles = context.tiled_mma_qk.get_slice(0).partition_B(gK)
-    source, stages = _partition(tma, thread_tiles, context.shared.sK)
-    _fill_ring(context, ring, tma, _k_parts(context, source, keys.block), stages)
-
-
-def _load_values(context, ring, values: Block) -> None:
-    tma, mV = context.gmem.v
-    tile = (context.config.head_dim_v, TILE_N // context.config.v_parts)
-    gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
-    thread_tiles = context.tiled_mma_pv.get_slice(0).partition_B(gV)
-    source, stages = _partition(tma, thread_tiles, context.shared.sV)
-    _fill_ring(context, ring, tma, _v_parts(context, source, values.block), stages)
 
 
 @cute.jit
@@ -98,16 +69,16 @@ def run(context) -> None:
         head_kv = work.head // context.ratio
         for i in cutlass.range(work.visits, unroll=1):
             keys = work.last - 1 - i
-            _load_keys(context, ring, Block(head_kv, work.batch, keys))
+            load_keys(context, ring, Block(head_kv, work.batch, keys))
             if i == 0:
                 _load_queries(context, q_uses, work)
             if done + i > 0:
-                _load_values(context, ring, Block(head, batch, block))
+                load_values(context, ring, Block(head, batch, block))
             head, batch, block = head_kv, work.batch, keys
         done = done + work.visits
         tile = next_tile(tile)
     if done > 0:
-        _load_values(context, ring, Block(head, batch, block))
+        load_values(context, ring, Block(head, batch, block))
 
     # Stay until every stage was read, so that no product arrives at a dead CTA's barrier.
     for _ in cutlass.range_constexpr(stages):

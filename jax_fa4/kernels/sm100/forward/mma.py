@@ -2,13 +2,13 @@
 
 CONTRACT: step by step through the blocks of its tiles, for each t that takes part:
 
+    S[t] = Q[t] K of the next block  once s_empty says that its slot was read; the next tile's
+                                     first block after this tile's last
     O[t] += P[t] V of this block     once pv_ready says that P and O are there
-    S[t] = Q[t] K of the next block  the next tile's first block after this tile's last
 
-S and P share columns. The second product therefore overwrites what the first one reads, and
-nothing but the order of the two protects it: they are of one thread, and a
-tcgen05.fence::before_thread_sync between them orders the earlier before the later (PTX ISA
-9.7.16.6.3).
+so that a softmax warpgroup that is done with a block finds the scores of its next one. Both are
+in memory of their own: o_full ends with every product with V, and who writes P[t] or scales O[t]
+waits for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jax_fa4.kernels.toolkit.mbarriers import (
     take,
     wait_next,
 )
-from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync, fence_before_sync
+from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,14 @@ class Progress:
 
     ring: Ring
     q_full: cute.Tensor
+    s_empty: cute.Tensor
     pv_ready: cute.Tensor
     p_tail: cute.Tensor
+
+
+def make_progress(ring: Ring, waits: int) -> Progress:
+    """At the beginning; it waits for `waits` barriers of each kind by turns."""
+    return Progress(ring, *(make_counters(waits) for _ in range(4)))
 
 
 def _make_operands(context) -> Operands:
@@ -65,7 +71,7 @@ def _make_operands(context) -> Operands:
     p_layout = blackwell.make_smem_layout_a(context.tiled_mma_pv, tile, dtype, 1)
     tP = cute.make_tensor(tmem, p_layout.outer)
     tOrP = pv.make_fragment_A(tP)[None, None, None, 0]
-    slots, outputs = range(SLOTS), range(context.config.outputs)
+    slots, outputs = range(SLOTS), range(context.config.outputs)  # a slot or a tile each
     p_base = [cute.recast_ptr(tmem + columns.probabilities_of(t), dtype=tOrP.dtype) for t in slots]
     return Operands(
         tSrQ=qk.make_fragment_A(shared.sQ),
@@ -114,6 +120,9 @@ def _scores(
     if blocks.has(block):
         if block == blocks.last - 1:
             wait_next(barriers["q_full"], progress.q_full, t)
+        slot = t % context.config.score_slots
+        wait_next(barriers["s_empty"], progress.s_empty, slot, producer=True)
+        fence_after_sync()
         a = operands.tSrQ[None, None, None, t]
         depth = cute.size(a, mode=[2]) // len(stages)
         for part in cutlass.range_constexpr(len(stages)):
@@ -148,9 +157,7 @@ def _output(
                 wait_next(barriers["p_tail"], progress.p_tail, t)
                 fence_after_sync()
                 _multiply(mma, acc, a, b, head, end, True)
-        if block == blocks.first:
-            barriers["o_full"].commit(t)
-        fence_before_sync()
+        barriers["o_full"].commit(t)
 
 
 @cute.jit
@@ -160,7 +167,7 @@ def run(context) -> None:
     operands = _make_operands(context)
     ring = make_ring(config.kv_stages)
     tiles = config.q_tiles
-    progress = Progress(ring, make_counters(tiles), make_counters(tiles), make_counters(tiles))
+    progress = make_progress(ring, tiles)
 
     tile = first_tile()
     if tile < context.scheduler.tiles():
@@ -196,12 +203,12 @@ def run(context) -> None:
 
 @cute.jit
 def _step(context, operands, progress, blocks, block, next_blocks, next_block):
-    """V of `block` and K of `next_block`, which may be of the next tile."""
+    """K of `next_block`, which may be of the next tile, and V of `block`."""
     config = context.config
-    v_stages, k_stages = take(progress.ring, config.v_parts), take(progress.ring, config.k_parts)
+    k_stages, v_stages = take(progress.ring, config.k_parts), take(progress.ring, config.v_parts)
     for t in cutlass.range_constexpr(config.q_tiles):
-        _output(context, operands, progress, t, blocks[t], block, v_stages)
-        if cutlass.const_expr(t == config.q_tiles - 1):
-            _release(context, v_stages)
         _scores(context, operands, progress, t, next_blocks[t], next_block, k_stages)
-    _release(context, k_stages)
+        if cutlass.const_expr(t == config.q_tiles - 1):
+            _release(context, k_stages)
+        _output(context, operands, progress, t, blocks[t], block, v_stages)
+    _release(context, v_stages)

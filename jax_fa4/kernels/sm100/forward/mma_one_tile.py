@@ -21,11 +21,10 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from jax_fa4.kernels.sm100.forward.config import SLOTS
-from jax_fa4.kernels.sm100.forward.mma import Progress, _make_operands, _multiply
+from jax_fa4.kernels.sm100.forward.mma import _make_operands, _multiply, make_progress
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.mbarriers import (
     advance,
-    make_counters,
     make_ring,
     wait_next,
     wait_stage,
@@ -105,9 +104,7 @@ def _output(context, operands, progress, step: Step) -> None:
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
     operands = _make_operands(context)
-    progress = Progress(
-        make_ring(context.config.kv_stages), make_counters(1), make_counters(1), make_counters(1)
-    )
+    progress = make_progress(make_ring(context.config.kv_stages), 1)
     done = before = Int32(0)  # blocks of all tiles so far, and of the last of them
     tile = first_tile()
     while tile < context.scheduler.tiles():

@@ -1,10 +1,12 @@
 """A softmax warpgroup: thread i owns row i of its tile of scores.
 
 CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, leaves P[t] in
-the upper half of its columns, and arrives at pv_ready after three quarters of it and at
-p_tail after all. It tells the correction warps each row's scale for every block but a tile's
-first, in sStats[.., 0, t], and at the tile's end the row's sum, in sStats[.., 1, t]; lse it writes
-itself. With one tile a CTA they hear of every block's scale, and at the end of sum and shift.
+tensor memory, and arrives at pv_ready after three quarters of it and at p_tail after all. It tells
+the correction warps each row's scale for every block but a tile's first, in sStats[.., 0, t], and
+at the tile's end the row's sum, in sStats[.., 1, t]; lse it writes itself. It arrives at s_empty
+once it has its scores in registers, and tells of a scale, and writes P, when o_full says that the
+product with the P before is done. With one tile a CTA, where P takes the place of S, it waits for
+neither; they hear of every block's scale, and at the end of sum and shift.
 """
 
 from __future__ import annotations
@@ -51,26 +53,31 @@ class Row:
     t: Int32
     slot: Int32  # of its scores; t itself unless one warpgroup has all slots
     thread: Int32  # of the warpgroup: the row in its tile, the lane of tensor memory
-    scores: cute.Pointer  # S[slot] in tensor memory, and P[slot] from its middle on
+    scores: cute.Pointer  # S[slot] in tensor memory
+    probabilities: cute.Pointer  # P[slot]
     lane: Int32  # the warp's first
     place: Int32  # of this warp's barriers for statistics
     running: cute.Tensor  # maximum and sum
     s_full: cute.Tensor
+    o_full: cute.Tensor
     stats_empty: cute.Tensor
 
 
 def _make_row(context, t: Int32) -> Row:
     thread = cute.arch.thread_idx()[0] % ROWS
     warp = cute.arch.make_warp_uniform(thread // 32)
+    columns = context.config.tensor_memory
     return Row(
         t=t,
         slot=t,
         thread=thread,
-        scores=context.tmem + context.config.tensor_memory.scores_of(t),
+        scores=context.tmem + columns.scores_of(t),
+        probabilities=context.tmem + columns.probabilities_of(t),
         lane=32 * warp,
         place=4 * t + warp,
         running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
         s_full=make_counters(1),
+        o_full=make_counters(1),
         stats_empty=make_counters(1),
     )
 
@@ -86,6 +93,10 @@ def _load_scores(context, row: Row) -> cute.Tensor:
         part = cute.make_tensor(scores.iterator + first, cute.make_layout(_LOAD))
         tensor_memory.load(row.scores + first, part, row.lane)
     tensor_memory.wait_loads()
+    config = context.config
+    if cutlass.const_expr(not config.tensor_memory.p_over_s):
+        tensor_memory.fence_before_sync()
+        context.barriers["s_empty"].arrive_as_warp(row.t if config.score_slots == SLOTS else 0)
     return scores
 
 
@@ -113,9 +124,11 @@ def _tell_sum(context, row: Row) -> None:
 def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     """Hand a block's scale over, if the correction warp waits for it: `tells`.
 
-    That it has read the scale before needs no barrier: it did so before it let the block's
-    product with V go, which was before the scores of this block.
+    That it has read the scale before needs no barrier: it did so before it let the product before
+    go, whose end this waits for. Nor, therefore, does it wait for O, or the next store of P.
     """
+    wait_next(context.barriers["o_full"], row.o_full, row.t, counter=0, producer=True)
+    tensor_memory.fence_after_sync()
     context.shared.sStats[row.thread, 0, row.t] = scale
     if tells:
         cute.arch.barrier_arrive(
@@ -145,7 +158,7 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
         cells = cute.make_tensor(
             cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(columns // 2)
         )
-        tensor_memory.store(cells, row.scores + (TILE_N + first) // 2, row.lane)
+        tensor_memory.store(cells, row.probabilities + first // 2, row.lane)
         if cutlass.const_expr(part >= _PARTS - 2):
             tensor_memory.wait_stores()
             tensor_memory.fence_before_sync()
@@ -190,8 +203,10 @@ def _blocks(context, row: Row, position: Int32, ends, top: Int32, edges):
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
     """`row` with its next block of scores in `slot`."""
-    scores = context.tmem + context.config.tensor_memory.scores_of(slot)
-    return replace(row, slot=slot, scores=scores)
+    columns = context.config.tensor_memory
+    scores = context.tmem + columns.scores_of(slot)
+    probabilities = context.tmem + columns.probabilities_of(slot)
+    return replace(row, slot=slot, scores=scores, probabilities=probabilities)
 
 
 @cute.jit
