@@ -74,7 +74,8 @@ class ForwardConfig:
     V takes `v_parts`, each with a part of its keys; all parts are of one size. `polynomial` says
     which of POLYNOMIAL_PERIOD neighbouring pairs of exponentials the CUDA cores compute instead
     of the special-function units. The output leaves through shared memory `output_columns` at a
-    time, in as many stages as there are tiles. `score_slots` are those of `TensorMemory`. Registers
+    time, in as many stages as there are tiles; `scaled_columns` of it a correction thread has in
+    registers while it scales it. `score_slots` are those of `TensorMemory`. Registers
     are for a thread of a softmax warp, of a correction warp, and of the other four warps; without a
     second accumulator, the warps of its softmax keep the 128 of the launch.
     """
@@ -90,6 +91,7 @@ class ForwardConfig:
     other_registers: int
     head_dim_v: int = 0
     score_slots: int = SLOTS
+    scaled_columns: int = 32
     k_parts: int = 1
     v_parts: int = 1
 
@@ -149,8 +151,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         output_columns=64,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=80,
+        other_registers=64,
     ),
     (128, Form.USUAL): ForwardConfig(
         head_dim=128,
@@ -162,8 +164,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         output_columns=64,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=80,
+        other_registers=64,
     ),
     (64, Form.SPLITKEYS): ForwardConfig(
         head_dim=64,
@@ -173,8 +175,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         output_columns=64,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=80,
+        other_registers=64,
     ),
     (96, Form.USUAL): ForwardConfig(
         head_dim=96,
@@ -185,8 +187,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         output_columns=96,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=80,
+        other_registers=64,
     ),
     (128, Form.SPLITKEYS): ForwardConfig(
         head_dim=128,
@@ -196,8 +198,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         output_columns=128,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=80,
+        other_registers=64,
     ),
     (192, Form.USUAL): ForwardConfig(
         head_dim=192,
@@ -210,6 +212,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         k_parts=3,
         v_parts=2,
         output_columns=32,
+        scaled_columns=16,
         polynomial=(5, 11),
         softmax_registers=184,
         correction_registers=72,
@@ -224,6 +227,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         k_parts=2,
         v_parts=2,
         output_columns=128,
+        scaled_columns=16,
         polynomial=(),
         softmax_registers=240,
         correction_registers=64,

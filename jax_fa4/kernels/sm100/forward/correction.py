@@ -19,8 +19,7 @@ from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
-_COLUMNS = 16  # of O in registers at a time while it is scaled
-_CHUNK = 16  # and while it is read out
+_CHUNK = 16  # columns of O in registers at a time while it is read out
 _LN_2 = 0.6931471805599453
 
 
@@ -32,18 +31,19 @@ def _release_output(context, t: cutlass.Constexpr) -> None:
 
 
 @cute.jit
-def _rescale(context, t: cutlass.Constexpr, scale: Float32, thread: Int32) -> None:
+def _rescale(context, t: cutlass.Constexpr, scale: Float32, lane: Int32) -> None:
     """O[t] *= scale, if any row of this warp needs it; after, and before, other threads' use."""
     if cute.arch.vote_any_sync(Boolean(scale < 1.0)):
         tensor_memory.fence_after_sync()
         base = context.tmem + context.config.tensor_memory.output_of(t)
-        for column in cutlass.range_constexpr(0, context.config.head_dim_v, _COLUMNS):
-            rO = cute.make_rmem_tensor(_COLUMNS, Float32)
-            tensor_memory.load(base + column, rO, thread)
+        columns = context.config.scaled_columns
+        for column in cutlass.range_constexpr(0, context.config.head_dim_v, columns):
+            rO = cute.make_rmem_tensor(columns, Float32)
+            tensor_memory.load(base + column, rO, lane)
             tensor_memory.wait_loads()
-            for c in cutlass.range_constexpr(0, _COLUMNS, 2):
+            for c in cutlass.range_constexpr(0, columns, 2):
                 rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2((rO[c], rO[c + 1]), (scale, scale))
-            tensor_memory.store(rO, base + column, thread)
+            tensor_memory.store(rO, base + column, lane)
         tensor_memory.wait_stores()
         tensor_memory.fence_before_sync()
 
@@ -98,9 +98,10 @@ def _follow(context, tiles: cutlass.Constexpr, steps: Int32, thread: Int32, warp
     for _ in cutlass.range(steps, unroll=1):
         for t in cutlass.range_constexpr(tiles.start, tiles.stop):
             cute.arch.barrier(
-                barrier_id=NamedBarrier.SCALE + 4 * t + warp, number_of_threads=2 * WARP_SIZE
+                barrier_id=NamedBarrier.SCALE + 4 * t + thread // 32,
+                number_of_threads=2 * WARP_SIZE,
             )
-            _rescale(context, t, context.shared.sStats[thread, 0, t], thread)
+            _rescale(context, t, context.shared.sStats[thread, 0, t], 32 * warp)
             context.barriers["pv_ready"].arrive_as_warp(t)
 
 

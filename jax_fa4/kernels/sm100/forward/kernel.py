@@ -419,4 +419,6 @@ class ForwardSm100:
         # Tensor memory is read by softmax and correction; who allocated it gives it back.
         cute.arch.sync_threads()
         if warp == Role.MMA:
-            cute.arch.dealloc_tmem(context.tmem, TMEM_COLUMNS)
+            # Read again, not kept in a register of every role.
+            tmem = cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem)
+            cute.arch.dealloc_tmem(tmem, TMEM_COLUMNS)
