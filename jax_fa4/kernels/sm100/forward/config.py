@@ -215,8 +215,8 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         scaled_columns=16,
         polynomial=(5, 11),
         softmax_registers=184,
-        correction_registers=72,
-        other_registers=72,
+        correction_registers=64,
+        other_registers=80,
     ),
     (256, Form.USUAL): ForwardConfig(
         head_dim=256,
