@@ -48,7 +48,19 @@ def test_the_memory_maps_fit(key):
     config = FORWARD_CONFIGS[key]
     memory = config.tensor_memory
     assert memory.columns <= 512
-    assert memory.probabilities_of(0) + 64 == memory.scores_of(1) <= memory.output_of(0)
+    columns = [range(memory.scores_of(slot), memory.scores_of(slot) + 128) for slot in range(2)]
+    if config.score_slots == 1:
+        assert columns[0] == columns.pop()
+    for t in range(2):
+        p = range(memory.probabilities_of(t), memory.probabilities_of(t) + 64)
+        if config.q_tiles == 1:
+            assert p == columns[t][64:]
+        else:
+            columns.append(p)
+    for t in range(config.outputs):
+        columns.append(range(memory.output_of(t), memory.output_of(t) + config.head_dim_v))
+    used = [column for part in columns for column in part]
+    assert len(set(used)) == len(used) == memory.columns
     assert config.smem_bytes <= 232448
     barriers = sum(spec.stages for spec in barrier_table(config).values())
     assert 8 * barriers + 4 + 4 * 2 * 128 * config.outputs <= 3072

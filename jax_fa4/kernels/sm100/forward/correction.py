@@ -4,7 +4,7 @@ CONTRACT: thread i of it owns lane i of O[t], as thread i of softmax t owns row 
 every block of t but a tile's first, it takes the rows' scales from sStats[t], scales O[t]
 where a row of its warp asks for it, and arrives at pv_ready. For the first block the
 arrival says that O[t] of the tile before was read out; the first of all is free. Softmax tells of
-a scale when the product before is done; for a tile's last the warps wait for o_full themselves.
+a scale when the product before is done; for a tile's last product there is o_full.
 """
 
 from __future__ import annotations
@@ -140,7 +140,6 @@ def run(context) -> None:
                 wait_next(barriers["stats_full"], stats_full, 4 * t + warp, counter=t)
                 total = sStats[thread, 1, t]
                 barriers["stats_empty"].arrive_as_warp(4 * t + warp)
-                o_full[t] = o_full[t] + work.blocks[t].last - work.blocks[t].first - 1
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
                 _finish(context, t, o_stored, total, thread)

@@ -1,14 +1,15 @@
 """The Blackwell forward: O = softmax(scale * Q K^T, within the band) V, lse per row.
 
-A CTA has two slots of scores, 0 and 1, so that the tensor core multiplies for one while the
-softmax of the other runs. Usually slot t is a tile of 128 queries of its own. A CTA with one
-tile (head dim 256, for which tensor memory has no second O, and the form for few queries) gives
-its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `correction_one_tile`.
+Usually a CTA has two tiles of 128 queries, 0 and 1, so that the tensor core multiplies for one
+while the softmax of the other runs; S, P and O have columns of their own in tensor memory. A CTA
+with one tile (head dim 256, for which tensor memory has no second O, and the form for few queries)
+has two slots of scores instead, to which it gives its blocks of keys in turn, and P takes the place
+of S: `mma_one_tile`, `load_one_tile`, `correction_one_tile`.
 
     load warp --TMA--> sQ[t] --+
                                +--> MMA warp: S[t] = Q[t] K^T --> tensor memory
     load warp --TMA--> ring ---+                  |
-         (K and V in turn)     |    softmax warpgroup t: a thread a row; P[t] over S[t]
+         (K and V in turn)     |    softmax warpgroup t: a thread a row; S[t] to P[t]
                                |                  |   row scales through sStats[t]
                                |    correction warpgroup: O[t] *= scale, where it matters
                                |                  |
@@ -23,10 +24,12 @@ its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `corre
 | kv_full    | kv_stages | TMA: a block of K or of V, or a part    | MMA                |
 | kv_empty   | kv_stages | every product with it                   | load               |
 | s_full     | 2         | S[t], and every product before it       | softmax t          |
-| pv_ready   | 2         | 4 softmax warps: S[t] read, 3/4 of P[t] | MMA                |
+| s_empty    | s slots   | 4 softmax warps have read the slot      | MMA                |
+| pv_ready   | 2         | 4 softmax warps: 3/4 of P[t]            | MMA                |
 |            |           | 4 correction warps: O[t] is scaled, or  |                    |
 |            |           | the tile before was read out            |                    |
 | p_tail     | 2         | 4 softmax warps: the last 1/4 of P[t]   | MMA, mid product   |
+| p_empty    | 2         | every product with V, of tile t         | softmax t          |
 | stats_full | 4 outputs | a softmax warp: sums of its 32 rows;    | a correction warp  |
 |            |           | with one tile their scales, too         |                    |
 | stats_empty| 4 outputs | a correction warp has read them         | a softmax warp     |
@@ -35,7 +38,9 @@ its blocks of keys to the slots in turn: `mma_one_tile`, `load_one_tile`, `corre
 | o_staged   | q_tiles   | 4 correction warps: a part of an O      | store              |
 | o_stored   | q_tiles   | the TMA store has read it               | correction         |
 
-With two tiles the scale of every block goes by a named barrier (`roles.NamedBarrier`).
+With two tiles the scale of every block goes by a named barrier (`roles.NamedBarrier`). With one,
+nobody uses s_empty and p_empty: the next S and the next P wait for the product with V by the order
+of products.
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
 (`block_range` of its own rows): under a causal band tile 0 skips the last block of tile 1. The
@@ -157,6 +162,7 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
         "s_empty": MbarrierSpec(config.score_slots, _WARPS),
         "pv_ready": MbarrierSpec(SLOTS, 2 * _WARPS),
         "p_tail": MbarrierSpec(SLOTS, _WARPS),
+        "p_empty": MbarrierSpec(SLOTS, 1),
         "stats_full": MbarrierSpec(_WARPS * groups, 1),
         "stats_empty": MbarrierSpec(_WARPS * groups, 1),
         "o_full": MbarrierSpec(groups, 1),

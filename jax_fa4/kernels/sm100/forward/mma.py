@@ -6,9 +6,9 @@ CONTRACT: step by step through the blocks of its tiles, for each t that takes pa
                                      first block after this tile's last
     O[t] += P[t] V of this block     once pv_ready says that P and O are there
 
-so that a softmax warpgroup that is done with a block finds the scores of its next one. Both are
-in memory of their own: o_full ends with every product with V, and who writes P[t] or scales O[t]
-waits for it.
+so that a softmax warpgroup that is done with a block finds the scores of its next one. P has
+columns of its own: p_empty ends with every product with V, and softmax t waits for it before it
+writes P[t] or lets O[t] be scaled.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def _output(
                 wait_next(barriers["p_tail"], progress.p_tail, t)
                 fence_after_sync()
                 _multiply(mma, acc, a, b, head, end, True)
-        barriers["o_full"].commit(t)
+        barriers["p_empty"].commit(t)
+        if block == blocks.first:
+            barriers["o_full"].commit(t)
 
 
 @cute.jit

@@ -8,8 +8,12 @@ CONTRACT: block by block through its tiles, number n of them all in slot n mod 2
 so that the tensor core has the next scores to compute while softmax works on these. O is the
 slot's own accumulator where there are two; o_full then ends with the last product of a tile
 into each. With one, a product with V is not over yet when the next block's scores are there,
-and o_full ends with each. That a slot's next scores do not overwrite P too early is the order
-of one thread's products, as in `mma`.
+and o_full ends with each.
+
+A slot's S and P share columns. Its next scores overwrite what this product with V reads, and
+nothing but the order of the two protects it: they are of one thread, and a
+tcgen05.fence::before_thread_sync between them orders the earlier before the later (PTX ISA
+9.7.16.6.3).
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ CONTRACT: for every block that tile t visits, warpgroup t takes S[t] at s_full, 
 tensor memory, and arrives at pv_ready after three quarters of it and at p_tail after all. It tells
 the correction warps each row's scale for every block but a tile's first, in sStats[.., 0, t], and
 at the tile's end the row's sum, in sStats[.., 1, t]; lse it writes itself. It arrives at s_empty
-once it has its scores in registers, and tells of a scale, and writes P, when o_full says that the
-product with the P before is done. With one tile a CTA, where P takes the place of S, it waits for
+once it has its scores in registers, and tells of a scale, and writes P, when p_empty says that
+the product with the P before is done. With one tile a CTA, where P takes the place of S, it has
 neither; they hear of every block's scale, and at the end of sum and shift.
 """
 
@@ -59,7 +59,7 @@ class Row:
     place: Int32  # of this warp's barriers for statistics
     running: cute.Tensor  # maximum and sum
     s_full: cute.Tensor
-    o_full: cute.Tensor
+    p_empty: cute.Tensor
     stats_empty: cute.Tensor
 
 
@@ -77,7 +77,7 @@ def _make_row(context, t: Int32) -> Row:
         place=4 * t + warp,
         running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
         s_full=make_counters(1),
-        o_full=make_counters(1),
+        p_empty=make_counters(1),
         stats_empty=make_counters(1),
     )
 
@@ -127,7 +127,7 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     That it has read the scale before needs no barrier: it did so before it let the product before
     go, whose end this waits for. Nor, therefore, does it wait for O, or the next store of P.
     """
-    wait_next(context.barriers["o_full"], row.o_full, row.t, counter=0, producer=True)
+    wait_next(context.barriers["p_empty"], row.p_empty, row.t, counter=0, producer=True)
     tensor_memory.fence_after_sync()
     context.shared.sStats[row.thread, 0, row.t] = scale
     if tells:
