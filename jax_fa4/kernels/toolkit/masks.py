@@ -50,18 +50,15 @@ def _word(low: Int32 | None, high: Int32) -> Uint32:
 
 
 @cute.jit
-def mask_row_outside_band(
-    scores: cute.Tensor, band: Band, row: Int32, key: Int32, left: cutlass.Constexpr
-) -> None:
-    """Set to -inf the scores of keys that the band hides from `row`; scores[0] is key `key`'s.
+def mask_row_outside(scores: cute.Tensor, begin: Int32 | None, end: Int32) -> None:
+    """Set to -inf the scores before number `begin`, if that is given, and past number `end`.
 
-    `left`: whether the band may begin in this block. A bit a column, 32 to a word: selecting by a
-    constant bit of a register is one instruction a column, for 7 predicates a move.
+    A bit a column, 32 to a word: selecting by a constant bit of a register is one instruction a
+    column, for 7 predicates a move.
     """
-    begin = max(row + band.lower, 0) - key
-    end = min(row + band.upper, band.seqlen_k - 1) - key
     for first in cutlass.range_constexpr(0, cute.size(scores), 32):
-        word = _word(begin - first if left else None, first + 31 - end)
+        low = None if begin is None else begin - first
+        word = _word(low, first + 31 - end)
         for c in cutlass.range_constexpr(32):
             visible = (word & Uint32(1 << c)) != 0
             scores[first + c] = scores[first + c] if visible else -Float32.inf

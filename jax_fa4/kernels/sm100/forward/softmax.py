@@ -16,7 +16,7 @@ from enum import Enum
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N, WARP_SIZE
 from jax_fa4.kernels.sm100.forward.roles import (
@@ -30,7 +30,7 @@ from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.block_range import block_range
 from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
-from jax_fa4.kernels.toolkit.masks import mask_row_outside_band
+from jax_fa4.kernels.toolkit.masks import mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 fma = cute.math.fma
@@ -58,9 +58,10 @@ class Row:
     lane: Int32  # the warp's first
     place: Int32  # of this warp's barriers for statistics
     running: cute.Tensor  # maximum and sum
-    s_full: cute.Tensor
-    p_empty: cute.Tensor
+    s_full: cute.Tensor  # uses; with two tiles the parity of the next one
+    told: cute.Tensor  # whether a block of this tile is behind
     stats_empty: cute.Tensor
+    visible: cute.Tensor  # first and last key that the row sees, from the next block's first on
 
 
 def _make_row(context, t: Int32) -> Row:
@@ -77,16 +78,22 @@ def _make_row(context, t: Int32) -> Row:
         place=4 * t + warp,
         running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
         s_full=make_counters(1),
-        p_empty=make_counters(1),
+        told=make_counters(1),
         stats_empty=make_counters(1),
+        visible=make_counters(2),
     )
 
 
 @cute.jit
 def _load_scores(context, row: Row) -> cute.Tensor:
     """This thread's row of S, in registers."""
-    turns = SLOTS // context.config.outputs  # slots that this warpgroup takes in turn
-    wait_next(context.barriers["s_full"], row.s_full, row.slot, counter=0, turns=turns)
+    s_full = context.barriers["s_full"]
+    if cutlass.const_expr(context.config.q_tiles == 1):
+        turns = SLOTS // context.config.outputs  # slots that this warpgroup takes in turn
+        wait_next(s_full, row.s_full, row.slot, counter=0, turns=turns)
+    else:
+        s_full.wait(row.slot, row.s_full[0])
+        row.s_full[0] = row.s_full[0] ^ 1
     tensor_memory.fence_after_sync()
     scores = cute.make_rmem_tensor(TILE_N, Float32)
     for first in cutlass.range_constexpr(0, TILE_N, _LOAD):
@@ -127,12 +134,14 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     That it has read the scale before needs no barrier: it did so before it let the product before
     go, whose end this waits for. Nor, therefore, does it wait for O, or the next store of P.
     """
-    wait_next(context.barriers["p_empty"], row.p_empty, row.t, counter=0, producer=True)
+    # One product a block: the parity is that of the scores after these.
+    context.barriers["p_empty"].wait(row.t, row.s_full[0])
     tensor_memory.fence_after_sync()
     context.shared.sStats[row.thread, 0, row.t] = scale
     if tells:
         cute.arch.barrier_arrive(
-            barrier_id=NamedBarrier.SCALE + row.place, number_of_threads=2 * WARP_SIZE
+            barrier_id=NamedBarrier.SCALE + 4 * row.t + row.thread // 32,
+            number_of_threads=2 * WARP_SIZE,
         )
 
 
@@ -168,15 +177,16 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
 
 
 @cute.jit
-def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Constexpr, tells):
-    """One block of keys, of which `key` is the first; `position` is the row's own.
+def _block(context, row: Row, edges: cutlass.Constexpr, tells):
+    """One block of keys, which `row.visible` says what is seen of.
 
     `edges`: which of the band's the block may have; or None. `tells`: see `_tell_scale`.
     """
     scale_log2, running = context.scale_log2, row.running
     scores = _load_scores(context, row)
     if cutlass.const_expr(edges is not None):
-        mask_row_outside_band(scores, context.band, position, key, edges is Edges.BOTH)
+        begin = row.visible[0] if edges is Edges.BOTH else None
+        mask_row_outside(scores, begin, row.visible[1])
     old = running[0]
     new, stays = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
     shift = row_softmax.shift_of(new, scale_log2)
@@ -193,12 +203,29 @@ def _block(context, row: Row, position: Int32, key: Int32, edges: cutlass.Conste
 
 
 @cute.jit
-def _blocks(context, row: Row, position: Int32, ends, top: Int32, edges):
-    """Blocks [first, last), from the last to the first, of a tile whose last one is `top`."""
+def _look_at(context, row: Row, position: Int32, block: Int32) -> None:
+    """`row.visible` for `block`; `position` is the row's own."""
+    band, key = context.band, block * TILE_N
+    row.visible[0] = max(position + band.lower, 0) - key
+    row.visible[1] = min(position + band.upper, band.seqlen_k - 1) - key
+
+
+def _look_on(row: Row, blocks: int) -> None:
+    """`row.visible` for so many blocks further down."""
+    row.visible[0] = row.visible[0] + blocks * TILE_N
+    row.visible[1] = row.visible[1] + blocks * TILE_N
+
+
+@cute.jit
+def _blocks(context, row: Row, position: Int32, ends, edges):
+    """Blocks [first, last), from the last to the first."""
     first, last = ends
-    for i in cutlass.range(last - first, unroll=1):
-        block = last - 1 - i
-        _block(context, row, position, block * TILE_N, edges, block != top)
+    told = row.told
+    _look_at(context, row, position, last - 1)
+    for _ in cutlass.range(last - first, unroll=1):
+        _block(context, row, edges, told[0] != 0)
+        _look_on(row, 1)
+        told[0] = Int32(1)
 
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
@@ -220,11 +247,13 @@ def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, e
     groups = context.config.outputs
     start = top - last + 1
     start = start + ((turn + start + row.t) & (groups - 1))
+    _look_at(context, row, position, top - start)
     for i in cutlass.range(start, top + 1 - first, groups, unroll=1):
         here = row
         if cutlass.const_expr(groups < SLOTS):
             here = _at_slot(context, row, (turn + i) & (SLOTS - 1))
-        _block(context, here, position, (top - i) * TILE_N, edges, True)
+        _block(context, here, edges, True)
+        _look_on(row, groups)
 
 
 @cute.jit
@@ -277,13 +306,14 @@ def _run_two_tiles(context, t: Int32) -> None:
             blocks = block_range(context.band, tile_row, ROWS, TILE_N)
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
-            top, position = blocks.last - 1, tile_row + row.thread
+            row.told[0] = Int32(0)
+            position = tile_row + row.thread
             right = (blocks.right_first, blocks.last)
             middle = (blocks.unmasked_first, blocks.unmasked_last)
             left = (blocks.first, blocks.left_last)
-            _blocks(context, row, position, right, top, Edges.RIGHT)
-            _blocks(context, row, position, middle, top, None)
-            _blocks(context, row, position, left, top, Edges.BOTH)
+            _blocks(context, row, position, right, Edges.RIGHT)
+            _blocks(context, row, position, middle, None)
+            _blocks(context, row, position, left, Edges.BOTH)
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
