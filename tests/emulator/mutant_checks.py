@@ -220,9 +220,14 @@ def waited_again(survivor: Survivor) -> bool:
         return False
     if survivor.mutant.family == "move wait":
         return survivor.passed.startswith("st.shared")
-    return survivor.mutant.family == "drop wait" and Text(survivor.ptx).waits_again(
-        survivor.mutant.line - 1
-    )
+    text = Text(survivor.ptx).stops_if_told_before_wait(survivor.mutant.line - 1)
+    return survivor.mutant.family == "drop wait" and survivor.clean(text)
+
+
+def no_fence_needed(survivor: Survivor) -> bool:
+    """A wait that passes the fence behind it, and not the product."""
+    fence = survivor.passed.startswith("tcgen05.fence::after_thread_sync")
+    return survivor.mutant.family == "move wait" and fence and "try_wait" in survivor.code
 
 
 def no_more_scores(survivor: Survivor) -> bool:

@@ -14,7 +14,7 @@ _ACCESSES = re.compile(
 )
 # Where lanes of a warp, or all threads, meet; every role begins after the latter.
 _MEETS = re.compile(r"bar\.warp\.sync|(?:bar|barrier)\.sync|setmaxnreg")
-_TELLS = re.compile(r"(?:@\S+\s+)?(?:mbarrier\.arrive|tcgen05\.commit|bar|barrier|bra)\b")
+_TELLS = re.compile(r"mbarrier\.arrive|tcgen05\.commit|\b(?:bar|barrier)\.(?:sync|arrive)\b")
 _SCORES = re.compile(r"tcgen05\.mma\S*\s+\[[^\]]*\], %rd")
 _BRANCH = re.compile(r"^(@\S+\s+)?bra(?:\.uni)?\s+(\$\w+);")
 
@@ -70,14 +70,17 @@ class Text:
                 return False
         return False
 
-    def waits_again(self, line: int) -> bool:
-        """Whether a tcgen05.wait::ld comes after it, before anything that others learn of."""
-        for code in self.lines[line + 1 :]:
+    def stops_if_told_before_wait(self, line: int) -> str:
+        """The kernel without the tcgen05.wait::ld at `line`, which stops where a thread arrives
+        somewhere after it and before another such wait."""
+        text = list(self.lines)
+        for at, code in enumerate(text):
             if code.startswith("tcgen05.wait::ld"):
-                return True
-            if _TELLS.match(code):
-                return False
-        return False
+                text[at] = f"mov.u32 open, {int(at == line)}; {code if at != line else ''}"
+            elif _TELLS.search(code):
+                text[at] = f"setp.ne.u32 is_open, open, 0; @is_open {FAULT} {code}"
+        text[text.index("{")] = "{ .reg .pred is_open; .reg .u32 open; mov.u32 open, 0;"
+        return "\n".join(text)
 
     def stops_at_scores_after(self, line: int) -> str:
         """The kernel that stops at a product with A in shared memory, once it was at `line`."""
@@ -86,8 +89,7 @@ class Text:
             if _SCORES.match(code):
                 text[at] = f"setp.ne.u32 is_after, after, 0; @is_after {FAULT} {code}"
         text[line] = f"mov.u32 after, 1; {text[line]}"
-        begin = text.index("{")
-        text[begin] = "{ .reg .pred is_after; .reg .u32 after; mov.u32 after, 0;"
+        text[text.index("{")] = "{ .reg .pred is_after; .reg .u32 after; mov.u32 after, 0;"
         return "\n".join(text)
 
     def near(self, code: str, line: int) -> int:
