@@ -63,7 +63,7 @@ def run(context) -> None:
     barriers, stages = context.barriers, context.config.kv_stages
     ring, q_uses = make_ring(stages), make_counters(1)
     done = head = batch = block = Int32(0)  # the last three of the block whose V is due
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
         head_kv = work.head // context.ratio
@@ -76,7 +76,7 @@ def run(context) -> None:
                 load_values(context, ring, Block(head, batch, block))
             head, batch, block = head_kv, work.batch, keys
         done = done + work.visits
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
     if done > 0:
         load_values(context, ring, Block(head, batch, block))
 
