@@ -20,7 +20,7 @@ FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
 
 # Further forms of kernels, beside the usual one: head dims as above, in both precisions.
 FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
-    (Arch.SM100, Form.PAIR): ((128, 128),),
+    (Arch.SM100, Form.PAIR): ((128, 128), (256, 256)),
     (Arch.SM100, Form.SPLITKEYS): ((64, 64), (128, 128)),
 }
 

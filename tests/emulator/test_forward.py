@@ -80,6 +80,20 @@ PAIRS = {
         "scale",
         "growing-128",
     ),
+    "fwd_sm100_{}_d256_pair": (
+        "one-by-one",
+        "ragged-top-left",
+        "rows-without-keys",
+        "window",
+        "window-right",
+        "head-dim-256",
+        "growing-256",
+        "packed-1-of-20",
+        "packed-2-of-6",
+        "packed-17-of-8",
+        "packed-129-of-4",
+        "packed-256",
+    ),
 }
 LENGTHS = ((128, 100), (129, 200), (256, 256), (300, 128), (385, 129), (700, 300))
 

@@ -259,9 +259,12 @@ class ForwardSm100:
 
         boxes, tokens = (), ()
         if cutlass.const_expr(config.q_tiles == 1):
-            boxes, tokens = self._boxes(mQ, mO), (fewest_tiles(seqlen_q, shape.ratio),)
+            boxes, tokens = (
+                self._boxes(mQ, mO),
+                (fewest_tiles(seqlen_q, shape.ratio, config.cta_group),),
+            )
             packing = HeadPacking(tokens[0], shape.ratio)
-            scheduler = shape.packed_scheduler(packing, self.dtype)
+            scheduler = shape.packed_scheduler(packing, config.cta_group, self.dtype)
         else:
             scheduler = shape.scheduler(config.tile_m, self.dtype)
         tiles = scheduler.tiles()
@@ -330,7 +333,8 @@ class ForwardSm100:
 
     def _boxes(self, mQ: cute.Tensor, mO: cute.Tensor):
         """TMA atoms and tensors for Q and O by boxes."""
-        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        g2s = cpasync.CopyBulkTensorTileG2SOp(_CTA_GROUPS[self.config.cta_group])
+        s2g = cpasync.CopyBulkTensorTileS2GOp()
         box = cute.slice_(self._box_layout(BOX_COLUMNS), (None, None, 0))
         shape = (BOX_ROWS, BOX_COLUMNS)
         return (

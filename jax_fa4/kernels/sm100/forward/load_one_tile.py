@@ -33,15 +33,17 @@ def _load_queries(context, q_uses, work: PackedTile) -> None:
     if packing.tokens == ROWS:
         tma, mQ = context.gmem.q
         gQ = cute.local_tile(
-            mQ[None, None, work.head, work.batch], (ROWS, config.head_dim), (None, 0)
+            mQ[None, None, work.head, work.batch], (config.rows, config.head_dim), (None, 0)
         )
-        thread_tiles = context.tiled_mma_qk.get_slice(0).partition_A(gQ)
+        thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_A(gQ)
         source, stages = _partition(tma, thread_tiles, context.shared.sQ)
-        _copy(context, barriers["q_full"], tma, source[None, work.row // ROWS], stages[None, 0], 0)
+        source = source[None, work.product_row // config.rows]
+        _copy(context, barriers["q_full"], tma, source, stages[None, 0], 0)
     else:
-        with cute.arch.elect_one():
-            size = ROWS * config.head_dim * context.dtype.width // 8
-            barriers["q_full"].arrive_with_bytes(0, size)
+        if context.is_leader:
+            with cute.arch.elect_one():
+                size = config.rows * config.head_dim * context.dtype.width // 8
+                barriers["q_full"].arrive_with_bytes(0, size)
         tma, mQ = context.boxes.q
         for b in cutlass.range(ROWS // BOX_ROWS, unroll=1):
             head, position = packing.place_of(b * BOX_ROWS)

@@ -95,10 +95,11 @@ def work_of(context, tile: Int32) -> Work:
 class PackedTile:
     """A tile of the scheduler where a CTA has one, perhaps with rows of several heads."""
 
-    row: Int32  # position of its first query
+    product_row: Int32  # position of its first query, or of the pair's
+    row: Int32  # position of this CTA's first query
     head: Int32  # of its first row
     batch: Int32
-    first: Int32  # it visits blocks last - 1 down to `first`, at least one
+    first: Int32  # it visits blocks last - 1 down to `first`, at least one, as the other of a pair
     last: Int32
 
     @property
@@ -110,9 +111,11 @@ class PackedTile:
 def packed_tile(context, tile: Int32) -> PackedTile:
     """`work_of` where a CTA has one tile."""
     row_block, group, batch = context.scheduler.decode(tile)
-    row = row_block * context.packing.tokens
-    first, last = visited_blocks(context.band, row, context.packing.tokens, TILE_N)
-    return PackedTile(row, context.packing.first_head(group), batch, first, last)
+    positions = context.packing.tokens * context.config.cta_group
+    product_row = row_block * positions
+    row = product_row + context.rank * context.packing.tokens
+    first, last = visited_blocks(context.band, product_row, positions, TILE_N)
+    return PackedTile(product_row, row, context.packing.first_head(group), batch, first, last)
 
 
 def first_tile(context) -> Int32:

@@ -242,10 +242,11 @@ def _run_one_tile(context, t: Int32) -> None:
     done = Int32(0)
     tile = first_tile(context)
     while tile < context.scheduler.tiles():
-        tile_row = packed_tile(context, tile).row
-        blocks = block_range(context.band, tile_row, packing.tokens, TILE_N)
+        work = packed_tile(context, tile)
+        positions = packing.tokens * context.config.cta_group
+        blocks = block_range(context.band, work.product_row, positions, TILE_N)
         visits = blocks.last - blocks.first
-        top, position = blocks.last - 1, tile_row + place
+        top, position = blocks.last - 1, work.row + place
         row.running[0] = -Float32.inf
         row.running[1] = Float32(0.0)
         right = (blocks.right_first, blocks.last)
