@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jax_fa4
 from jax_fa4 import emulator, ffi
 from jax_fa4.emulator import settings
 from jax_fa4.ffi.backward import backward_preprocess
+from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import reference
 from jax_fa4.ops.band import Band
+from jax_fa4.ops.core import pad_head_dim
 from jax_fa4.variants import BackwardPreprocessVariant, DType, ForwardVariant, Variant, parse
 
 _DTYPES = {DType.BF16: "bfloat16", DType.FP16: "float16"}
@@ -92,10 +93,8 @@ def _forward(
     )
 
     def run() -> jax.Array:
-        out, _ = jax_fa4.flash_attention(
-            q, k, v, causal=causal, return_lse=True, implementation="emulator"
-        )
-        return out
+        scale = shape.head_dim**-0.5
+        return forward(variant.name, q, k, v, softmax_scale=scale, band=band)[0]
 
     def definition(*inputs: jax.Array) -> jax.Array:
         return reference.attention(*inputs, softmax_scale=shape.head_dim**-0.5, band=band)[0]
@@ -109,6 +108,32 @@ def _forward(
     )
 
 
+def forward(
+    name: str, q: jax.Array, k: jax.Array, v: jax.Array, *, softmax_scale: float, band: Band
+) -> tuple[jax.Array, jax.Array]:
+    """out and lse (B, H, Sq) of the forward kernel `name`, even if calls would get another one."""
+    now = _prepare(name)
+    with jax.default_device(jax.devices("cpu")[0]):
+        out, lse = forward_call(
+            *map(pad_head_dim, (q, k, v)),
+            softmax_scale=softmax_scale,
+            band=band,
+            variants=(name,),
+            emulator=now,
+        )
+    return out[..., : v.shape[-1]], lse
+
+
+def _prepare(name: str) -> settings.Settings:
+    """Loads what a kernel's run needs; the settings of the run."""
+    ffi.register_emulator()
+    emulator.load(name)
+    now = settings.current()
+    if now.special == "h100":
+        emulator.load_special_tables()
+    return now
+
+
 def _preprocess(
     variant: BackwardPreprocessVariant, shape: Shape, generator: np.random.Generator
 ) -> Problem:
@@ -119,11 +144,7 @@ def _preprocess(
     dlse = jnp.asarray(generator.standard_normal(rows), jnp.float32)
 
     def run() -> jax.Array:
-        ffi.register_emulator()
-        emulator.load(variant.name)
-        now = settings.current()
-        if now.special == "h100":
-            emulator.load_special_tables()
+        now = _prepare(variant.name)
         with jax.default_device(jax.devices("cpu")[0]):
             return backward_preprocess(out, dout, dlse, variants=(variant.name,), emulator=now)
 

@@ -168,7 +168,7 @@ def _kernel_forward(
 ) -> tuple[jax.Array, jax.Array]:
     """The forward custom call, the head dims padded with zeros to what the kernels read."""
     out, lse = forward_call(
-        *map(_pad_head_dim, (q, k, v)),
+        *map(pad_head_dim, (q, k, v)),
         softmax_scale=plan.softmax_scale,
         band=plan.band,
         variants=plan.path.forward_for(q.shape, k.shape, plan.band),
@@ -179,14 +179,15 @@ def _kernel_forward(
 
 def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
     return backward_preprocess(
-        _pad_head_dim(out),
-        _pad_head_dim(dout),
+        pad_head_dim(out),
+        pad_head_dim(dout),
         dlse,
         variants=plan.path.preprocess,
         emulator=plan.path.emulator,
     )
 
 
-def _pad_head_dim(x: jax.Array) -> jax.Array:
+def pad_head_dim(x: jax.Array) -> jax.Array:
+    """Zeros behind the last dimension, up to the next width that kernels read."""
     missing = -x.shape[-1] % _HEAD_DIM_GRAIN
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x

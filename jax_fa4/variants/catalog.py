@@ -18,6 +18,12 @@ FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM100: ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
 }
 
+# Further forms of kernels, beside the usual one: head dims as above, in both precisions.
+FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM100, Form.PAIR): ((128, 128), (256, 256)),
+    (Arch.SM100, Form.SPLITKEYS): ((64, 64), (128, 128)),
+}
+
 # Some kernel of every architecture holds every pair of head dims up to this.
 WIDEST_HEAD_DIM = min(max(min(pair) for pair in pairs) for pairs in FORWARD_HEAD_DIMS.values())
 
@@ -29,9 +35,10 @@ CATALOG: tuple[Variant, ...] = (
         for head_dim, head_dim_v in pairs
     ),
     *(
-        ForwardVariant(arch=Arch.SM100, dtype=dtype, head_dim=head_dim, form=Form.SPLITKEYS)
+        ForwardVariant(arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, form=form)
+        for (arch, form), pairs in FURTHER_FORMS.items()
         for dtype in DType
-        for head_dim in (64, 128)
+        for d, d_v in pairs
     ),
     *(BackwardPreprocessVariant(arch=arch, dtype=dtype) for arch in Arch for dtype in DType),
 )

@@ -46,6 +46,14 @@ COSTS: dict[tuple[int, int, Form], Cost] = {
         rows=128, multiprocessors=1, per_block=1540, per_tile=4000, packs_heads=True
     ),
     (128, 128, Form.PAIR): Cost(rows=512, multiprocessors=2, per_block=2900, per_tile=3700),
+    # Not by that model yet: 2048 cycles of products a block (benchmarks/NOTES.md), and a fourth
+    # and an eighth more for the 64 and 32 bytes a cycle that L2 must bring.
+    (256, 256, Form.USUAL): Cost(
+        rows=128, multiprocessors=1, per_block=2560, per_tile=5000, packs_heads=True
+    ),
+    (256, 256, Form.PAIR): Cost(
+        rows=256, multiprocessors=2, per_block=2300, per_tile=5200, packs_heads=True
+    ),
 }
 
 
@@ -81,7 +89,7 @@ def _packing(cost: Cost, call: Call) -> tuple[int, int]:
         return cost.rows, call.heads
     ratio = call.heads // call.heads_kv
     tokens = [cost.rows]
-    while tokens[-1] > _BOX_ROWS:
+    while tokens[-1] > _BOX_ROWS * cost.multiprocessors:
         tokens.append(tokens[-1] // 2)
     groups = {t: math.ceil(ratio / (cost.rows // t)) for t in tokens}
     best = min(tokens, key=lambda t: math.ceil(call.seqlen_q / t) * groups[t])

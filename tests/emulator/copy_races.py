@@ -51,10 +51,10 @@ HEAD = """
 TAIL = "\n  ret;\n}\n"
 
 
-def _await(barrier, parity=0, who="yes"):
+def _await(barrier, parity=0, who="yes", order=""):
     return (
         f"{{ .reg .pred q; @!{who} bra SKIP;"
-        f" AGAIN: mbarrier.try_wait.parity.shared.b64 q, [{barrier}], {parity};"
+        f" AGAIN: mbarrier.try_wait.parity.{order}shared::cta.b64 q, [{barrier}], {parity};"
         " @!q bra AGAIN; SKIP: }"
     )
 
@@ -77,6 +77,7 @@ SHORT = {
     "COPIES": "cp.async.commit_group;",
     "COPIED": "cp.async.wait_group 0;",
     "ARRIVE_COPIED": "cp.async.mbarrier.arrive.noinc.shared.b64 [copied];",
+    "AWAIT_FULL_RELAXED": _await("full", order="relaxed.cta."),
     "AWAIT_FULL": _await("full"),
     "LEADER_AWAIT_FULL": _await("full", who="leader"),
     "LEADER_AWAIT_FULL_AGAIN": _await("full", 1, who="leader"),

@@ -145,6 +145,27 @@ CLUSTERS = {
         """,
         {"": both("race: .*shared address")},
     ),
+    "write, a relaxed arrival at an mbarrier": (
+        """
+        @leader st.shared.b32 [one], tid;
+        @leader mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [full];
+        AWAIT_FULL
+        @w1 ld.shared.b32 sum, [one];
+        MEET
+        """,
+        {"": both("race: .*shared address")},
+    ),
+    "write, arrival, a relaxed wait": (
+        """
+        @leader st.shared.b32 [one], tid;
+        @leader mbarrier.arrive.shared::cta.b64 _, [full];
+        AWAIT_FULL_RELAXED
+        AWAIT_FULL  // NEEDS wait
+        @w1 ld.shared.b32 sum, [one];
+        MEET
+        """,
+        {"wait": both("race: .*shared address")},
+    ),
     "mbarriers for the peer": (
         """
         @leader mbarrier.init.shared.b64 [two+512], 1;

@@ -115,18 +115,20 @@ SHORT = {
 }
 
 
-def _await(barrier, who):
+def _await(barrier, who, order=""):
     # A block of its own, so that its labels are.
     return (
         f"{{ .reg .pred q; @!{who} bra SKIP;"
-        f" AGAIN: mbarrier.try_wait.parity.shared.b64 q, [{barrier}], 0; @!q bra AGAIN; SKIP: }}"
+        f" AGAIN: mbarrier.try_wait.parity.{order}shared::cta.b64 q, [{barrier}], 0;"
+        " @!q bra AGAIN; SKIP: }"
     )
 
 
 for _barrier in ("done", "other", "full"):
-    SHORT[f"AWAIT_{_barrier.upper()}"] = _await(_barrier, "yes")
-    for _who in ("leader", "w4", "quadrants"):
-        SHORT[f"{_who.upper()}_AWAIT_{_barrier.upper()}"] = _await(_barrier, _who)
+    for _who in ("yes", "leader", "w4", "quadrants"):
+        _name = ("" if _who == "yes" else f"{_who.upper()}_") + f"AWAIT_{_barrier.upper()}"
+        SHORT[f"{_name}_RELAXED"] = _await(_barrier, _who, "relaxed.cluster.")
+        SHORT[_name] = _await(_barrier, _who)
 
 STORED = "race: .* not ordered after .*tcgen05.st.*(missing: a tcgen05.wait::st|has waited)"
 LOADED = "race: .*write to tensor memory.*tcgen05.ld.*(missing: a tcgen05.wait::ld|has waited)"

@@ -66,6 +66,33 @@ THREADS = {
             "after": strict(AFTER),
         },
     ),
+    "stored by another warp, relaxed": (
+        """
+        @w0 STORE
+        @w0 WAIT_ST  // NEEDS wait
+        @w0 BEFORE  // NEEDS before
+        @leader mbarrier.arrive.relaxed.cluster.shared::cta.b64 _, [full];  // NEEDS arrival
+        W4_AWAIT_FULL_RELAXED
+        @w4 AFTER  // NEEDS after
+        @w4 LOAD
+        """,
+        {
+            "wait": both(STORED),
+            "before": strict(BEFORE_ST),
+            "arrival": both("deadlock"),
+            "after": strict(AFTER),
+        },
+    ),
+    "an operand after a relaxed wait": (
+        """
+        @leader MMA
+        @leader COMMIT
+        AWAIT_DONE_RELAXED
+        @leader st.shared.b32 [image_b], z;
+        AWAIT_DONE
+        """,
+        {"": both("race: .*write to shared address.*tcgen05.mma")},
+    ),
     "stored by another warp: the consumer waits": (
         """
         @w0 STORE

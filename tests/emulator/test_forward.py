@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import CASES, emulated, forced
+from calls import CASES, by_name, emulated, forced
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_fa4
@@ -62,6 +62,70 @@ def test_forward_is_the_definition(name, arch):
     dtype = jnp.float16 if NAMES.index(name) % 3 == 1 else jnp.bfloat16
     x = inputs.make(case, dtype)
     tolerances.check(expected.results(emulated(case), x), *expected.both(x, case))
+
+
+# Pairs of CTAs have tiles of 512 rows; of a problem's last, one CTA or both have none for a tile.
+PAIRS = {
+    "fwd_sm100_{}_d128_pair": (
+        "one-by-one",
+        "ragged",
+        "ragged-top-left",
+        "rows-without-keys",
+        "decode",
+        "window",
+        "window-right",
+        "grouped",
+        "head-dim-63",
+        "head-dim-96",
+        "scale",
+        "growing-128",
+    ),
+    "fwd_sm100_{}_d256_pair": (
+        "one-by-one",
+        "ragged-top-left",
+        "rows-without-keys",
+        "window",
+        "window-right",
+        "head-dim-256",
+        "growing-256",
+        "packed-1-of-20",
+        "packed-2-of-6",
+        "packed-17-of-8",
+        "packed-129-of-4",
+        "packed-256",
+    ),
+}
+LENGTHS = ((128, 100), (129, 200), (256, 256), (300, 128), (385, 129), (700, 300))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"), [(kernel, name) for kernel, names in PAIRS.items() for name in names]
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_pairs_are_the_definition(kernel, name, precision):
+    case = replace(CASES[name], batch=1)
+    x = inputs.make(case, {"bf16": jnp.bfloat16, "fp16": jnp.float16}[precision])
+    found = expected.results(by_name(case, kernel.format(precision)), x)
+    tolerances.check(found, *expected.both(x, case))
+
+
+@pytest.mark.parametrize("kernel", PAIRS)
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("level", ["ptx", "hardware"])
+def test_pairs_take_every_length(kernel, lengths, causal, level):
+    rows, keys = lengths
+    case = replace(
+        CASES["head-dim-128"], batch=1, query_length=rows, key_length=keys, causal=causal
+    )
+    x = inputs.make(case, jnp.bfloat16)
+    bits = set()
+    for seed, completion in enumerate(("earliest", "latest", "random")):
+        with jax_fa4.emulator.options(seed=seed, completion=completion, level=level, sm_count=3):
+            found = expected.results(by_name(case, kernel.format("bf16")), x)
+        bits.add(b"".join(value.tobytes() for value in found.values()))
+    assert len(bits) == 1
+    tolerances.check(found, *expected.both(x, case))
 
 
 @pytest.mark.parametrize("name", ["ragged-causal", "head-dim-40", "values-96-40"])

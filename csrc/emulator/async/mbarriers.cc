@@ -70,7 +70,7 @@ void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count) {
   }
 }
 
-void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
+void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count, bool relaxed) {
   Mbarrier& barrier = MbarrierAt(warp, lane, address);
   if (count == 0) warp.Report("mbarrier", "an arrival with a count of 0", lane);
   const std::string unseen = CheckObserved(*warp.machine, barrier, address);
@@ -82,7 +82,10 @@ void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count) {
                 lane);
   }
   // .release is the default (PTX ISA 9.7.13.15.13).
-  if (warp.machine->races != nullptr) warp.machine->races->ReleaseLanes(warp, &barrier.arriving);
+  if (RaceDetector* races = warp.machine->races.get(); races != nullptr) {
+    relaxed ? races->ReleaseTensor(warp, &barrier.arriving)
+            : races->ReleaseLanes(warp, &barrier.arriving);
+  }
   barrier.pending -= count;
   CompletePhaseIfDone(warp.machine, &barrier);
 }

@@ -13,8 +13,8 @@ Mbarrier& MbarrierAt(Warp& warp, int lane, uint64_t address);
 
 void InitMbarrier(Warp& warp, int lane, uint64_t address, uint32_t count);
 
-// Takes `count` from the pending arrivals.
-void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count);
+// Takes `count` from the pending arrivals; a relaxed arrival orders tcgen05 instructions alone.
+void ArriveAt(Warp& warp, int lane, uint64_t address, uint32_t count, bool relaxed);
 
 // Adds to the transaction count of the current phase, or takes what has come from it.
 void ExpectTransactions(Warp& warp, int lane, uint64_t address, uint32_t bytes);

@@ -49,6 +49,16 @@ void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) {
   ProxyClocks& own = ClocksOf(warp);
   own.generic.Join(from.generic);
   own.async.Join(from.async);
+  AcquireTensor(warp, from);
+}
+
+void RaceDetector::ReleaseTensor(Warp& warp, ProxyClocks* into) {
+  ProxyClocks known;
+  ReleaseLanes(warp, &known);
+  into->tensor.Join(known.tensor);
+}
+
+void RaceDetector::AcquireTensor(Warp& warp, const ProxyClocks& from) {
   if (uses_tensor_memory_) RelayedTensor(warp).Join(from.tensor);
 }
 

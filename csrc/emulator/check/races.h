@@ -88,6 +88,10 @@ class RaceDetector {
   void ReleaseLanes(Warp& warp, ProxyClocks* into);
   // All lanes of `warp` that did something meet: bar.warp.sync, a barrier of threads that wait.
   void MeetLanes(Warp& warp, uint32_t lanes);
+  // The same by a relaxed arrival or wait, which memory models do not see: the tcgen05.fence of
+  // either side composes with any instruction that orders execution (PTX ISA 9.7.16.6.3).
+  void ReleaseTensor(Warp& warp, ProxyClocks* into);
+  void AcquireTensor(Warp& warp, const ProxyClocks& from);
   // Orders the generic accesses that `warp` knows before later ones through the async proxy.
   void FenceProxyAsync(Warp& warp);
   // fence.mbarrier_init, and the relaxed arrival at the cluster's barrier that gives on what it

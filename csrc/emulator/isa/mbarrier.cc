@@ -24,7 +24,7 @@ void ReturnState(Warp& warp, const Op& op, int lane, uint64_t address) {
   warp.Lanes<uint64_t>(op.d)[lane] = MbarrierAt(warp, lane, address).phase;
 }
 
-// op.b = count, or kNoSlot for one; op.d = state, or kNoSlot.
+// op.b = count, or kNoSlot for one; op.d = state, or kNoSlot; op.first = 1 if relaxed.
 Step Arrive(Warp& warp, const Op& op) {
   uint64_t last_address = 0, last_phase = 0;
   ForLanes(warp.exec, [&](int lane) {
@@ -44,7 +44,7 @@ Step Arrive(Warp& warp, const Op& op) {
     last_phase = barrier.phase;
     ReturnState(warp, op, lane, address);
     warp.Note(address, barrier.phase, count);
-    ArriveAt(warp, lane, address, count);
+    ArriveAt(warp, lane, address, count, op.first == 1);
   });
   return Step::kNext;
 }
@@ -56,23 +56,25 @@ Step ArriveExpectTx(Warp& warp, const Op& op) {
     ReturnState(warp, op, lane, address);
     warp.Note(address, MbarrierAt(warp, lane, address).phase, bytes);
     ExpectTransactions(warp, lane, address, bytes);
-    ArriveAt(warp, lane, address, 1);
+    ArriveAt(warp, lane, address, 1, op.first == 1);
   });
   return Step::kNext;
 }
 
 // A successful wait sees what arrivals of the completed phases released, and the bulk copies that
-// completed on them (PTX ISA 9.7.13.15.16).
-void AcquirePhase(Warp& warp, int lane, uint64_t address, const Mbarrier& barrier) {
+// completed on them (PTX ISA 9.7.13.15.16); a relaxed one orders tcgen05 instructions alone.
+void AcquirePhase(Warp& warp, int lane, uint64_t address, const Mbarrier& barrier, bool relaxed) {
   RaceDetector* races = warp.machine->races.get();
   if (races == nullptr) return;
+  if (relaxed) return races->AcquireTensor(warp, barrier.completed);
   races->Acquire(warp, barrier.completed);
   const Cta& cta = warp.machine->CtaOf(warp, lane, address);
   races->Observe(warp, races->MbarrierChannel(cta, static_cast<uint32_t>(address & 0xffffff)),
                  static_cast<uint32_t>(barrier.phase));
 }
 
-// op.d = predicate, op.b = parity, op.target = 1 for try_wait, which may suspend the lanes.
+// op.d = predicate, op.b = parity, op.target = 1 for try_wait, which may suspend the lanes;
+// op.first = 1 if relaxed.
 Step Wait(Warp& warp, const Op& op) {
   uint32_t done = 0;
   uint64_t waits_for = 0;
@@ -85,7 +87,7 @@ Step Wait(Warp& warp, const Op& op) {
       done |= 1u << lane;
       ObservePhase(warp, lane, address, &barrier);
       warp.Note(address, barrier.phase - 1, 0);
-      AcquirePhase(warp, lane, address, barrier);
+      AcquirePhase(warp, lane, address, barrier, op.first == 1);
     } else {
       waits_for = address;
       warp.Note(address, barrier.phase, 0);
@@ -105,9 +107,16 @@ Step Wait(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// {.sem.scope}: whether it is relaxed instead of `usual`. Scopes are not told apart.
+bool TakeRelaxed(Modifiers* modifiers, std::string_view usual) {
+  const bool relaxed = modifiers->Take("relaxed");
+  if (relaxed || modifiers->Take(usual)) modifiers->OneOf({"cta", "cluster"});
+  return relaxed;
+}
+
 void DecodeWait(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers, Op* op) {
   modifiers->OneOf({"parity"});
-  if (modifiers->Take("acquire")) modifiers->OneOf({"cta", "cluster"});
+  op->first = TakeRelaxed(modifiers, "acquire") ? 1 : 0;
   modifiers->OneOf({"shared", "shared::cta"});
   modifiers->OneOf({"b64"});
   modifiers->Done();
@@ -138,7 +147,7 @@ void DecodeMbarrier(Decoder& decoder, const Instruction& instruction, Op* op) {
     return;
   }
   const bool expects = modifiers.Take("expect_tx");
-  if (modifiers.Take("release")) modifiers.OneOf({"cta", "cluster"});
+  op->first = TakeRelaxed(&modifiers, "release") ? 1 : 0;
   modifiers.OneOf({"shared", "shared::cta", "shared::cluster"});
   modifiers.OneOf({"b64"});
   modifiers.Done();

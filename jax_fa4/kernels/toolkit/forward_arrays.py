@@ -74,9 +74,9 @@ class Shape:
         """The tiles of `tile_m` rows, in groups of heads whose K and V stay in L2."""
         return self._scheduler(tile_m, self.ratio, dtype)
 
-    def packed_scheduler(self, packing: HeadPacking, dtype) -> LongestFirst:
-        """The tiles of packed rows; what it calls a head is one of the packing's groups."""
-        return self._scheduler(packing.tokens, packing.groups, dtype)
+    def packed_scheduler(self, packing: HeadPacking, ctas: int, dtype) -> LongestFirst:
+        """The tiles of packed rows of `ctas`; what it calls a head is a group of the packing."""
+        return self._scheduler(packing.tokens * ctas, packing.groups, dtype)
 
     def _scheduler(self, tile_m, groups, dtype: type[cutlass.Numeric]) -> LongestFirst:
         """`groups` tiles a KV head for every `tile_m` positions."""

@@ -55,12 +55,15 @@ class HeadPacking:
 
 
 @cute.jit
-def fewest_tiles(seqlen_q: Int32, ratio: Int32) -> Int32:
-    """The `tokens` that give the fewest tiles; the most of them, where several do."""
-    best, tokens = cute.ceil_div(seqlen_q, ROWS) * ratio, Int32(ROWS)
+def fewest_tiles(seqlen_q: Int32, ratio: Int32, ctas: cutlass.Constexpr) -> Int32:
+    """The `tokens` that give the fewest tiles; the most of them, where several do.
+
+    Of `ctas` that work on a tile together, each has as many further positions.
+    """
+    best, tokens = cute.ceil_div(seqlen_q, ctas * ROWS) * ratio, Int32(ROWS)
     for log2_heads in cutlass.range_constexpr(1, _MOST_HEADS.bit_length()):
         candidate = ROWS >> log2_heads
-        tiles = cute.ceil_div(seqlen_q, candidate) * cute.ceil_div(ratio, 1 << log2_heads)
+        tiles = cute.ceil_div(seqlen_q, ctas * candidate) * cute.ceil_div(ratio, 1 << log2_heads)
         fewer = tiles < best
         best = tiles if fewer else best
         tokens = Int32(candidate) if fewer else tokens

@@ -11,13 +11,45 @@ from dataclasses import dataclass
 import cutlass.cute as cute
 from cutlass import Int32
 
+_ARRIVE = (
+    "{{ .reg .pred p; bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
+    "@p mbarrier.arrive.shared::cta.b64 _, [{$r0}]; }}"
+)
+_ARRIVE_AT_LEADER = (  # at rank 0's; as in PTX ISA 9.7.16.6.4
+    "{{ .reg .pred p; .reg .b32 at; mapa.shared::cluster.u32 at, {$r0}, 0; "
+    "bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
+    "@p mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [at]; }}"
+)
+_COMMIT = (
+    "{{ .reg .pred p; elect.sync _|p, 0xffffffff; @p tcgen05.commit"
+    ".cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [{$r0}]; }}"
+)
+_COMMIT_TO_BOTH = (  # ranks 0 and 1, as a mask
+    "{{ .reg .pred p; .reg .b16 both; mov.b16 both, 3; elect.sync _|p, 0xffffffff; "
+    "@p tcgen05.commit.cta_group::2.mbarrier::arrive::one.shared::cluster.multicast::cluster.b64 "
+    "[{$r0}], both; }}"
+)
+# As in PTX ISA 9.7.16.6.4; the address and the parity.
+_RELAXED_WAIT = (
+    "{{ .reg .pred ended; again: mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 "
+    "ended, [{$r0}], {$r1}; @!ended bra again; }}"
+)
+
 
 @dataclass(frozen=True)
 class MbarrierSpec:
-    """`stages` barriers, each of whose phases ends with `arrivals` arrivals (and its bytes)."""
+    """`stages` barriers, each of whose phases ends with `arrivals` arrivals (and its bytes).
+
+    Those of a pair of CTAs: threads and copies of both arrive at the leader's, which is CTA 0
+    of the cluster; the products, which the leader issues, arrive at both CTAs'. Those `of_tensors`
+    guard nothing but tensor memory, whose fences order it, so that threads arrive and wait
+    relaxed: a release or an acquire of the cluster's scope would be a fence of all memory.
+    """
 
     stages: int
     arrivals: int
+    paired: bool = False
+    of_tensors: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +67,10 @@ class MbarrierArray:
 
         Parity 1 on a new barrier returns at once: a producer's first round.
         """
-        cute.arch.mbarrier_wait(self.at(stage), parity)
+        if self.spec.paired and self.spec.of_tensors:
+            cute.arch.inline_ptx(_RELAXED_WAIT, read_only_args=[self.at(stage).toint(), parity])
+        else:
+            cute.arch.mbarrier_wait(self.at(stage), parity)
 
     def arrive(self, stage) -> None:
         """One arrival of each calling thread."""
@@ -44,8 +79,7 @@ class MbarrierArray:
     def arrive_as_warp(self, stage) -> None:
         """One arrival of the calling warp, after all of its lanes."""
         cute.arch.inline_ptx(
-            "{{ .reg .pred p; bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
-            "@p mbarrier.arrive.shared::cta.b64 _, [{$r0}]; }}",
+            _ARRIVE_AT_LEADER if self.spec.paired else _ARRIVE,
             read_only_args=[self.at(stage).toint()],
         )
 
@@ -60,8 +94,7 @@ class MbarrierArray:
         ptxas take the loop for divergent, and each product of it becomes a loop over lanes.
         """
         cute.arch.inline_ptx(
-            "{{ .reg .pred p; elect.sync _|p, 0xffffffff; @p tcgen05.commit"
-            ".cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [{$r0}]; }}",
+            _COMMIT_TO_BOTH if self.spec.paired else _COMMIT,
             read_only_args=[self.at(stage).toint()],
         )
 

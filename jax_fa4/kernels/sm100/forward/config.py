@@ -71,7 +71,9 @@ class ForwardConfig:
     queries each take every other block, and are merged at the tile's end. V and O have
     `head_dim_v` columns, the same as Q and K unless said. K and V share a ring of `kv_stages`
     stages: a block of K takes `k_parts` of them, each with a part of its columns, and a block of
-    V takes `v_parts`, each with a part of its keys; all parts are of one size. `polynomial` says
+    V takes `v_parts`, each with a part of its keys; all parts are of one size. With a `cta_group`
+    of 2, a pair of CTAs multiplies tile t of both as one of 256 rows: each has its own rows of
+    Q, S, P and O, and half of every block, of K its keys, of V its columns. `polynomial` says
     which of POLYNOMIAL_PERIOD neighbouring pairs of exponentials the CUDA cores compute instead
     of the special-function units. The output leaves through shared memory `output_columns` at a
     time, in as many stages as there are tiles; `scaled_columns` of it a correction thread has in
@@ -94,6 +96,7 @@ class ForwardConfig:
     scaled_columns: int = 32
     k_parts: int = 1
     v_parts: int = 1
+    cta_group: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
@@ -113,14 +116,21 @@ class ForwardConfig:
             raise ValueError(f"{self} needs more than {TMEM_COLUMNS} columns of tensor memory")
 
     @property
+    def rows(self) -> int:
+        """Rows of queries of a product."""
+        return ROWS * self.cta_group
+
+    @property
     def tile_m(self) -> int:
-        """Rows of queries of a CTA's tile."""
-        return ROWS * self.q_tiles
+        """Rows of queries of a tile of the scheduler: of a CTA or of a pair."""
+        return self.rows * self.q_tiles
 
     @property
     def smem_bytes(self) -> int:
-        ring = self.kv_stages * TILE_N * self.head_dim // self.k_parts
-        elements = self.tile_m * (self.head_dim + self.output_columns) + ring
+        """Of one CTA."""
+        rows = ROWS * self.q_tiles
+        ring = self.kv_stages * TILE_N * self.head_dim // self.k_parts // self.cta_group
+        elements = rows * (self.head_dim + self.output_columns) + ring
         return elements * _ELEMENT_BYTES + _SMALL_BYTES
 
     @property
@@ -217,6 +227,33 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         softmax_registers=184,
         correction_registers=64,
         other_registers=80,
+    ),
+    (128, Form.PAIR): ForwardConfig(
+        head_dim=128,
+        q_tiles=2,
+        outputs=2,
+        kv_stages=6,
+        output_columns=128,
+        polynomial=(5, 11),
+        softmax_registers=184,
+        correction_registers=80,
+        other_registers=64,
+        score_slots=1,
+        cta_group=2,
+    ),
+    (256, Form.PAIR): ForwardConfig(
+        head_dim=256,
+        q_tiles=1,
+        outputs=1,
+        kv_stages=8,
+        k_parts=2,
+        v_parts=2,
+        output_columns=128,
+        polynomial=(),
+        softmax_registers=240,
+        correction_registers=80,
+        other_registers=64,
+        cta_group=2,
     ),
     (256, Form.USUAL): ForwardConfig(
         head_dim=256,

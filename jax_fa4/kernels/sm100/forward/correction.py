@@ -101,7 +101,10 @@ def _follow(context, tiles: cutlass.Constexpr, steps: Int32, thread: Int32, warp
                 barrier_id=NamedBarrier.SCALE + 4 * t + thread // 32,
                 number_of_threads=2 * WARP_SIZE,
             )
-            _rescale(context, t, context.shared.sStats[thread, 0, t], 32 * warp)
+            scale = context.shared.sStats[thread, 0, t]
+            if cutlass.const_expr(context.config.cta_group == 2):
+                context.barriers["stats_empty"].arrive_as_warp(4 * t + warp)
+            _rescale(context, t, scale, 32 * warp)
             context.barriers["pv_ready"].arrive_as_warp(t)
 
 
@@ -131,7 +134,7 @@ def run(context) -> None:
     for t in cutlass.range_constexpr(tiles):
         barriers["pv_ready"].arrive_as_warp(t)
 
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         _keep_in_scale(context, work.blocks, thread, warp)
@@ -143,4 +146,4 @@ def run(context) -> None:
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
                 _finish(context, t, o_stored, total, thread)
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)

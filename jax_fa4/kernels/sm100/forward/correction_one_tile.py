@@ -224,7 +224,7 @@ def run(context) -> None:
         context.barriers["pv_ready"].arrive_as_warp(slot)
 
     done = Int32(0)
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
         _hear_of_first_blocks(context, thread, done, work.visits)
@@ -232,4 +232,4 @@ def run(context) -> None:
             _correct(context, thread, done + i)
         _finish(context, thread, work, done)
         done = done + work.visits
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)

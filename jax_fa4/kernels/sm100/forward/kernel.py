@@ -42,9 +42,24 @@ With two tiles the scale of every block goes by a named barrier (`roles.NamedBar
 nobody uses s_empty and p_empty: the next S and the next P wait for the product with V by the order
 of products.
 
-Every role walks the same tiles (`schedulers`) and, for each t, the same blocks
-(`block_range` of its own rows): under a causal band tile 0 skips the last block of tile 1. The
-MMA warp runs through the ends of tiles: the next tile's first S is issued before this tile's
+A pair of CTAs (`config.cta_group` 2) multiplies together. Tile t of both is one product of 256
+rows: each CTA has its own 128 of Q, S, P, O, and half of every block, of K the keys, of V the
+columns, so that a stage of the ring is half as large and every block is read half as often.
+
+                    CTA 0, the leader                    CTA 1
+    shared memory   Q[t] rows   0..127, K keys  0..63    Q[t] rows 128..255, K keys 64..127
+                    V columns 0..d/2                     V columns d/2..d
+    load warp       announces the bytes of both          copies, too; completes at CTA 0's barrier
+    MMA warp        issues for both, arrives at both     idle
+    softmax, corr.  own rows; arrive at CTA 0            own rows; arrive at CTA 0
+
+Barriers whose `paired` is set in `barrier_table` work so; the others are each CTA's own. Both walk
+the same tiles of 512 rows, and all blocks that any of a product's 256 rows sees; a CTA without rows
+takes part. Without a pair, nothing of this is in the code.
+
+Every role walks the same tiles (`schedulers`) and, for each t, the same blocks (`block_range` of
+its own rows, 128 or a pair's 256): under a causal band tile 0 skips the last block of tile 1.
+The MMA warp runs through the ends of tiles: the next tile's first S is issued before this tile's
 last O is read out.
 """
 
@@ -54,7 +69,7 @@ from dataclasses import dataclass
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, min
+from cutlass import Float32, Int32, Int64, max, min
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
 from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
@@ -93,6 +108,7 @@ from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
 
 _WARPS = 4  # of a warpgroup
+_CTA_GROUPS = {1: tcgen05.CtaGroup.ONE, 2: tcgen05.CtaGroup.TWO}
 
 
 @dataclass(frozen=True)
@@ -148,27 +164,43 @@ class Context:
     packing: HeadPacking
     boxes: Boxes | None  # where heads may be packed
     scale_log2: Float32
+    rank: Int32  # of this CTA in its pair; a lone CTA is 0
+
+    @property
+    def is_leader(self):
+        """Whether this CTA's MMA warp issues the products."""
+        return True if self.config.cta_group == 1 else self.rank == 0
 
 
 def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
     """The table in the module's docstring, as data."""
     tiles, stages, groups = config.q_tiles, config.kv_stages, config.outputs
+    paired, warps = config.cta_group == 2, _WARPS * config.cta_group  # of a role in both CTAs
     return {
-        "q_full": MbarrierSpec(tiles, 1),
-        "q_empty": MbarrierSpec(tiles, 1),
-        "kv_full": MbarrierSpec(stages, 1),
-        "kv_empty": MbarrierSpec(stages, 1),
-        "s_full": MbarrierSpec(SLOTS, 1),
-        "s_empty": MbarrierSpec(config.score_slots, _WARPS),
-        "pv_ready": MbarrierSpec(SLOTS, 2 * _WARPS),
-        "p_tail": MbarrierSpec(SLOTS, _WARPS),
-        "p_empty": MbarrierSpec(SLOTS, 1),
+        "q_full": MbarrierSpec(tiles, 1, paired),
+        "q_empty": MbarrierSpec(tiles, 1, paired),
+        "kv_full": MbarrierSpec(stages, 1, paired),
+        "kv_empty": MbarrierSpec(stages, 1, paired),
+        "s_full": MbarrierSpec(SLOTS, 1, paired, of_tensors=True),
+        "s_empty": MbarrierSpec(config.score_slots, warps, paired, of_tensors=True),
+        "pv_ready": MbarrierSpec(SLOTS, 2 * warps, paired, of_tensors=True),
+        "p_tail": MbarrierSpec(SLOTS, warps, paired, of_tensors=True),
+        "p_empty": MbarrierSpec(SLOTS, 1, paired, of_tensors=True),
         "stats_full": MbarrierSpec(_WARPS * groups, 1),
         "stats_empty": MbarrierSpec(_WARPS * groups, 1),
-        "o_full": MbarrierSpec(groups, 1),
+        "o_full": MbarrierSpec(groups, 1, paired, of_tensors=True),
         "o_staged": MbarrierSpec(tiles, _WARPS),
         "o_stored": MbarrierSpec(tiles, 1),
     }
+
+
+def _sync(paired: bool) -> None:
+    """All threads of the CTA, or of both CTAs of the pair."""
+    if paired:
+        cute.arch.cluster_arrive()
+        cute.arch.cluster_wait()
+    else:
+        cute.arch.sync_threads()
 
 
 class ForwardSm100:
@@ -207,10 +239,16 @@ class ForwardSm100:
 
         qk, pv = self._tiled_mmas()
         layouts = self._smem_layouts(qk, pv)
-        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        group = config.cta_group
+        g2s = cpasync.CopyBulkTensorTileG2SOp(_CTA_GROUPS[group])
+        s2g = cpasync.CopyBulkTensorTileS2GOp()
+        one = (None, None, None, 0)
+        group = config.cta_group
+        g2s = cpasync.CopyBulkTensorTileG2SOp(_CTA_GROUPS[group])
+        s2g = cpasync.CopyBulkTensorTileS2GOp()
         one = (None, None, None, 0)
         qk_tile, k_part, v_part = self._tiles()
-        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (qk.thr_id.shape,)).shape
+        cluster = cute.tiled_divide(cute.make_layout((group, 1, 1)), (qk.thr_id.shape,)).shape
         tma_a, tma_b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
         tma_q = tma_a(g2s, mQ, cute.slice_(layouts.sQ, one), qk_tile, qk, cluster)
         tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), k_part, qk, cluster)
@@ -221,9 +259,12 @@ class ForwardSm100:
 
         boxes, tokens = (), ()
         if cutlass.const_expr(config.q_tiles == 1):
-            boxes, tokens = self._boxes(mQ, mO), (fewest_tiles(seqlen_q, shape.ratio),)
+            boxes, tokens = (
+                self._boxes(mQ, mO),
+                (fewest_tiles(seqlen_q, shape.ratio, config.cta_group),),
+            )
             packing = HeadPacking(tokens[0], shape.ratio)
-            scheduler = shape.packed_scheduler(packing, self.dtype)
+            scheduler = shape.packed_scheduler(packing, config.cta_group, self.dtype)
         else:
             scheduler = shape.scheduler(config.tile_m, self.dtype)
         tiles = scheduler.tiles()
@@ -243,30 +284,31 @@ class ForwardSm100:
             tokens,
             softmax_scale * LOG2_E,
         ).launch(
-            grid=(min(tiles, sm_count) if alike else tiles, 1, 1),
+            grid=((min(tiles, max(sm_count // group, 1)) if alike else tiles) * group, 1, 1),
             block=(THREADS, 1, 1),
+            cluster=(group, 1, 1) if group > 1 else None,
             stream=stream,
             min_blocks_per_mp=1,
         )
 
     def _tiles(self) -> tuple[tuple[int, int, int], ...]:
         """(M, N, K) of S = Q K^T of one tile, and of what it and O += P V take of a stage."""
-        c = self.config
+        c, rows = self.config, self.config.rows
         return (
-            (ROWS, TILE_N, c.head_dim),
-            (ROWS, TILE_N, c.head_dim // c.k_parts),
-            (ROWS, c.head_dim_v, TILE_N // c.v_parts),
+            (rows, TILE_N, c.head_dim),
+            (rows, TILE_N, c.head_dim // c.k_parts),
+            (rows, c.head_dim_v, TILE_N // c.v_parts),
         )
 
     def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
         """Q, K and V from shared memory, P from tensor memory, both sums in float32."""
         k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
         _, k_part, v_part = self._tiles()
-        one = tcgen05.CtaGroup.ONE
+        group = _CTA_GROUPS[self.config.cta_group]
         make, dtype = blackwell.make_trivial_tiled_mma, self.dtype
-        qk = make(dtype, dtype, k_major, k_major, Float32, one, k_part[:2])
+        qk = make(dtype, dtype, k_major, k_major, Float32, group, k_part[:2])
         source = tcgen05.OperandSource.TMEM
-        pv = make(dtype, dtype, k_major, mn_major, Float32, one, v_part[:2], source)
+        pv = make(dtype, dtype, k_major, mn_major, Float32, group, v_part[:2], source)
         return qk, pv
 
     def _smem_layouts(self, qk: cute.TiledMma, pv: cute.TiledMma) -> SharedLayouts:
@@ -291,7 +333,8 @@ class ForwardSm100:
 
     def _boxes(self, mQ: cute.Tensor, mO: cute.Tensor):
         """TMA atoms and tensors for Q and O by boxes."""
-        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        g2s = cpasync.CopyBulkTensorTileG2SOp(_CTA_GROUPS[self.config.cta_group])
+        s2g = cpasync.CopyBulkTensorTileS2GOp()
         box = cute.slice_(self._box_layout(BOX_COLUMNS), (None, None, 0))
         shape = (BOX_ROWS, BOX_COLUMNS)
         return (
@@ -360,7 +403,7 @@ class ForwardSm100:
         tokens: tuple[Int32, ...],  # positions a tile of packed rows; or ()
         scale_log2: Float32,
     ):
-        config = self.config
+        config, paired = self.config, self.config.cta_group == 2
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         layouts = self._smem_layouts(*tiled_mmas)
         storage = SmemAllocator().allocate(self._shared_storage(layouts))
@@ -372,9 +415,9 @@ class ForwardSm100:
                 mbarriers.initialise(barriers)
             cute.arch.mbarrier_init_fence()
         if warp == Role.MMA:
-            cute.arch.alloc_tmem(TMEM_COLUMNS, storage.tmem)
-            cute.arch.relinquish_tmem_alloc_permit()
-        cute.arch.sync_threads()
+            cute.arch.alloc_tmem(TMEM_COLUMNS, storage.tmem, is_two_cta=paired)
+            cute.arch.relinquish_tmem_alloc_permit(is_two_cta=paired)
+        _sync(paired)
 
         context = Context(
             config=config,
@@ -391,6 +434,7 @@ class ForwardSm100:
             packing=HeadPacking(tokens[0] if cutlass.const_expr(len(tokens) > 0) else ROWS, ratio),
             boxes=self._boxes_of(boxes, storage),
             scale_log2=scale_log2,
+            rank=cute.arch.block_idx_in_cluster() if cutlass.const_expr(paired) else 0,
         )
 
         # ---- softmax: a warpgroup for each O; scores to P
@@ -409,7 +453,7 @@ class ForwardSm100:
         # ---- the other four warps
         if warp // _WARPS == Role.MMA // _WARPS:
             cute.arch.setmaxregister_decrease(config.other_registers)
-            if warp == Role.MMA:
+            if (warp == Role.MMA) & context.is_leader:
                 if cutlass.const_expr(config.q_tiles == 1):
                     mma_one_tile.run(context)
                 else:
@@ -422,9 +466,10 @@ class ForwardSm100:
                 else:
                     load.run(context)
 
-        # Tensor memory is read by softmax and correction; who allocated it gives it back.
-        cute.arch.sync_threads()
+        # Tensor memory is read by softmax and correction; who allocated it gives it back. Of a
+        # pair, none leaves before the other's last arrival.
+        _sync(paired)
         if warp == Role.MMA:
             # Read again, not kept in a register of every role.
             tmem = cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem)
-            cute.arch.dealloc_tmem(tmem, TMEM_COLUMNS)
+            cute.arch.dealloc_tmem(tmem, TMEM_COLUMNS, is_two_cta=paired)

@@ -3,7 +3,7 @@
 CONTRACT: in the scheduler's order of tiles, and from the last block that any of a CTA's tiles
 visits to the first, it fills the ring in the order in which `mma` empties it: K of a block, then V
 of the block before, which may be of the tile before. sQ[t], for each t that has rows, follows its
-tile's first K.
+tile's first K. Of a pair of CTAs, each copies its half of every block and its own rows of Q.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import TILE_N
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     advance,
@@ -38,11 +38,16 @@ def _partition(tma, thread_tiles, shared):
     return source, destination
 
 
+@cute.jit
 def _copy(context, full, tma, source, destination, stage):
-    """Start a copy that completes on barrier `stage` of `full`, which is free to use."""
-    with cute.arch.elect_one():
-        size = cute.size_in_bytes(context.dtype, destination.layout)
-        full.arrive_with_bytes(stage, size)
+    """Start a copy that completes on barrier `stage` of `full`, which is free to use.
+
+    Of a pair, the leader announces what both copy.
+    """
+    size = cute.size_in_bytes(context.dtype, destination.layout)
+    if context.is_leader:
+        with cute.arch.elect_one():
+            full.arrive_with_bytes(stage, size * context.config.cta_group)
     cute.copy(tma, source, destination, tma_bar_ptr=full.at(stage))
 
 
@@ -69,7 +74,7 @@ def load_keys(context, ring, keys: Block) -> None:
     config, (tma, mK) = context.config, context.gmem.k
     tile = (TILE_N, config.head_dim // config.k_parts)
     gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, None))
-    thread_tiles = context.tiled_mma_qk.get_slice(0).partition_B(gK)
+    thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_B(gK)
     source, stages = _partition(tma, thread_tiles, context.shared.sK)
     parts = [source[None, keys.block, part] for part in range(config.k_parts)]
     _fill_ring(context, ring, tma, parts, stages)
@@ -80,7 +85,7 @@ def load_values(context, ring, values: Block) -> None:
     config, (tma, mV) = context.config, context.gmem.v
     tile = (config.head_dim_v, TILE_N // config.v_parts)
     gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
-    thread_tiles = context.tiled_mma_pv.get_slice(0).partition_B(gV)
+    thread_tiles = context.tiled_mma_pv.get_slice(context.rank).partition_B(gV)
     source, stages = _partition(tma, thread_tiles, context.shared.sV)
     first = values.block * config.v_parts
     parts = [source[None, first + part] for part in range(config.v_parts)]
@@ -90,16 +95,16 @@ def load_values(context, ring, values: Block) -> None:
 @cute.jit
 def _load_queries(context, q_uses, work) -> None:
     """sQ[t] for each t that has rows."""
-    tma, mQ = context.gmem.q
+    (tma, mQ), rows = context.gmem.q, context.config.rows
     gQ = cute.local_tile(
-        mQ[None, None, work.head, work.batch], (ROWS, context.config.head_dim), (None, 0)
+        mQ[None, None, work.head, work.batch], (rows, context.config.head_dim), (None, 0)
     )
-    thread_tiles = context.tiled_mma_qk.get_slice(0).partition_A(gQ)
+    thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_A(gQ)
     source, stages = _partition(tma, thread_tiles, context.shared.sQ)
     for t in cutlass.range_constexpr(context.config.q_tiles):
         if work.blocks[t].first < work.blocks[t].last:
             wait_next(context.barriers["q_empty"], q_uses, t, producer=True)
-            row_tile = source[None, work.row // ROWS + t]
+            row_tile = source[None, work.row // rows + t]
             _copy(context, context.barriers["q_full"], tma, row_tile, stages[None, t], t)
 
 
@@ -109,7 +114,7 @@ def run(context) -> None:
     config, barriers = context.config, context.barriers
     ring, q_uses = make_ring(config.kv_stages), make_counters(config.q_tiles)
     due = head = batch = block = Int32(0)  # whether a V is due, and of which block
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         head_kv = work.head // context.ratio
@@ -121,7 +126,7 @@ def run(context) -> None:
             if due > 0:
                 load_values(context, ring, Block(head, batch, block))
             due, head, batch, block = Int32(1), head_kv, work.batch, keys
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
     if due > 0:
         load_values(context, ring, Block(head, batch, block))
 

@@ -33,15 +33,17 @@ def _load_queries(context, q_uses, work: PackedTile) -> None:
     if packing.tokens == ROWS:
         tma, mQ = context.gmem.q
         gQ = cute.local_tile(
-            mQ[None, None, work.head, work.batch], (ROWS, config.head_dim), (None, 0)
+            mQ[None, None, work.head, work.batch], (config.rows, config.head_dim), (None, 0)
         )
-        thread_tiles = context.tiled_mma_qk.get_slice(0).partition_A(gQ)
+        thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_A(gQ)
         source, stages = _partition(tma, thread_tiles, context.shared.sQ)
-        _copy(context, barriers["q_full"], tma, source[None, work.row // ROWS], stages[None, 0], 0)
+        source = source[None, work.product_row // config.rows]
+        _copy(context, barriers["q_full"], tma, source, stages[None, 0], 0)
     else:
-        with cute.arch.elect_one():
-            size = ROWS * config.head_dim * context.dtype.width // 8
-            barriers["q_full"].arrive_with_bytes(0, size)
+        if context.is_leader:
+            with cute.arch.elect_one():
+                size = config.rows * config.head_dim * context.dtype.width // 8
+                barriers["q_full"].arrive_with_bytes(0, size)
         tma, mQ = context.boxes.q
         for b in cutlass.range(ROWS // BOX_ROWS, unroll=1):
             head, position = packing.place_of(b * BOX_ROWS)
@@ -63,7 +65,7 @@ def run(context) -> None:
     barriers, stages = context.barriers, context.config.kv_stages
     ring, q_uses = make_ring(stages), make_counters(1)
     done = head = batch = block = Int32(0)  # the last three of the block whose V is due
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
         head_kv = work.head // context.ratio
@@ -76,7 +78,7 @@ def run(context) -> None:
                 load_values(context, ring, Block(head, batch, block))
             head, batch, block = head_kv, work.batch, keys
         done = done + work.visits
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
     if done > 0:
         load_values(context, ring, Block(head, batch, block))
 

@@ -1,4 +1,4 @@
-"""The MMA warp: one thread of it issues every product of the CTA.
+"""The MMA warp: one thread of it issues every product of the CTA, or of the pair.
 
 CONTRACT: step by step through the blocks of its tiles, for each t that takes part:
 
@@ -21,7 +21,7 @@ from cutlass import Int32
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
@@ -63,11 +63,11 @@ def make_progress(ring: Ring, waits: int) -> Progress:
 
 def _make_operands(context) -> Operands:
     shared, columns, tmem = context.shared, context.config.tensor_memory, context.tmem
-    d_v, dtype = context.config.head_dim_v, context.dtype
+    d_v, rows, dtype = context.config.head_dim_v, context.config.rows, context.dtype
     qk, pv = context.tiled_mma_qk.get_slice(0), context.tiled_mma_pv.get_slice(0)
-    scores = qk.make_fragment_C(qk.partition_shape_C((ROWS, TILE_N))).layout
-    output = pv.make_fragment_C(pv.partition_shape_C((ROWS, d_v))).layout
-    tile = (ROWS, d_v, TILE_N)
+    scores = qk.make_fragment_C(qk.partition_shape_C((rows, TILE_N))).layout
+    output = pv.make_fragment_C(pv.partition_shape_C((rows, d_v))).layout
+    tile = (rows, d_v, TILE_N)
     p_layout = blackwell.make_smem_layout_a(context.tiled_mma_pv, tile, dtype, 1)
     tP = cute.make_tensor(tmem, p_layout.outer)
     tOrP = pv.make_fragment_A(tP)[None, None, None, 0]
@@ -171,7 +171,7 @@ def run(context) -> None:
     tiles = config.q_tiles
     progress = make_progress(ring, tiles)
 
-    tile = first_tile()
+    tile = first_tile(context)
     if tile < context.scheduler.tiles():
         work = work_of(context, tile)
         stages = take(ring, config.k_parts)
@@ -184,7 +184,7 @@ def run(context) -> None:
         for i in cutlass.range(work.last - 1 - work.first, unroll=1):
             block = work.last - 1 - i
             _step(context, operands, progress, work.blocks, block, work.blocks, block - 1)
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
         if tile < context.scheduler.tiles():
             following = work_of(context, tile)
             _step(

@@ -110,7 +110,7 @@ def run(context) -> None:
     operands = _make_operands(context)
     progress = make_progress(make_ring(context.config.kv_stages), 1)
     done = before = Int32(0)  # blocks of all tiles so far, and of the last of them
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         visits = packed_tile(context, tile).visits
         for i in cutlass.range(visits, unroll=1):
@@ -121,6 +121,6 @@ def run(context) -> None:
                 _output(context, operands, progress, Step(done + i - 1, index, of))
         done = done + visits
         before = visits
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
     if done > 0:
         _output(context, operands, progress, Step(done - 1, before - 1, before))

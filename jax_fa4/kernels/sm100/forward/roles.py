@@ -8,7 +8,7 @@ from enum import IntEnum
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, max, min
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import TILE_N
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
 
 THREADS = 512
@@ -45,10 +45,10 @@ class Blocks:
 class Work:
     """One tile of the scheduler: where it lies, and what each of its tiles of 128 rows visits."""
 
-    row: Int32  # of tile 0; tile t begins 128 t rows further
+    row: Int32  # the first; `part_of` says which are this CTA's
     head: Int32
     batch: Int32
-    blocks: tuple[Blocks, ...]  # by t; empty where tile t has no rows
+    blocks: tuple[Blocks, ...]  # by t, of both CTAs of a pair; empty where tile t has no rows
     first: Int32  # all of them together
     last: Int32
 
@@ -59,7 +59,7 @@ def _blocks_if_rows(context, row: Int32, empty: Int32) -> tuple[Int32, Int32]:
 
     Without rows it is no party to any barrier.
     """
-    begin, end = visited_blocks(context.band, row, ROWS, TILE_N)
+    begin, end = visited_blocks(context.band, row, context.config.rows, TILE_N)
     has_rows = row < context.band.seqlen_q
     begin = begin if has_rows else empty
     end = end if has_rows else empty
@@ -71,15 +71,21 @@ def first_row(context, tile: Int32) -> Int32:
     return context.scheduler.decode(tile)[0] * context.config.tile_m
 
 
+def part_of(context, t):
+    """Which 128 rows of a tile of the scheduler are tile t of this CTA."""
+    return t * context.config.cta_group + context.rank
+
+
 def work_of(context, tile: Int32) -> Work:
-    """The same answer for every role, which is what keeps them in step."""
+    """The same answer for every role and both CTAs of a pair, which is what keeps them in step."""
+    rows = context.config.rows
     row_block, head, batch = context.scheduler.decode(tile)
     row = row_block * context.config.tile_m
     blocks = []
-    first, last = visited_blocks(context.band, row, ROWS, TILE_N)
+    first, last = visited_blocks(context.band, row, rows, TILE_N)
     blocks.append(Blocks(first, last))
     for t in range(1, context.config.q_tiles):
-        begin, end = _blocks_if_rows(context, row + t * ROWS, first)
+        begin, end = _blocks_if_rows(context, row + t * rows, first)
         blocks.append(Blocks(begin, end))
         first, last = min(first, begin), max(last, end)
     return Work(row, head, batch, tuple(blocks), first, last)
@@ -89,10 +95,11 @@ def work_of(context, tile: Int32) -> Work:
 class PackedTile:
     """A tile of the scheduler where a CTA has one, perhaps with rows of several heads."""
 
-    row: Int32  # position of its first query
+    product_row: Int32  # position of its first query, or of the pair's
+    row: Int32  # position of this CTA's first query
     head: Int32  # of its first row
     batch: Int32
-    first: Int32  # it visits blocks last - 1 down to `first`, at least one
+    first: Int32  # it visits blocks last - 1 down to `first`, at least one, as the other of a pair
     last: Int32
 
     @property
@@ -104,14 +111,19 @@ class PackedTile:
 def packed_tile(context, tile: Int32) -> PackedTile:
     """`work_of` where a CTA has one tile."""
     row_block, group, batch = context.scheduler.decode(tile)
-    row = row_block * context.packing.tokens
-    first, last = visited_blocks(context.band, row, context.packing.tokens, TILE_N)
-    return PackedTile(row, context.packing.first_head(group), batch, first, last)
+    positions = context.packing.tokens * context.config.cta_group
+    product_row = row_block * positions
+    row = product_row + context.rank * context.packing.tokens
+    first, last = visited_blocks(context.band, product_row, positions, TILE_N)
+    return PackedTile(product_row, row, context.packing.first_head(group), batch, first, last)
 
 
-def first_tile() -> Int32:
+def first_tile(context) -> Int32:
+    if context.config.cta_group == 2:
+        return cute.arch.cluster_idx()[0]
     return cute.arch.block_idx()[0]
 
 
-def next_tile(tile: Int32) -> Int32:
-    return tile + Int32(cute.arch.grid_dim()[0])
+def next_tile(context, tile: Int32) -> Int32:
+    pair = context.config.cta_group == 2
+    return tile + Int32((cute.arch.cluster_dim() if pair else cute.arch.grid_dim())[0])

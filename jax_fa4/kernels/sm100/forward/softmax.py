@@ -25,6 +25,7 @@ from jax_fa4.kernels.sm100.forward.roles import (
     first_tile,
     next_tile,
     packed_tile,
+    part_of,
 )
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
@@ -137,6 +138,11 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     # One product a block: the parity is that of the scores after these.
     context.barriers["p_empty"].wait(row.t, row.s_full[0])
     tensor_memory.fence_after_sync()
+    if cutlass.const_expr(context.config.cta_group == 2):
+        # A pair's barriers of tensor memory order nothing else, so that the reader answers.
+        uses = row.stats_empty
+        context.barriers["stats_empty"].wait(row.place, (uses[0] & 1) ^ 1)
+        uses[0] = uses[0] + Int32(tells)
     context.shared.sStats[row.thread, 0, row.t] = scale
     if tells:
         cute.arch.barrier_arrive(
@@ -263,12 +269,13 @@ def _run_one_tile(context, t: Int32) -> None:
     groups, packing = context.config.outputs, context.packing
     _, place = packing.place_of(row.thread)
     done = Int32(0)
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
-        tile_row = packed_tile(context, tile).row
-        blocks = block_range(context.band, tile_row, packing.tokens, TILE_N)
+        work = packed_tile(context, tile)
+        positions = packing.tokens * context.config.cta_group
+        blocks = block_range(context.band, work.product_row, positions, TILE_N)
         visits = blocks.last - blocks.first
-        top, position = blocks.last - 1, tile_row + place
+        top, position = blocks.last - 1, work.row + place
         row.running[0] = -Float32.inf
         row.running[1] = Float32(0.0)
         right = (blocks.right_first, blocks.last)
@@ -281,7 +288,7 @@ def _run_one_tile(context, t: Int32) -> None:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell(context, row, row.running[1], shift)
         done = done + visits
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
 
 
 @cute.jit
@@ -298,16 +305,17 @@ def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) 
 @cute.jit
 def _run_two_tiles(context, t: Int32) -> None:
     """`run` where a CTA has two tiles: a warpgroup has all blocks of one."""
-    row = _make_row(context, t)
-    tile = first_tile()
+    config, row = context.config, _make_row(context, t)
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
-        tile_row = first_row(context, tile) + t * ROWS
-        if tile_row < context.band.seqlen_q:
-            blocks = block_range(context.band, tile_row, ROWS, TILE_N)
+        first = first_row(context, tile)
+        product_row = first + t * config.rows
+        if product_row < context.band.seqlen_q:
+            blocks = block_range(context.band, product_row, config.rows, TILE_N)
+            position = first + part_of(context, t) * ROWS + row.thread
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
             row.told[0] = Int32(0)
-            position = tile_row + row.thread
             right = (blocks.right_first, blocks.last)
             middle = (blocks.unmasked_first, blocks.unmasked_last)
             left = (blocks.first, blocks.left_last)
@@ -317,7 +325,7 @@ def _run_two_tiles(context, t: Int32) -> None:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             _tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
 
 
 @cute.jit

@@ -17,6 +17,7 @@ from jax_fa4.kernels.sm100.forward.roles import (
     first_tile,
     next_tile,
     packed_tile,
+    part_of,
     work_of,
 )
 from jax_fa4.kernels.toolkit.head_packing import BOX_COLUMNS, BOX_ROWS, box_partition
@@ -47,7 +48,7 @@ def _run_one_tile(context) -> None:
     config, barriers, sO = context.config, context.barriers, context.shared.sO
     tma, mO = context.gmem.o
     staged = make_counters(1)
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
         gO = cute.local_tile(
@@ -66,7 +67,7 @@ def _run_one_tile(context) -> None:
                 cute.arch.cp_async_bulk_commit_group()
                 cute.arch.cp_async_bulk_wait_group(0, read=True)
                 barriers["o_stored"].arrive(0)
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
 
 
 @cute.jit
@@ -84,7 +85,7 @@ def _run_two_tiles(context) -> None:
     tma, mO = context.gmem.o
     staged = make_counters(config.q_tiles)
 
-    tile = first_tile()
+    tile = first_tile(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         gO = cute.local_tile(
@@ -99,9 +100,9 @@ def _run_two_tiles(context) -> None:
                     stage = config.output_stage(t, part)
                     wait_next(barriers["o_staged"], staged, stage)
                     with cute.arch.elect_one():
-                        row_tile = work.row // ROWS + t
+                        row_tile = work.row // ROWS + part_of(context, t)
                         cute.copy(tma, source[None, stage], target[None, row_tile, part])
                         cute.arch.cp_async_bulk_commit_group()
                         cute.arch.cp_async_bulk_wait_group(0, read=True)
                         barriers["o_stored"].arrive(stage)
-        tile = next_tile(tile)
+        tile = next_tile(context, tile)
