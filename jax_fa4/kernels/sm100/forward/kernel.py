@@ -53,9 +53,10 @@ columns, so that a stage of the ring is half as large and every block is read ha
     MMA warp        issues for both, arrives at both     idle
     softmax, corr.  own rows; arrive at CTA 0            own rows; arrive at CTA 0
 
-Barriers whose `paired` is set in `barrier_table` work so; the others are each CTA's own. Both walk
-the same tiles of 512 rows, and all blocks that any of a product's 256 rows sees; a CTA without rows
-takes part. Without a pair, nothing of this is in the code.
+Barriers whose `paired` is set in `barrier_table` work so; the others are each CTA's own, and
+stats_empty also answers for scales, which no barrier of both orders. Both walk the same tiles of
+512 rows, and all blocks that any of a product's 256 rows sees; a CTA without rows takes part.
+Without a pair, nothing of this is in the code.
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks (`block_range` of
 its own rows, 128 or a pair's 256): under a causal band tile 0 skips the last block of tile 1.
