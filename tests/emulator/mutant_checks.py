@@ -211,7 +211,8 @@ def met_before(survivor: Survivor) -> bool:
 def fence_passes_arrival(survivor: Survivor) -> bool:
     moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("earlier")
     proxy = survivor.code.startswith("fence.proxy.async")
-    return moves and proxy and survivor.passed.startswith("mbarrier.arrive")
+    beyond = ("mbarrier.arrive", "tcgen05.fence::before_thread_sync")
+    return moves and proxy and survivor.passed.startswith(beyond)
 
 
 def waited_again(survivor: Survivor) -> bool:
@@ -228,6 +229,12 @@ def no_fence_needed(survivor: Survivor) -> bool:
     """A wait that passes the fence behind it, and not the product."""
     fence = survivor.passed.startswith("tcgen05.fence::after_thread_sync")
     return survivor.mutant.family == "move wait" and fence and "try_wait" in survivor.code
+
+
+def not_for_load(survivor: Survivor) -> bool:
+    """A wait that passes a load from tensor memory."""
+    loads = survivor.passed.startswith("tcgen05.ld")
+    return survivor.mutant.family == "move wait" and loads and "try_wait" in survivor.code
 
 
 def no_more_scores(survivor: Survivor) -> bool:

@@ -138,6 +138,11 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "instruction without the fence is one)",
     ),
     (
+        checks.not_for_load,
+        "the load that it passes is ordered by an earlier wait; this one is for what comes behind "
+        "(checked: races of tensor memory, in which the load would be a party)",
+    ),
+    (
         checks.no_more_scores,
         "it keeps the next scores from overwriting P, and after it come no scores: only other "
         "products P V (checked: a kernel that stops at scores after it, under every schedule)",
