@@ -20,7 +20,7 @@ CALL = Call(
     band_lower=-OPEN,
     band_upper=OPEN,
 )
-SIMPLE = Cost(rows=256, multiprocessors=1, per_block=100, per_tile=10)
+SIMPLE = Cost(rows=256, multiprocessors=1, per_block=100, first_tile=10, next_tile=5)
 FORMS = {
     (v.head_dim, v.head_dim_v): [
         u
@@ -42,8 +42,8 @@ def test_one_tile():
 
 def test_rounds_are_whole_where_tiles_are_alike():
     call = dataclasses.replace(CALL, heads=149, heads_kv=149, seqlen_q=1, seqlen_k=1)
-    assert cycles(SIMPLE, call) == 2 * 110
-    assert cycles(dataclasses.replace(SIMPLE, multiprocessors=2), call) == 3 * 110
+    assert cycles(SIMPLE, call) == 110 + 105
+    assert cycles(dataclasses.replace(SIMPLE, multiprocessors=2), call) == 110 + 2 * 105
 
 
 def test_a_causal_call_is_about_half():
@@ -55,7 +55,12 @@ def test_heads_share_a_tile():
     """16 heads of one query: one tile where heads are packed, 16 where they are not."""
     call = dataclasses.replace(CALL, heads=16, heads_kv=1, seqlen_q=1, batch=148)
     packing = dataclasses.replace(SIMPLE, rows=128, packs_heads=True)
-    assert cycles(packing, call) * 16 == cycles(SIMPLE, call)
+    assert cycles(packing, call) == 10 + 32 * 100
+    assert cycles(SIMPLE, call) == 10 + 15 * 5 + 16 * 32 * 100
+
+
+# Nothing known of the chip speaks for it yet; select_sm100.py has why.
+NEVER_CHOSEN = {(128, Form.PAIR)}
 
 
 @pytest.mark.parametrize("variant", [v for forms in FORMS.values() for v in forms])
@@ -67,7 +72,8 @@ def test_every_form_is_chosen_for_some_call(variant):
         dataclasses.replace(CALL, seqlen_q=q, seqlen_k=k, batch=batch, band_upper=upper)
         for q, k, batch, upper in itertools.product(lengths, lengths, (1, 8), (0, OPEN))
     ]
-    assert variant in {cheapest(forms, call) for call in calls}
+    chosen = variant in {cheapest(forms, call) for call in calls}
+    assert chosen == ((variant.head_dim, variant.form) not in NEVER_CHOSEN)
 
 
 def test_one_name_for_each_architecture():
