@@ -18,7 +18,8 @@ add_library(jax_fa4_cute_dsl MODULE
   csrc/runtime/backend.cc
   csrc/runtime/captured_launch.cc
   csrc/runtime/emulated_device.cc
-  csrc/runtime/kernel_calls.cc)
+  csrc/runtime/kernel_calls.cc
+  csrc/runtime/recordings.cc)
 target_compile_features(jax_fa4_cute_dsl PRIVATE cxx_std_17)
 target_include_directories(jax_fa4_cute_dsl PRIVATE csrc)
 target_compile_options(jax_fa4_cute_dsl

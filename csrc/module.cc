@@ -95,6 +95,7 @@ nb::list EmulatorTakeRecordings() {
     facts["cluster"] = Three(recording->cluster);
     facts["instructions"] = Instructions(*recording->program);
     facts["events"] = Bytes(recording->trace.events());
+    facts["jumps"] = Bytes(recording->trace.jumps());
     facts["counts"] = Bytes(recording->trace.counts());
     facts["dropped"] = recording->trace.dropped();
     facts["steps"] = recording->trace.steps();

@@ -2,8 +2,10 @@
 // functions of runtime/kernel_calls.cc, and the C functions that jax_fa4/emulator/cute_dsl.py
 // calls.
 #include <optional>
+#include <sstream>
 
 #include "cute_dsl/session.h"
+#include "runtime/recordings.h"
 
 namespace {
 
@@ -22,6 +24,39 @@ struct Request {
   const char* const* names;
   uint64_t range_count;
 };
+
+// Laid out as cute_dsl.py's ctypes.Structure of the same name.
+struct RecordingFacts {
+  const char* name;
+  uint64_t grid[3], block[3], cluster[3];
+  const char* instructions;  // a line each: opcode, line, file, line in it; tabs between
+  const void* events;
+  uint64_t events_bytes;
+  const void* jumps;
+  uint64_t jumps_bytes;
+  const void* counts;
+  uint64_t counts_bytes;
+  uint64_t dropped, steps;
+  const char* finding;
+};
+
+void Copy(const emulator::Dim3& size, uint64_t* to) {
+  to[0] = size.x;
+  to[1] = size.y;
+  to[2] = size.z;
+}
+
+std::string Instructions(const emulator::Program& program) {
+  std::ostringstream text;
+  for (const emulator::Op& op : program.ops) {
+    const auto& where = op.source->where;
+    const auto file = program.module.files.find(where.file);
+    text << op.source->text << '\t' << where.line << '\t'
+         << (file == program.module.files.end() ? "" : file->second) << '\t' << where.source_line
+         << '\n';
+  }
+  return text.str();
+}
 
 emulator::SpecialTables& Tables() {
   static emulator::SpecialTables* const tables = new emulator::SpecialTables;
@@ -86,6 +121,33 @@ const char* jax_fa4_end(uint64_t* launches, uint64_t* instructions) {
   last_error = session.error();
   current_call.reset();
   return last_error.c_str();
+}
+
+// Records every launch from now on.
+void jax_fa4_start_recording(uint64_t max_events) { StartRecording(max_events); }
+
+// Ends that; `take` is called for each launch since, with what is good until it returns.
+void jax_fa4_take_recordings(void (*take)(const RecordingFacts*)) {
+  for (const auto& recording : TakeRecordings()) {
+    const emulator::Trace& trace = recording->trace;
+    const std::string instructions = Instructions(*recording->program);
+    RecordingFacts facts = {};
+    facts.name = recording->name.c_str();
+    Copy(recording->grid, facts.grid);
+    Copy(recording->block, facts.block);
+    Copy(recording->cluster, facts.cluster);
+    facts.instructions = instructions.c_str();
+    facts.events = trace.events().data();
+    facts.events_bytes = trace.events().size() * sizeof(emulator::TraceEvent);
+    facts.jumps = trace.jumps().data();
+    facts.jumps_bytes = trace.jumps().size() * sizeof(emulator::TraceJump);
+    facts.counts = trace.counts().data();
+    facts.counts_bytes = trace.counts().size() * sizeof(emulator::TraceCount);
+    facts.dropped = trace.dropped();
+    facts.steps = trace.steps();
+    facts.finding = recording->report.error.c_str();
+    take(&facts);
+  }
 }
 
 // ---- for host code

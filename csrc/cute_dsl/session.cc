@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "runtime/captured_launch.h"
+#include "runtime/recordings.h"
 
 namespace jax_fa4::cute_dsl {
 namespace {
@@ -100,7 +101,10 @@ CudaResult Session::LaunchKernel(const RuntimeLaunchConfig& config, CudaKernel k
   const emulator::Program& program = *reinterpret_cast<emulator::Kernel*>(kernel)->program;
   emulator::Launch launch = CaptureLaunch(config, program, arguments);
   launch.memory = settings_.memory;
-  const emulator::Report report = emulator::RunKernel(program, launch, settings_.options);
+  // A registered kernel lives as long as the process: nobody has to own it.
+  const std::shared_ptr<const emulator::Program> lasting(std::shared_ptr<void>(), &program);
+  const emulator::Report report =
+      RunRecorded(program.entry->name, lasting, launch, settings_.options);
   instructions_ += report.instructions;
   ++launches_;
   if (!report.ok) Fail(report.error + "\n  kernel " + program.entry->name);

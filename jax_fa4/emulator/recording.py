@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from jax_fa4 import ffi
 
-# Laid out as TraceEvent and TraceCount in csrc/emulator/trace/trace.h.
+# Laid out as TraceEvent, TraceJump and TraceCount in csrc/emulator/trace/trace.h.
 EVENT = np.dtype(
     [
         ("begin", np.uint64),
@@ -36,6 +36,7 @@ EVENT = np.dtype(
         ("padding", np.uint8),
     ]
 )
+JUMP = np.dtype([(name, np.uint32) for name in ("own", "pc", "cta", "warp", "lanes")])
 COUNT = np.dtype([(name, np.uint64) for name in ("warps", "lanes", "waits", "waited", "amount")])
 
 # The values of EVENT's `kind`.
@@ -68,6 +69,9 @@ class Recording:
     wgmma) or arrivals. An instruction waits for the arrivals, and the asynchronous operations, of
     its object and phase. Of `dropped` events, those beyond the limit, only `counts` knows.
 
+    `jumps` (dtype JUMP) are the warps' paths: from its `own`-th on, a warp's executed instructions
+    are those from `pc` on, executed by `lanes` (a bit each), up to its next jump.
+
     `counts` (dtype COUNT), by warp of a CTA and instruction, sums over CTAs: times that a warp and
     that a lane executed it, times and steps that it waited, and amounts.
     """
@@ -78,13 +82,15 @@ class Recording:
     cluster: tuple[int, int, int]
     instructions: tuple[Instruction, ...]
     events: npt.NDArray[np.void]
+    jumps: npt.NDArray[np.void]
     counts: npt.NDArray[np.void]
     dropped: int
     steps: int
     finding: str
 
 
-def _read(facts: dict[str, Any]) -> Recording:
+def read(facts: dict[str, Any]) -> Recording:
+    """What a launch left behind, from the library that ran it."""
     instructions = tuple(Instruction(*line) for line in facts["instructions"])
     return Recording(
         name=facts["name"],
@@ -93,6 +99,7 @@ def _read(facts: dict[str, Any]) -> Recording:
         cluster=facts["cluster"],
         instructions=instructions,
         events=np.frombuffer(facts["events"], EVENT),
+        jumps=np.frombuffer(facts["jumps"], JUMP),
         counts=np.frombuffer(facts["counts"], COUNT).reshape(-1, len(instructions)),
         dropped=facts["dropped"],
         steps=facts["steps"],
@@ -120,7 +127,7 @@ def record(max_events: int = MAX_EVENTS) -> Iterator[list[Recording]]:
     try:
         yield recordings
     finally:
-        recordings += map(_read, extension.emulator_take_recordings())
+        recordings += map(read, extension.emulator_take_recordings())
         _recording = False
 
 

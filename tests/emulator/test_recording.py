@@ -54,6 +54,20 @@ def of(recording, words):
     return recording.events[rows[recording.events["pc"]]], recording.counts[:, rows]
 
 
+def test_jumps_lead_to_every_event(recording):
+    """A warp's path says which instruction its n-th is; events say so, too."""
+    paths = {}
+    for jump in recording.jumps:
+        paths.setdefault((jump["cta"], jump["warp"]), []).append((int(jump["own"]), jump))
+    assert len(recording.events)
+    for event in recording.events:
+        path = paths[event["cta"], event["warp"]]
+        begin, jump = max((run for run in path if run[0] <= event["own"]), key=lambda run: run[0])
+        assert event["pc"] == jump["pc"] + event["own"] - begin
+    executed = sum(int(run[1]["lanes"]).bit_count() for run in paths[0, 0])
+    assert 0 < executed <= 32 * len(paths[0, 0])
+
+
 def test_it_is_the_launch(recording):
     assert recording.name == VARIANT
     assert recording.cluster == (1, 1, 1)

@@ -39,10 +39,11 @@ void Trace::Add(const TraceEvent& event) {
 void Trace::BeginStep(const Warp& warp) {
   warp_ = &warp;
   pc_ = static_cast<uint32_t>(warp.groups[warp.current].pc);
-  lanes_ = static_cast<uint32_t>(__builtin_popcount(warp.exec));
+  lanes_ = warp.exec;
   about_.clear();
   own_.try_emplace(warp_, 0);
-  if (warp.executed == 1) own_[warp_] = 0;  // a warp of another cluster, where the last one's was
+  if (warp.executed == 1)
+    own_[warp_] = next_[warp_] = 0;  // a warp of another cluster, where the last one's was
 }
 
 void Trace::EndStep(bool waits) {
@@ -53,9 +54,10 @@ void Trace::EndStep(bool waits) {
     return;
   }
   const uint32_t own = own_[warp_]++;
+  Follow(own);
   TraceCount& count = counts_[static_cast<size_t>(warp_->index) * ops_ + pc_];
   ++count.warps;
-  count.lanes += lanes_;
+  count.lanes += static_cast<uint64_t>(__builtin_popcount(lanes_));
   uint64_t begin = machine_->executed;
   EventKind kind = EventKind::kDone;
   const auto waited = waiting_.find(key);
@@ -73,6 +75,15 @@ void Trace::EndStep(bool waits) {
     event.own = own;
     Add(event);
   }
+}
+
+void Trace::Follow(uint32_t own) {
+  uint32_t& next = next_[warp_];
+  if ((pc_ != next || own == 0) && jumps_.size() < max_events_) {
+    jumps_.push_back({own, pc_, static_cast<uint32_t>(warp_->cta->linear),
+                      static_cast<uint32_t>(warp_->index), lanes_});
+  }
+  next = pc_ + 1;
 }
 
 void Trace::Note(uint64_t object, uint64_t phase, uint64_t amount) {

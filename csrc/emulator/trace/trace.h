@@ -41,6 +41,18 @@ struct TraceEvent {
 };
 static_assert(sizeof(TraceEvent) == 56);
 
+// Where a warp's executed instructions do not follow each other: from its `own`-th on they are
+// those from `pc`. A warp's jumps are its path; where lanes diverged, that of one group after the
+// other.
+struct TraceJump {
+  uint32_t own = 0;
+  uint32_t pc = 0;
+  uint32_t cta = 0;
+  uint32_t warp = 0;
+  uint32_t lanes = 0;  // a bit each
+};
+static_assert(sizeof(TraceJump) == 20);
+
 // Of one instruction and all warps of one index.
 struct TraceCount {
   uint64_t warps = 0;   // times that a warp executed it
@@ -52,7 +64,7 @@ struct TraceCount {
 
 class Trace {
  public:
-  // Events beyond the first `max_events` are only counted.
+  // Events beyond the first `max_events` are only counted, jumps beyond as many not kept.
   explicit Trace(uint64_t max_events) : max_events_(max_events) {}
 
   // ---- for the machine
@@ -70,6 +82,7 @@ class Trace {
 
   // ---- for readers
   const std::vector<TraceEvent>& events() const { return events_; }
+  const std::vector<TraceJump>& jumps() const { return jumps_; }
   const std::vector<TraceCount>& counts() const { return counts_; }  // [warp][instruction]
   uint64_t dropped() const { return dropped_; }
   uint64_t steps() const { return steps_; }
@@ -84,11 +97,13 @@ class Trace {
   };
   TraceEvent Event(EventKind kind, const About& about, uint64_t begin) const;
   void Add(const TraceEvent& event);
+  void Follow(uint32_t own);
 
   const uint64_t max_events_;
   const Machine* machine_ = nullptr;
   size_t ops_ = 0;
   std::vector<TraceEvent> events_;
+  std::vector<TraceJump> jumps_;
   std::vector<TraceCount> counts_;
   uint64_t dropped_ = 0;
   uint64_t steps_ = 0;
@@ -96,9 +111,10 @@ class Trace {
   // The running instruction.
   const Warp* warp_ = nullptr;
   uint32_t pc_ = 0;
-  uint32_t lanes_ = 0;
+  uint32_t lanes_ = 0;  // a bit each
   std::vector<About> about_;
-  std::unordered_map<const Warp*, uint32_t> own_;  // instructions done so far
+  std::unordered_map<const Warp*, uint32_t> own_;   // instructions done so far
+  std::unordered_map<const Warp*, uint32_t> next_;  // what would follow the last one
   // Warps' instructions that wait.
   std::map<std::pair<const Warp*, uint32_t>, Stuck> waiting_;
 };

@@ -48,7 +48,7 @@ def build(folder: Path) -> Path:
     library = folder / "libjax_fa4_cute_dsl.so"
     runtime = [
         ROOT / "csrc" / "runtime" / f"{n}.cc"
-        for n in ("backend", "captured_launch", "emulated_device", "kernel_calls")
+        for n in ("backend", "captured_launch", "emulated_device", "kernel_calls", "recordings")
     ]
     rooms = [sorted((ROOT / "csrc" / room).rglob("*.cc")) for room in ("emulator", "cute_dsl")]
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
