@@ -1,0 +1,121 @@
+"""Recordings replayed: a kernel's lines, counts and spans."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.blackwell.timing.cells import BLOCK, Kernel, Line, fit
+from benchmarks.blackwell.timing.listing import Listing, read_cubin
+from benchmarks.blackwell.timing.record import ROWS
+from benchmarks.blackwell.timing.replay import Replay
+from benchmarks.blackwell.timing.spans import Result
+from benchmarks.blackwell.timing.streams import streams
+from benchmarks.blackwell.timing.units import Chip
+from jax_fa4.emulator.recording import Recording
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass
+class Recorded:
+    """A folder of recordings of one kernel."""
+
+    folder: Path
+    nvdisasm: str
+    head_dim: int
+    _kernels: dict[bool, tuple[Kernel, float]] = field(default_factory=dict)
+
+    @cached_property
+    def listing(self) -> Listing:
+        return read_cubin(self.folder / "kernel.cubin", self.nvdisasm)
+
+    def recording(self, run: str) -> Recording:
+        found: Recording = pickle.loads((self.folder / f"{run}.pickle").read_bytes())
+        if found.finding or found.dropped:
+            raise RuntimeError(
+                f"{self.folder.name}, {run}: {found.finding or 'events are missing'}"
+            )
+        return found
+
+    def replay(self, run: str, chip: Chip) -> Result:
+        recording = self.recording(run)
+        ptx = (self.folder / "kernel.ptx").read_text()
+        found = streams(recording, ptx, self.listing)
+        ctas = recording.cluster[0] * recording.cluster[1] * recording.cluster[2]
+        return Replay(found, self.listing, chip, ctas).run()
+
+    def kernel(self, causal: bool, chip: Chip) -> tuple[Kernel, float]:
+        """What a tile costs, and how far the worst simulated CTA is from its line."""
+        if causal not in self._kernels:
+            self._kernels[causal] = self._make_kernel(causal, chip)
+        return self._kernels[causal]
+
+    def _make_kernel(self, causal: bool, chip: Chip) -> tuple[Kernel, float]:
+        points, further = self._points(causal, chip)
+        first = fit(points)
+        worst = max(abs(first(blocks) / cycles - 1) for blocks, cycles in points)
+        name = self.folder.name
+        kernel = Kernel(
+            name=name,
+            head_dim=self.head_dim,
+            causal=causal,
+            rows=ROWS,
+            multiprocessors=1,
+            first=first,
+            further=None if further is None else Line(further - 8 * first.slope, first.slope),
+        )
+        return kernel, worst
+
+    def _points(self, causal: bool, chip: Chip) -> tuple[list[tuple[float, float]], float | None]:
+        """(blocks, cycles) of CTAs with one tile; cycles of a further one of 8 blocks."""
+        if not causal:
+            runs = ("full_1024_1", "full_2048_1", "full_1024_2", "full_1024_3")
+            ends = [max(self.replay(run, chip).end.values()) for run in runs]
+            return [(8, ends[0]), (16, ends[1])], ends[3] - ends[2]
+        points = []
+        for length in (1024, 2048):
+            ends = sorted(self.replay(f"causal_{length}", chip).end.values())
+            points += [((at + 1) * ROWS / BLOCK, end) for at, end in enumerate(ends)]
+        return points, None
+
+    def counts(self, run: str) -> Counter[str]:
+        """What one run did, by what the emulator counted."""
+        recording, found = self.recording(run), Counter[str]()
+        totals = {name: recording.counts[name].sum(0) for name in ("warps", "lanes", "amount")}
+        for at, line in enumerate(recording.instructions):
+            warps, lanes = int(totals["warps"][at]), int(totals["lanes"][at])
+            opcode = line.opcode
+            if opcode.startswith("tcgen05.mma"):
+                found["products"] += lanes
+            elif memory := re.match(r"tcgen05\.(ld|st)\..*\.x(\d+)\.b32", opcode):
+                found[f"tensor memory {memory[1]}, bytes"] += 4 * lanes * int(memory[2])
+            elif opcode.startswith("cp.async.bulk.tensor"):
+                way = "loads" if "mbarrier" in opcode else "stores"
+                found[f"TMA {way}, bytes"] += int(totals["amount"][at])
+            elif opcode.startswith("ex2"):
+                found["exponentials, special units"] += lanes
+            elif opcode.startswith("add.rm.f32x2"):
+                found["exponentials, polynomial"] += 2 * lanes
+            elif opcode.startswith("vote.sync.any"):
+                found["votes on rescaling"] += warps
+        return found
+
+
+def record(folder: Path, variant: str, library: str | None) -> None:
+    """Run record.py, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.blackwell.timing.record", str(folder), variant]
+    subprocess.run([*command, *([library] if library else [])], cwd=ROOT, check=True)
+
+
+def record_peer(folder: Path, python: str, library: str, head_dim: int, mask: str) -> None:
+    """Run record_flash_attention_4.py in the peer's environment."""
+    script = Path(__file__).with_name("record_flash_attention_4.py")
+    command = [python, "-W", "ignore", str(script), str(folder), library, str(head_dim), mask]
+    subprocess.run(command, check=True)

@@ -1,0 +1,57 @@
+"""The same as record.py for FlashAttention-4's forward, in an environment that has it.
+
+    python record_flash_attention_4.py FOLDER LIBRARY HEAD_DIM full|causal
+
+tests/emulator/peers/evidence.py describes the environment. With one CTA: the form whose
+published figures are older than the other.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulator" / "peers")]
+FOLDER, LIBRARY, HEAD_DIM, MASK = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+os.environ["FA_DISABLE_2CTA"] = "1"
+
+import environment  # noqa: E402
+
+if MASK == "full":
+    environment.SMS = 1  # one CTA for all tiles
+COMPILED = environment.start(LIBRARY)
+
+import flash_attn.cute.cute_dsl_utils as cute_dsl_utils  # noqa: E402
+import flash_attn.cute.interface as interface  # noqa: E402
+import flash_attn.cute.utils as utils  # noqa: E402
+import torch  # noqa: E402
+
+import jax_fa4.emulator  # noqa: E402
+from benchmarks.blackwell.timing.record import ROWS, RUNS  # noqa: E402
+from jax_fa4.emulator import cute_dsl  # noqa: E402
+
+cute_dsl_utils.from_dlpack = utils.from_dlpack = cute_dsl.from_dlpack
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for run, keys, tiles, causal in RUNS:
+        if causal != (MASK == "causal"):
+            continue
+        rows = tiles * ROWS or keys
+        q, k, v = (torch.randn(1, n, 1, HEAD_DIM).bfloat16() for n in (rows, keys, keys))
+        settings = jax_fa4.emulator.options(seed=1, level="hardware", sm_count=environment.SMS)
+        with settings, cute_dsl.record() as recordings:
+            interface._flash_attn_fwd(q, k, v, return_lse=True, causal=causal)
+        (FOLDER / f"{run}.pickle").write_bytes(pickle.dumps(recordings[0]))
+    kernel = COMPILED[-1].compiled
+    (FOLDER / "kernel.ptx").write_text(kernel.__ptx__)
+    (FOLDER / "kernel.cubin").write_bytes(kernel.__cubin__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What the parts of a multiprocessor cost, in cycles: every constant of the model, with its source.
+
+[B] is measured on a B200 and published (microbench-blackwell: its fit of tcgen05.mma, TMA and LDG
+latencies), [P] FlashAttention-4's paper, [G] the CUDA programming guide's throughput table, [C]
+what compilers assume (ptxas' stall counts), [A] an assumption, measured nowhere that we know.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from benchmarks.blackwell.timing.listing import Sass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One multiprocessor's rates and latencies in cycles, and how many there are."""
+
+    name: str
+    multiprocessors: int
+    hertz: float  # [P: the clock of its roofline]
+    flops: int  # of the tensor core, 16-bit operands [B: 8153]
+    # Latency of a product beyond its share of the pipe, from issue to a warp that saw its commit;
+    # A in shared memory, A in tensor memory. [B] 136 and 104 for one CTA, 170 and 138 for two.
+    product_latency: dict[tuple[int, bool], int]
+    smem_bytes: int = 128  # a cycle [B: products with operands in shared memory meet it]
+    tmem_bytes: int = 128  # a cycle and sub-partition [A: 4 bytes a lane]
+    tmem_latency: int = 30  # [A]
+    special: int = 8  # cycles of an instruction of a warp: 16 lanes a cycle [P]
+    packed: int = 2  # two operations a lane at 128 lanes a cycle [P, A]
+    half_rate: int = 2  # integers, selections, conversions, minima: 64 lanes a cycle [G, cc 9.0]
+    wake: int = 30  # from a barrier's last arrival to the waiting warp's next instruction [A]
+    try_latency: int = 20  # of an mbarrier that is complete already [A]
+    special_latency: int = 24  # beyond the pipe's share [A]
+    shared_latency: int = 29  # of ld.shared [A: Hopper's]
+    constant_latency: int = 30  # constants, special registers, shuffles, votes [A]
+    global_latency: int = 600  # of ld.global, mostly from L2 [B: 340 to 1200]
+    load_latency: int = 800  # of a TMA load, mostly from L2 [B: 630 to 2000, DRAM and L2]
+    load_bytes: int = 64  # a cycle, from L2 [A: Hopper's]
+    store_read_latency: int = 300  # until a TMA store has read shared memory [A]
+    remote_latency: int = 200  # beyond a local arrival, to the other CTA of a cluster [A]
+    launch: int = 1000  # from the end of a CTA to the first instruction of the next [A]
+    kernel_launch_seconds: float = 2e-6  # of the whole grid: start and drain [A]
+
+
+B200 = Chip(
+    name="B200",
+    multiprocessors=148,
+    hertz=1.85e9,
+    flops=8192,
+    product_latency={(1, False): 136, (1, True): 104, (2, False): 170, (2, True): 138},
+)
+ISSUE, FMA, ALU, UNIFORM, SPECIAL, MEMORY, TENSOR_MEMORY = range(7)
+
+_UNIFORM = re.compile(r"^U(?!TC|TMA|CGABAR|SETMAXREG|BLK|VIRT)|^(R2UR|VOTEU|ELECT)")
+_FMA = frozenset(
+    ["FFMA", "FMUL", "FADD", "FFMA2", "FMUL2", "FADD2", "IMAD", "HFMA2", "HMUL2", "HADD2"]
+)
+_SPECIAL = frozenset(["MUFU", "I2F", "F2I", "F2F", "I2FP"])
+_LATE = frozenset(
+    ["LDC", "LDCU", "S2R", "S2UR", "SHFL", "CS2UR", "REDUX", "VOTE", "R2UR", "ELECT", "B2R"]
+)
+_FREE = frozenset(
+    ["NOP", "BRA", "BSSY", "BSYNC", "EXIT", "BRX", "CALL", "RET", "WARPSYNC", "YIELD", "DEPBAR"]
+)
+_WIDTH = re.compile(r"\.(?:U|S)?(64|128)\b")
+_TIMES = re.compile(r"\.x(\d+)")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one instruction of a warp takes: a pipe for so long, and its result after `latency`."""
+
+    pipe: int
+    cycles: int
+    latency: int
+
+
+def cost_of(sass: Sass, chip: Chip) -> Cost:
+    """By its opcode alone."""
+    name = sass.name
+    if name in _SPECIAL:
+        return Cost(SPECIAL, chip.special, chip.special + chip.special_latency)
+    if name in ("LDTM", "STTM"):
+        times = _TIMES.search(sass.opcode)
+        cycles = 128 * int(times[1] if times else 1) // chip.tmem_bytes
+        return Cost(TENSOR_MEMORY, cycles, cycles + chip.tmem_latency)
+    if name in ("LDS", "STS", "LDSM", "STSM", "ATOMS"):
+        width = _WIDTH.search(sass.opcode)
+        cycles = 4 * 32 * (int(width[1]) // 32 if width else 1) // chip.smem_bytes
+        return Cost(MEMORY, cycles, cycles + chip.shared_latency)
+    if name in ("LDG", "LD", "ATOMG", "STG", "ST", "RED"):
+        return Cost(MEMORY, 4, chip.global_latency)
+    if name == "SYNCS":
+        return Cost(ISSUE, 1, chip.try_latency)
+    if name in _LATE:
+        return Cost(UNIFORM, chip.half_rate, chip.constant_latency)
+    if name in _FMA:
+        packed = name.endswith("2") or name == "IMAD"
+        return Cost(FMA, chip.packed if packed else 1, 4)
+    if name in _FREE or name.startswith(("UTC", "UTMA", "BAR", "FENCE", "MEMBAR", "HGMMA")):
+        return Cost(ISSUE, 1, 12)
+    if _UNIFORM.match(name):
+        return Cost(UNIFORM, chip.half_rate, 12)
+    return Cost(ALU, chip.half_rate, 6)
+
+
+def product_cycles(rows: int, columns: int, depth: int, from_shared: bool, chip: Chip) -> float:
+    """Of one tcgen05.mma on the pipe, for the rows and columns that one CTA holds: the larger of
+    its arithmetic and its operands' way out of shared memory [B, within a cycle].
+
+    Two CTAs each bring their own rows and half of the columns, and multiply them by all.
+    """
+    math = 2 * rows * columns * depth / chip.flops
+    operands = 2 * depth * (columns + (rows if from_shared else 0))
+    return max(math, operands / chip.smem_bytes)
