@@ -68,7 +68,7 @@ def page(files: list[Path]) -> str:
     saved = {file.stem: json.loads(file.read_text()) for file in files}
     kernels = {name: results["mutants"] for name, results in saved.items()}
     every = {name: results.get("every", 1) for name, results in saved.items()}
-    samples = [f"every {nth}th of `{name}`" for name, nth in every.items() if nth > 1]
+    samples = [f"one in {nth} of `{name}`" for name, nth in every.items() if nth > 1]
     totals: dict[str, collections.Counter[str]] = {}
     for name, mutants in kernels.items():
         totals[name] = collections.Counter(map(_outcome, mutants))
