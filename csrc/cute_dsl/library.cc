@@ -25,7 +25,7 @@ struct Request {
   uint64_t range_count;
 };
 
-// Laid out as cute_dsl.py's ctypes.Structure of the same name.
+// Laid out as _Facts of cute_dsl_recording.py.
 struct RecordingFacts {
   const char* name;
   uint64_t grid[3], block[3], cluster[3];

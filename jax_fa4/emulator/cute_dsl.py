@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from jax_fa4 import ffi
+from jax_fa4.emulator.cute_dsl_recording import recordings_of
 from jax_fa4.emulator.host_arrays import HostArray, OnGpu, is_host_array
 from jax_fa4.emulator.programs import special_tables
-from jax_fa4.emulator.recording import MAX_EVENTS, Recording, read
+from jax_fa4.emulator.recording import MAX_EVENTS, Recording
 from jax_fa4.emulator.settings import COMPLETIONS, Settings, current
 
 _LIBRARY = "libjax_fa4_cute_dsl.so"
@@ -55,25 +56,6 @@ class _Request(ctypes.Structure):
         ("ranges", ctypes.POINTER(ctypes.c_uint64)),
         ("names", ctypes.POINTER(ctypes.c_char_p)),
         ("range_count", ctypes.c_uint64),
-    )
-
-
-class _RecordingFacts(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("grid", ctypes.c_uint64 * 3),
-        ("block", ctypes.c_uint64 * 3),
-        ("cluster", ctypes.c_uint64 * 3),
-        ("instructions", ctypes.c_char_p),
-        ("events", ctypes.c_void_p),
-        ("events_bytes", ctypes.c_uint64),
-        ("jumps", ctypes.c_void_p),
-        ("jumps_bytes", ctypes.c_uint64),
-        ("counts", ctypes.c_void_p),
-        ("counts_bytes", ctypes.c_uint64),
-        ("dropped", ctypes.c_uint64),
-        ("steps", ctypes.c_uint64),
-        ("finding", ctypes.c_char_p),
     )
 
 
@@ -124,38 +106,11 @@ def record(max_events: int = MAX_EVENTS) -> Iterator[list[Recording]]:
     """`jax_fa4.emulator.record`, for what runs here: the list is filled at the end."""
     library = _library()
     recordings: list[Recording] = []
-
-    def take(facts: Any) -> None:
-        recordings.append(read(_facts_of(facts.contents)))
-
     library.jax_fa4_start_recording(ctypes.c_uint64(max_events))
     try:
         yield recordings
     finally:
-        taker = ctypes.CFUNCTYPE(None, ctypes.POINTER(_RecordingFacts))
-        library.jax_fa4_take_recordings(taker(take))
-
-
-def _facts_of(facts: _RecordingFacts) -> dict[str, Any]:
-    instructions = [
-        (opcode, int(line), file, int(source_line))
-        for opcode, line, file, source_line in (
-            text.split("\t") for text in facts.instructions.decode().splitlines()
-        )
-    ]
-    return {
-        "name": facts.name.decode(),
-        "grid": tuple(facts.grid),
-        "block": tuple(facts.block),
-        "cluster": tuple(facts.cluster),
-        "instructions": instructions,
-        "events": ctypes.string_at(facts.events or 0, facts.events_bytes),
-        "jumps": ctypes.string_at(facts.jumps or 0, facts.jumps_bytes),
-        "counts": ctypes.string_at(facts.counts or 0, facts.counts_bytes),
-        "dropped": facts.dropped,
-        "steps": facts.steps,
-        "finding": facts.finding.decode(),
-    }
+        recordings += recordings_of(library)
 
 
 def from_dlpack(array: Any, *arguments: Any, **keywords: Any) -> Any:

@@ -70,8 +70,13 @@ def main() -> int:
         make_ptr(cutlass.Float32, array.ctypes.data, cute.AddressSpace.gmem) for array in (x, y)
     ]
     by_pointer = cute_dsl.compile(reverse_at, *pointers, len(x) // BLOCK)
-    by_pointer(*pointers, buffers=[x, y])
+    with cute_dsl.record() as recordings:
+        by_pointer(*pointers, buffers=[x, y])
     np.testing.assert_array_equal(y, expected)
+    (recording,) = recordings
+    recorded = int(recording.counts["warps"].sum())
+    starts = int((recording.jumps["own"] == 0).sum())
+    print(f"recorded {starts} warps, {recorded} of {by_pointer.instructions} instructions")
     print(f"right, {function.launches} launch of {function.instructions} warp instructions")
 
     x.flags.writeable = False

@@ -1,6 +1,7 @@
 """Kernels compiled by CuTe DSL in process, on the emulator: the example, and misuse."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,11 @@ def example(tmp_path_factory):
 def test_the_example_is_right(example):
     done = example()
     assert done.returncode == 0, done.stderr
-    right, outside, read_only = done.stdout.splitlines()
+    recorded, right, outside, read_only = done.stdout.splitlines()
+    warps, executed, of_all = map(int, re.findall(r"\d+", recorded))
+    assert warps == 4 * 4
+    assert executed % warps == 0, "all warps execute the same"
+    assert 0 < executed <= of_all, "a warp's tries at the barrier are counted once"
     assert right.startswith("right, 1 launch of ")
     assert outside.startswith("out-of-bounds: 4 bytes at"), "y is not among the buffers"
     assert read_only == "read-only: a write to buffer 1, which is read-only"
