@@ -165,7 +165,8 @@ class Replay:
         return max(now, self.over[key] + self.chip.wake) if self.missing[key] == 0 else None
 
     def _cluster_wait(self, warp: _Warp, event: Event, now: float) -> float | None:
-        return self._wait(warp, (warp.cta // self.cluster, "cluster", event.about[0][1]), now)
+        # Recorded is the phase that the barrier is in by then: the next one.
+        return self._wait(warp, (warp.cta // self.cluster, "cluster", event.about[0][1] - 1), now)
 
     def _product(self, warp: _Warp, event: Event, now: float) -> float:
         from_shared = "gdesc" in self.listing.code[warp.stream.code[warp.at]].operands.split(",")[0]
