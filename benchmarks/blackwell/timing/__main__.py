@@ -5,7 +5,7 @@
         --peer-python ENVIRONMENT/bin/python [--picture docs/blackwell_timeline.png]
 
 ENVIRONMENT has FlashAttention-4 (tests/emulator/peers/evidence.py describes it), LIBRARY is a build
-of csrc/cute_dsl. No GPU is needed; two minutes. What is in --folder already is not recorded
+of csrc/cute_dsl. No GPU is needed; five minutes. What is in --folder already is not recorded
 again.
 """
 
@@ -18,6 +18,8 @@ from pathlib import Path
 from benchmarks.blackwell.timing import page
 from benchmarks.blackwell.timing.kernels import ROOT, Recorded, record, record_peer
 from benchmarks.blackwell.timing.units import B200
+from jax_fa4.variants.select_sm100 import COSTS
+from jax_fa4.variants.variant import Form
 
 HEAD_DIMS = (64, 128)
 REMARKS = Path(__file__).with_name("remarks.md")
@@ -56,6 +58,26 @@ def _pair(options: argparse.Namespace, head_dim: int) -> page.Pair:
     return Recorded(ours, options.nvdisasm, head_dim), theirs
 
 
+def _forms(options: argparse.Namespace) -> list[Recorded]:
+    """Our other forms that `select_sm100` chooses among."""
+    found = []
+    for (head_dim, _, form), cost in COSTS.items():
+        if head_dim in HEAD_DIMS and form is not Form.USUAL:
+            place = options.folder.resolve() / f"ours_{head_dim}_{form.value}"
+            if not place.is_dir():
+                record(place, f"fwd_sm100_bf16_d{head_dim}_{form.value}", options.library)
+            rows, ctas = cost.rows, cost.multiprocessors
+            found.append(Recorded(place, options.nvdisasm, head_dim, rows, ctas))
+    return found
+
+
+def _two_ctas(options: argparse.Namespace) -> Recorded:
+    place = options.folder.resolve() / "fa4_128_full_two_ctas"
+    if not place.is_dir():
+        record_peer(place, options.peer_python, options.library, 128, "full", ctas=2)
+    return Recorded(place, options.nvdisasm, 128, rows=512, ctas=2)
+
+
 def main() -> None:
     options = _options()
     pairs = [_pair(options, head_dim) for head_dim in HEAD_DIMS]
@@ -66,6 +88,9 @@ def main() -> None:
         for causal, peer in theirs.items()
         for each in (ours, peer)
     ]
+    pair = _two_ctas(options)
+    every += [(each, causal) for each in _forms(options) for causal in (False, True)]
+    every.append((pair, False))
     lines = [
         "# The Blackwell forward in a model of time",
         "",
@@ -73,6 +98,7 @@ def main() -> None:
         "",
         *page.counts(full),
         *page.comparison(pairs, B200),
+        *page.two_ctas(pair, B200),
         REMARKS.read_text(),
         *page.lines(every, B200),
         *page.waits(full, B200),

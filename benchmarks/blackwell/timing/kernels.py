@@ -13,7 +13,6 @@ from pathlib import Path
 
 from benchmarks.blackwell.timing.cells import BLOCK, Kernel, Line, fit
 from benchmarks.blackwell.timing.listing import Listing, read_cubin
-from benchmarks.blackwell.timing.record import ROWS
 from benchmarks.blackwell.timing.replay import Replay
 from benchmarks.blackwell.timing.spans import Result
 from benchmarks.blackwell.timing.streams import streams
@@ -21,15 +20,18 @@ from benchmarks.blackwell.timing.units import Chip
 from jax_fa4.emulator.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[3]
+_CORRECTION = slice(8, 12)  # its warps
 
 
 @dataclass
 class Recorded:
-    """A folder of recordings of one kernel."""
+    """A folder of recordings of one kernel, whose tiles have `rows` queries on `ctas` CTAs."""
 
     folder: Path
     nvdisasm: str
     head_dim: int
+    rows: int = 256
+    ctas: int = 1
     _kernels: dict[bool, tuple[Kernel, float]] = field(default_factory=dict)
 
     @cached_property
@@ -66,8 +68,8 @@ class Recorded:
             name=name,
             head_dim=self.head_dim,
             causal=causal,
-            rows=ROWS,
-            multiprocessors=1,
+            rows=self.rows,
+            multiprocessors=self.ctas,
             first=first,
             further=None if further is None else Line(further - 8 * first.slope, first.slope),
         )
@@ -76,14 +78,19 @@ class Recorded:
     def _points(self, causal: bool, chip: Chip) -> tuple[list[tuple[float, float]], float | None]:
         """(blocks, cycles) of CTAs with one tile; cycles of a further one of 8 blocks."""
         if not causal:
-            runs = ("full_1024_1", "full_2048_1", "full_1024_2", "full_1024_3")
-            ends = [max(self.replay(run, chip).end.values()) for run in runs]
-            return [(8, ends[0]), (16, ends[1])], ends[3] - ends[2]
+            runs = [(keys, 1) for keys in (1024, 2048, 3072, 4096)]
+            ends = [self._end(f"full_{keys}_{tiles}", chip) for keys, tiles in [*runs, (1024, 3)]]
+            points = [(keys / BLOCK, end) for (keys, _), end in zip(runs, ends, strict=False)]
+            return points, (ends[-1] - ends[0]) / 2
         points = []
         for length in (1024, 2048):
             ends = sorted(self.replay(f"causal_{length}", chip).end.values())
-            points += [((at + 1) * ROWS / BLOCK, end) for at, end in enumerate(ends)]
+            last = ends[self.ctas - 1 :: self.ctas]  # of a cluster, done at nearly the same time
+            points += [((at + 1) * self.rows / BLOCK, end) for at, end in enumerate(last)]
         return points, None
+
+    def _end(self, run: str, chip: Chip) -> float:
+        return max(self.replay(run, chip).end.values())
 
     def counts(self, run: str) -> Counter[str]:
         """What one run did, by what the emulator counted."""
@@ -96,6 +103,9 @@ class Recorded:
                 found["products"] += lanes
             elif memory := re.match(r"tcgen05\.(ld|st)\..*\.x(\d+)\.b32", opcode):
                 found[f"tensor memory {memory[1]}, bytes"] += 4 * lanes * int(memory[2])
+                scaled = int(recording.counts["warps"][_CORRECTION, at].sum()) * int(memory[2])
+                # Counted in columns first: a warp stores all of its output if it scales it.
+                found["scaled"] += scaled if memory[1] == "st" else 0
             elif opcode.startswith("cp.async.bulk.tensor"):
                 way = "loads" if "mbarrier" in opcode else "stores"
                 found[f"TMA {way}, bytes"] += int(totals["amount"][at])
@@ -105,6 +115,7 @@ class Recorded:
                 found["exponentials, polynomial"] += 2 * lanes
             elif opcode.startswith("vote.sync.any"):
                 found["votes on rescaling"] += warps
+        found["outputs of 32 queries scaled"] = found.pop("scaled") // self.head_dim
         return found
 
 
@@ -114,8 +125,10 @@ def record(folder: Path, variant: str, library: str | None) -> None:
     subprocess.run([*command, *([library] if library else [])], cwd=ROOT, check=True)
 
 
-def record_peer(folder: Path, python: str, library: str, head_dim: int, mask: str) -> None:
+def record_peer(
+    folder: Path, python: str, library: str, head_dim: int, mask: str, ctas: int = 1
+) -> None:
     """Run record_flash_attention_4.py in the peer's environment."""
     script = Path(__file__).with_name("record_flash_attention_4.py")
     command = [python, "-W", "ignore", str(script), str(folder), library, str(head_dim), mask]
-    subprocess.run(command, check=True)
+    subprocess.run([*command, *["two-ctas"] * (ctas == 2)], check=True)

@@ -66,19 +66,35 @@ def comparison(pairs: list[Pair], chip: Chip) -> Iterator[str]:
     yield ""
 
 
+def two_ctas(peer: Recorded, chip: Chip) -> Iterator[str]:
+    """FlashAttention-4's form that runs a pair of CTAs, beside its paper."""
+    yield "What FlashAttention-4 runs at head dim 128 with a full mask has pairs of CTAs:"
+    yield from ("", HEAD, RULE)
+    published = PUBLISHED[128, False]
+    model = [tflops(peer.kernel(False, chip)[0], length, chip) for length in LENGTHS]
+    off = [f"{100 * (a / b - 1):+.0f} %" for a, b in zip(model, published, strict=True)]
+    where = (128, "full")
+    yield _row(*where, "FlashAttention-4, published", *published)
+    yield _row(*where, "its two-CTA form, model", *(f"{value:.0f}" for value in model))
+    yield _row(*where, "its error", *off)
+    yield ""
+
+
 def lines(kernels: list[tuple[Recorded, bool]], chip: Chip) -> Iterator[str]:
     """What the cells are made of."""
-    yield "Cycles of a tile of 256 queries, by the line through simulated CTAs:"
+    yield "Cycles of a CTA's tile, or a pair's, by the line through simulated CTAs. A block is of"
+    yield "128 keys, and of as many queries as the tile has:"
     yield ""
-    yield _row("kernel", "mask", "first tile", "each further one", "a block", "worst CTA off")
-    yield _row("---", "---", "---:", "---:", "---:", "---:")
+    heads = ("queries", "first tile", "each further one", "a block", "worst CTA off")
+    yield _row("kernel", "mask", *heads)
+    yield _row("---", "---", *("---:" for _ in heads))
     for each, causal in kernels:
         kernel, worst = each.kernel(causal, chip)
         further = f"{kernel.further.start:.0f}" if kernel.further else "a CTA of its own"
         mask = "causal" if causal else "full"
         first = kernel.first
         cells = (f"{first.start:.0f}", further, f"{first.slope:.0f}", f"{100 * worst:.1f} %")
-        yield _row(f"`{each.folder.name}`", mask, *cells)
+        yield _row(f"`{each.folder.name}`", mask, each.rows, *cells)
     yield ""
 
 

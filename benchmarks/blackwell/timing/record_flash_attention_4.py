@@ -1,9 +1,9 @@
 """The same as record.py for FlashAttention-4's forward, in an environment that has it.
 
-    python record_flash_attention_4.py FOLDER LIBRARY HEAD_DIM full|causal
+    python record_flash_attention_4.py FOLDER LIBRARY HEAD_DIM full|causal [two-ctas]
 
-tests/emulator/peers/evidence.py describes the environment. With one CTA: the form whose
-published figures are older than the other.
+tests/emulator/peers/evidence.py describes the environment. With one CTA unless two are asked for,
+which it has for the full mask at head dim 128.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "emulator" / "peers")]
 FOLDER, LIBRARY, HEAD_DIM, MASK = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
-os.environ["FA_DISABLE_2CTA"] = "1"
+CTAS = 2 if "two-ctas" in sys.argv else 1
+if CTAS == 1:
+    os.environ["FA_DISABLE_2CTA"] = "1"
 
 import environment  # noqa: E402
 
 if MASK == "full":
-    environment.SMS = 1  # one CTA for all tiles
+    environment.SMS = CTAS  # one CTA, or one pair, for all tiles
 COMPILED = environment.start(LIBRARY)
 
 import flash_attn.cute.cute_dsl_utils as cute_dsl_utils  # noqa: E402
@@ -30,9 +32,10 @@ import flash_attn.cute.utils as utils  # noqa: E402
 import torch  # noqa: E402
 
 import jax_fa4.emulator  # noqa: E402
-from benchmarks.blackwell.timing.record import ROWS, RUNS  # noqa: E402
+from benchmarks.blackwell.timing.record import RUNS  # noqa: E402
 from jax_fa4.emulator import cute_dsl  # noqa: E402
 
+ROWS = 256 * CTAS  # of a tile
 cute_dsl_utils.from_dlpack = utils.from_dlpack = cute_dsl.from_dlpack
 
 
