@@ -25,7 +25,7 @@ def exact(
 ) -> Arrays:
     """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse).
 
-    Beside lse and each gradient stands `<name>_terms`, the largest sum of absolute values of its
+    Beside each result stands `<name>_terms`, the largest sum of absolute values of its
     terms, which says how much of it may be rounding. lse moves by the mean of what a row's scores
     move by, and those are sums of products.
     """
@@ -69,8 +69,12 @@ def exact(
         return found
 
     terms = gradients(ds_terms, *map(np.abs, (q, keys, dout)))
+    out, out_terms = (
+        np.einsum("bhij,bjhd->bihd", p, x, optimize=True) for x in (values, np.abs(values))
+    )
     return {
-        "out": np.einsum("bhij,bjhd->bihd", p, values, optimize=True),
+        "out": out,
+        "out_terms": out_terms.max(initial=0.0),
         "lse": lse,
         "lse_terms": lse_terms.max(initial=0.0),
         **gradients(ds, q, keys, dout),

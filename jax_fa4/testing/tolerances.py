@@ -2,10 +2,10 @@
 
 error <= 2 x (error of the plain computation in the same precision) + floor, where both
 errors are the largest against float64. The floor is what a correct result may be off by
-where the plain one happens to be exact: one ulp of the largest value; for lse and gradients
-also one float32 ulp of their largest sum of absolute terms (they cancel, and tensor cores
-truncate such sums where the plain computation may round them); and for gradients |lse| such
-ulps of the largest value, since P = exp(S - lse) turns the rounding of lse into that much.
+where the plain one happens to be exact: one ulp of the largest value, and one float32 ulp of
+the largest sum of absolute terms (they cancel, and tensor cores truncate such sums where the
+plain computation may round them); for gradients also |lse| such ulps of the largest value,
+since P = exp(S - lse) turns the rounding of lse into that much.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ def bound(name: str, dtype: Any, exact: Arrays, plain: Arrays) -> float:
     """The largest error allowed for the result `name`, held in `dtype`."""
     plain_error = _largest(_finite(plain[name].astype(np.float64)) - _finite(exact[name]))
     floor = _ulp(dtype) * _largest(exact[name])
-    if name != "out":
-        floor += _ulp(np.float32) * float(exact[f"{name}_terms"])
+    floor += _ulp(np.float32) * float(exact[f"{name}_terms"])
     if name.startswith("d"):
         floor += _ulp(np.float32) * _largest(exact["lse"]) * _largest(exact[name])
     return 2 * plain_error + floor

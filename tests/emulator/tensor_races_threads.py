@@ -71,6 +71,7 @@ THREADS = {
         @w0 STORE
         @w0 WAIT_ST  // NEEDS wait
         @w0 BEFORE  // NEEDS before
+        @w0 bar.warp.sync -1;  // NEEDS met
         @leader mbarrier.arrive.relaxed.cluster.shared::cta.b64 _, [full];  // NEEDS arrival
         W4_AWAIT_FULL_RELAXED
         @w4 AFTER  // NEEDS after
@@ -79,6 +80,7 @@ THREADS = {
         {
             "wait": both(STORED),
             "before": strict(BEFORE_ST),
+            "met": strict("race: .*tcgen05.st.*missing: bar.warp.sync after it"),
             "arrival": both("deadlock"),
             "after": strict(AFTER),
         },
