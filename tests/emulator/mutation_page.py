@@ -27,7 +27,7 @@ Launches of this package's kernels are those that their own compiled host code m
 (`host_launches.py`), but for the grid: one cluster walks all tiles, so that every loop of every
 role runs, and keys of falling length make the output's rescaling happen. The rows of `fwd_sm90`
 are older: the same problems, with launches laid out by hand. The rows of `fwd_sm100` are of the
-kernels of commit 84d69a7, that of pairs of CTAs of 1d42b33; what changed since did not run.
+kernels of commit 1d42b33.
 
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
