@@ -74,8 +74,10 @@ def explain(
             else (f"portable path (XLA): {reason}")
         )
     problem = _problem(query, key, value, bias, mask, options)
-    implementation = "emulator" if emulated else None
-    path = selection.select(problem, implementation)
+    query, key = _arrays(query, key)
+    if 0 in query.shape or 0 in key.shape:
+        return "portable path (XLA): there is nothing to compute, the arrays are empty"
+    path = selection.select(problem, "emulator" if emulated else None)
     shapes = _with_one_batch_axis(query), _with_one_batch_axis(key)
     names = path.forward_for(*shapes, _band(query, key, options))
     if emulated:
@@ -94,6 +96,11 @@ def build_info() -> dict[str, str]:
     extension = ffi.extension()
     info |= {str(name): str(value) for name, value in extension.build_info().items()}
     return info | {"extension": "present", "variants": " ".join(extension.variant_names())}
+
+
+def _arrays(*arguments: Any) -> list[Any]:
+    """Arguments with a shape and a dtype, as `jax.ShapeDtypeStruct` has them."""
+    return [x if hasattr(x, "dtype") else jnp.asarray(x) for x in arguments]
 
 
 def _with_one_batch_axis(x: Any) -> tuple[int, ...]:
@@ -121,7 +128,7 @@ def _problem(
         if name not in _OPTIONS:
             raise errors.bad_option(name, _OPTIONS)
     unbuilt.refuse(**{n: v for n, v in options.items() if n in unbuilt.ARGUMENTS})
-    arrays = [x if hasattr(x, "dtype") else jnp.asarray(x) for x in (query, key, value)]
+    arrays = _arrays(query, key, value)
     q, k, v = (shape_dtype((1, *x.shape[-3:]), x.dtype) for x in arrays)
     checks.qkv(("query", "key", "value"), q, k, v)
     width = arrays[0].shape[-1]

@@ -235,3 +235,28 @@ def test_empty_arrays_give_zeros():
     q = jnp.ones((1, 4, 2, 64), jnp.bfloat16)
     none = jnp.ones((1, 0, 2, 64), jnp.bfloat16)
     assert not jax_fa4.flash_attention(q, none, none, implementation="emulator").any()
+
+
+CORRECTION_WARPS = slice(8, 12)
+
+
+@pytest.mark.parametrize("name", ["fwd_sm100_bf16_d64", "fwd_sm100_bf16_d128"])
+@pytest.mark.parametrize("growth", [1.0, 16.0])
+def test_the_output_is_scaled_only_where_maxima_grow(name, growth):
+    """Ordinary rows' maxima stay within 2^8 of each other: their output is never written again."""
+    case = replace(
+        CASES["growing-128"],
+        batch=1,
+        head_dim=(width := int(name.rpartition("d")[2])),
+        head_dim_v=width,
+        query_length=256,
+        key_length=640,
+        growth=growth,
+    )
+    x = inputs.make(case, jnp.bfloat16)
+    with jax_fa4.emulator.record() as recordings:
+        expected.results(by_name(case, name), x)
+    (recording,) = recordings
+    stores = [i.opcode.startswith("tcgen05.st.") for i in recording.instructions]
+    scaled = recording.counts[CORRECTION_WARPS, stores]["warps"].sum()
+    assert (scaled > 0) == (growth > 1.0)

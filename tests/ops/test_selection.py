@@ -167,6 +167,17 @@ class TestInquiry:
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
         assert text.startswith("kernel fwd_sm100_bf16_d64")
 
+    def test_explain_takes_what_calls_take(self, machine):
+        """Empty arrays, which no kernel is asked about, and several batch axes."""
+        machine("10.0")
+        empty = jax.ShapeDtypeStruct((1, 0, 2, 64), jnp.bfloat16)
+        assert "nothing to compute" in jax_fa4.explain(empty, self.X, self.X)
+        assert "nothing to compute" in jax_fa4.explain(self.X, empty, empty)
+        batches = jax.ShapeDtypeStruct((3, 5, 8, 2, 64), jnp.bfloat16)
+        assert "fwd_sm100_bf16_d64" in jax_fa4.explain(batches, batches, batches)
+        nested = [[[0.0] * 8]] * 4  # a list, which becomes float32
+        assert "float32" in jax_fa4.explain(nested, nested, nested)
+
     def test_unsupported(self, machine):
         machine()
         assert "no CUDA device" in jax_fa4.is_supported(self.X, self.X, self.X)
