@@ -16,7 +16,8 @@ from jax_fa4.aot.compile import compile_options
 from jax_fa4.aot.cubin import kernel_facts
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.kernels.sm100.forward.config import FORWARD_CONFIGS, config_of
-from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100, barrier_table
+from jax_fa4.kernels.sm100.forward.context import barrier_table
+from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant
 
 VARIANTS = [v for v in CATALOG if isinstance(v, ForwardVariant) and v.arch is Arch.SM100]

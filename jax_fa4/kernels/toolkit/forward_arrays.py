@@ -14,6 +14,7 @@ from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import DType
 
 LOG2_E = 1.4426950408889634
+LN_2 = 0.6931471805599453
 ELEMENT_TYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jax_fa4.variants.variant import Form, ForwardVariant
 
 WARP_SIZE = 32
+WARPS = 4  # of a warpgroup
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
 SLOTS = 2  # of scores and P in tensor memory where a CTA has one tile of queries

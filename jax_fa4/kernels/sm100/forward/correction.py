@@ -19,8 +19,7 @@ from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
-_CHUNK = 16  # columns of O in registers at a time while it is read out
-_LN_2 = 0.6931471805599453
+CHUNK = 16  # columns of O in registers at a time while it is read out
 
 
 @cute.jit
@@ -31,7 +30,7 @@ def _release_output(context, t: cutlass.Constexpr) -> None:
 
 
 @cute.jit
-def _rescale(context, t: cutlass.Constexpr, scale: Float32, lane: Int32) -> None:
+def rescale(context, t: cutlass.Constexpr, scale: Float32, lane: Int32) -> None:
     """O[t] *= scale, if any row of this warp needs it; after, and before, other threads' use."""
     if cute.arch.vote_any_sync(Boolean(scale < 1.0)):
         tensor_memory.fence_after_sync()
@@ -57,19 +56,19 @@ def _stage_output(
     base = context.tmem + context.config.tensor_memory.output_of(t) + part * columns
     tile = context.shared.output + context.config.output_stage(t, part) * ROWS * columns
     panel = swizzled_rows.panel_of(columns)
-    for column in cutlass.range_constexpr(0, columns, _CHUNK):
-        rO = cute.make_rmem_tensor(_CHUNK, Float32)
+    for column in cutlass.range_constexpr(0, columns, CHUNK):
+        rO = cute.make_rmem_tensor(CHUNK, Float32)
         tensor_memory.load(base + column, rO, thread)
         tensor_memory.wait_loads()
-        for c in cutlass.range_constexpr(0, _CHUNK, 2):
+        for c in cutlass.range_constexpr(0, CHUNK, 2):
             pair = (rO[c], rO[c + 1])
             rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2(pair, (scale, scale))
-        rounded = cute.make_rmem_tensor(_CHUNK, context.dtype)
+        rounded = cute.make_rmem_tensor(CHUNK, context.dtype)
         convert(rO, rounded)
         words = cute.make_tensor(
-            cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(_CHUNK // 2)
+            cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(CHUNK // 2)
         )
-        for c in cutlass.range_constexpr(_CHUNK // 2):
+        for c in cutlass.range_constexpr(CHUNK // 2):
             words[c] = words[c] & keep
         swizzled_rows.store_columns(rounded, tile, ROWS, thread, column, panel)
 
@@ -104,7 +103,7 @@ def _follow(context, tiles: cutlass.Constexpr, steps: Int32, thread: Int32, warp
             scale = context.shared.sStats[thread, 0, t]
             if cutlass.const_expr(context.config.cta_group == 2):
                 context.barriers["stats_empty"].arrive_as_warp(4 * t + warp)
-            _rescale(context, t, scale, 32 * warp)
+            rescale(context, t, scale, 32 * warp)
             context.barriers["pv_ready"].arrive_as_warp(t)
 
 

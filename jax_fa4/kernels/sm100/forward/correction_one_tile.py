@@ -21,13 +21,13 @@ from cutlass import Boolean, Float32, Int32
 
 from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS
 from jax_fa4.kernels.sm100.forward.correction import (
-    _CHUNK,
-    _LN_2,
-    _rescale,
+    CHUNK,
+    rescale,
 )
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.toolkit.forward_arrays import LN_2
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 
@@ -88,7 +88,7 @@ def _correct(context, thread: Thread, n: Int32) -> None:
             if cutlass.const_expr(outputs < SLOTS):
                 wait_next(context.barriers["o_full"], thread.o_full, 0)
             tensor_memory.fence_after_sync()
-            _rescale(context, t, scale, thread.lane)
+            rescale(context, t, scale, thread.lane)
             tensor_memory.fence_before_sync()
             context.barriers["pv_ready"].arrive_as_warp(n & (SLOTS - 1))
 
@@ -123,7 +123,7 @@ def _end(context, thread: Thread, begin: Int32, visits: Int32) -> Ending:
         scales = (w0 * inverse, w1 * inverse)
     # Not `total > 0`: a NaN must stay one. The very shift that the exponents had: its rounding
     # is in `total`, and cancels.
-    lse = (cute.math.log2(total, fastmath=True) - shift) * _LN_2
+    lse = (cute.math.log2(total, fastmath=True) - shift) * LN_2
     return Ending(parts, scales, total == 0.0, lse)
 
 
@@ -146,19 +146,19 @@ def _weighted_sum(terms: list[cute.Tensor], weights: tuple[Float32, ...]) -> cut
 def _stage_sum(context, thread: Thread, terms, weights, keep: Int32, part: cutlass.Constexpr):
     """sO = a part of the sum of weights[i] O[terms[i]], in 16 bits; bits in `keep`, all or none."""
     columns = context.config.output_columns
-    for column in cutlass.range_constexpr(0, columns, _CHUNK):
-        loaded = [cute.make_rmem_tensor(_CHUNK, Float32) for _ in terms]
+    for column in cutlass.range_constexpr(0, columns, CHUNK):
+        loaded = [cute.make_rmem_tensor(CHUNK, Float32) for _ in terms]
         for i in cutlass.range_constexpr(len(terms)):
             first = context.config.tensor_memory.output_of(terms[i]) + part * columns + column
             tensor_memory.load(context.tmem + first, loaded[i], thread.lane)
         tensor_memory.wait_loads()
         rO = _weighted_sum(loaded, weights)
-        rounded = cute.make_rmem_tensor(_CHUNK, context.dtype)
+        rounded = cute.make_rmem_tensor(CHUNK, context.dtype)
         convert(rO, rounded)
         words = cute.make_tensor(
-            cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(_CHUNK // 2)
+            cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(CHUNK // 2)
         )
-        for c in cutlass.range_constexpr(_CHUNK // 2):
+        for c in cutlass.range_constexpr(CHUNK // 2):
             words[c] = words[c] & keep
         swizzled_rows.store_columns(
             rounded,

@@ -26,7 +26,7 @@ from jax_fa4.kernels.toolkit.mbarriers import (
 )
 
 
-def _partition(tma, thread_tiles, shared):
+def partition_tiles(tma, thread_tiles, shared):
     """(source by tile, destination by stage) of a TMA copy of whole tiles."""
     destination, source = cpasync.tma_partition(
         tma,
@@ -39,7 +39,7 @@ def _partition(tma, thread_tiles, shared):
 
 
 @cute.jit
-def _copy(context, full, tma, source, destination, stage):
+def copy_tile(context, full, tma, source, destination, stage):
     """Start a copy that completes on barrier `stage` of `full`, which is free to use.
 
     Of a pair, the leader announces what both copy.
@@ -56,7 +56,9 @@ def _fill_ring(context, ring, tma, sources, destination):
     barriers = context.barriers
     for source in sources:
         wait_stage(barriers["kv_empty"], ring, producer=True)
-        _copy(context, barriers["kv_full"], tma, source, destination[None, ring.stage], ring.stage)
+        copy_tile(
+            context, barriers["kv_full"], tma, source, destination[None, ring.stage], ring.stage
+        )
         advance(ring)
 
 
@@ -75,7 +77,7 @@ def load_keys(context, ring, keys: Block) -> None:
     tile = (TILE_N, config.head_dim // config.k_parts)
     gK = cute.local_tile(mK[None, None, keys.head, keys.batch], tile, (None, None))
     thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_B(gK)
-    source, stages = _partition(tma, thread_tiles, context.shared.sK)
+    source, stages = partition_tiles(tma, thread_tiles, context.shared.sK)
     parts = [source[None, keys.block, part] for part in range(config.k_parts)]
     _fill_ring(context, ring, tma, parts, stages)
 
@@ -86,7 +88,7 @@ def load_values(context, ring, values: Block) -> None:
     tile = (config.head_dim_v, TILE_N // config.v_parts)
     gV = cute.local_tile(mV[None, None, values.head, values.batch], tile, (0, None))
     thread_tiles = context.tiled_mma_pv.get_slice(context.rank).partition_B(gV)
-    source, stages = _partition(tma, thread_tiles, context.shared.sV)
+    source, stages = partition_tiles(tma, thread_tiles, context.shared.sV)
     first = values.block * config.v_parts
     parts = [source[None, first + part] for part in range(config.v_parts)]
     _fill_ring(context, ring, tma, parts, stages)
@@ -100,12 +102,12 @@ def _load_queries(context, q_uses, work) -> None:
         mQ[None, None, work.head, work.batch], (rows, context.config.head_dim), (None, 0)
     )
     thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_A(gQ)
-    source, stages = _partition(tma, thread_tiles, context.shared.sQ)
+    source, stages = partition_tiles(tma, thread_tiles, context.shared.sQ)
     for t in cutlass.range_constexpr(context.config.q_tiles):
         if work.blocks[t].first < work.blocks[t].last:
             wait_next(context.barriers["q_empty"], q_uses, t, producer=True)
             row_tile = source[None, work.row // rows + t]
-            _copy(context, context.barriers["q_full"], tma, row_tile, stages[None, t], t)
+            copy_tile(context, context.barriers["q_full"], tma, row_tile, stages[None, t], t)
 
 
 @cute.jit

@@ -13,7 +13,13 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from jax_fa4.kernels.sm100.forward.config import ROWS
-from jax_fa4.kernels.sm100.forward.load import Block, _copy, _partition, load_keys, load_values
+from jax_fa4.kernels.sm100.forward.load import (
+    Block,
+    copy_tile,
+    load_keys,
+    load_values,
+    partition_tiles,
+)
 from jax_fa4.kernels.sm100.forward.roles import PackedTile, first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.head_packing import BOX_COLUMNS, BOX_ROWS, box_partition
 from jax_fa4.kernels.toolkit.mbarriers import (
@@ -36,9 +42,9 @@ def _load_queries(context, q_uses, work: PackedTile) -> None:
             mQ[None, None, work.head, work.batch], (config.rows, config.head_dim), (None, 0)
         )
         thread_tiles = context.tiled_mma_qk.get_slice(context.rank).partition_A(gQ)
-        source, stages = _partition(tma, thread_tiles, context.shared.sQ)
+        source, stages = partition_tiles(tma, thread_tiles, context.shared.sQ)
         source = source[None, work.product_row // config.rows]
-        _copy(context, barriers["q_full"], tma, source, stages[None, 0], 0)
+        copy_tile(context, barriers["q_full"], tma, source, stages[None, 0], 0)
     else:
         if context.is_leader:
             with cute.arch.elect_one():

@@ -61,7 +61,7 @@ def make_progress(ring: Ring, waits: int) -> Progress:
     return Progress(ring, *(make_counters(waits) for _ in range(4)))
 
 
-def _make_operands(context) -> Operands:
+def make_operands(context) -> Operands:
     shared, columns, tmem = context.shared, context.config.tensor_memory, context.tmem
     d_v, rows, dtype = context.config.head_dim_v, context.config.rows, context.dtype
     qk, pv = context.tiled_mma_qk.get_slice(0), context.tiled_mma_pv.get_slice(0)
@@ -84,7 +84,7 @@ def _make_operands(context) -> Operands:
 
 
 @cute.jit
-def _multiply(tiled_mma, acc, a, b, begin: cutlass.Constexpr, end: cutlass.Constexpr, accumulate):
+def multiply(tiled_mma, acc, a, b, begin: cutlass.Constexpr, end: cutlass.Constexpr, accumulate):
     """acc (+)= a b over slices [begin, end) of a's depth; `accumulate` is for slice `begin`.
 
     b is a part of the depth, and begins at a multiple of its size.
@@ -128,7 +128,7 @@ def _scores(
         for part in cutlass.range_constexpr(len(stages)):
             b = _part(context, operands.tSrK, stages[part])
             begin = part * depth
-            _multiply(context.tiled_mma_qk, operands.tStS[t], a, b, begin, begin + depth, part > 0)
+            multiply(context.tiled_mma_qk, operands.tStS[t], a, b, begin, begin + depth, part > 0)
         barriers["s_full"].commit(t)
         if block == blocks.first:
             barriers["q_empty"].commit(t)
@@ -151,12 +151,12 @@ def _output(
             begin, end = part * depth, (part + 1) * depth
             accumulate = True if part > 0 else block != blocks.last - 1
             if cutlass.const_expr(head >= end):
-                _multiply(mma, acc, a, b, begin, end, accumulate)
+                multiply(mma, acc, a, b, begin, end, accumulate)
             else:
-                _multiply(mma, acc, a, b, begin, head, accumulate)
+                multiply(mma, acc, a, b, begin, head, accumulate)
                 wait_next(barriers["p_tail"], progress.p_tail, t)
                 fence_after_sync()
-                _multiply(mma, acc, a, b, head, end, True)
+                multiply(mma, acc, a, b, head, end, True)
         barriers["p_empty"].commit(t)
         if block == blocks.first:
             barriers["o_full"].commit(t)
@@ -166,7 +166,7 @@ def _output(
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
     config = context.config
-    operands = _make_operands(context)
+    operands = make_operands(context)
     ring = make_ring(config.kv_stages)
     tiles = config.q_tiles
     progress = make_progress(ring, tiles)

@@ -25,7 +25,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 
 from jax_fa4.kernels.sm100.forward.config import SLOTS
-from jax_fa4.kernels.sm100.forward.mma import _make_operands, _multiply, make_progress
+from jax_fa4.kernels.sm100.forward.mma import make_operands, make_progress, multiply
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.mbarriers import (
     advance,
@@ -63,7 +63,7 @@ def _scores(context, operands, progress, step: Step) -> None:
         begin, end = part * depth, (part + 1) * depth
         wait_stage(barriers["kv_full"], ring)
         b = operands.tSrK[None, None, None, ring.stage]
-        _multiply(context.tiled_mma_qk, scores, a, b, begin, end, part > 0)
+        multiply(context.tiled_mma_qk, scores, a, b, begin, end, part > 0)
         barriers["kv_empty"].commit(ring.stage)
         advance(ring)
     barriers["s_full"].commit(step.slot)
@@ -92,11 +92,11 @@ def _output(context, operands, progress, step: Step) -> None:
         wait_stage(barriers["kv_full"], ring)
         b = operands.tOrV[None, None, None, ring.stage]
         accumulate = True if part > 0 else step.index >= config.outputs
-        _multiply(mma, output, a, b, begin, min(head, end), accumulate)
+        multiply(mma, output, a, b, begin, min(head, end), accumulate)
         if cutlass.const_expr(head < end):
             wait_next(barriers["p_tail"], progress.p_tail, step.slot, counter=0, turns=SLOTS)
             fence_after_sync()
-            _multiply(mma, output, a, b, head, end, True)
+            multiply(mma, output, a, b, head, end, True)
         barriers["kv_empty"].commit(ring.stage)
         advance(ring)
     if (config.outputs < SLOTS) | (step.index >= step.visits - SLOTS):
@@ -107,7 +107,7 @@ def _output(context, operands, progress, step: Step) -> None:
 @cute.jit
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
-    operands = _make_operands(context)
+    operands = make_operands(context)
     progress = make_progress(make_ring(context.config.kv_stages), 1)
     done = before = Int32(0)  # blocks of all tiles so far, and of the last of them
     tile = first_tile(context)

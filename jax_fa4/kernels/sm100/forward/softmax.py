@@ -11,215 +11,29 @@ neither; they hear of every block's scale, and at the end of sum and shift.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
-
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, max, min
+from cutlass import Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N, WARP_SIZE
+from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import (
-    NamedBarrier,
     first_row,
     first_tile,
     next_tile,
-    packed_tile,
     part_of,
 )
-from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
-from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.sm100.forward.softmax_row import (
+    Edges,
+    Row,
+    look_at,
+    look_on,
+    make_row,
+    take_block,
+    tell_sum,
+)
+from jax_fa4.kernels.toolkit import row_softmax
 from jax_fa4.kernels.toolkit.block_range import block_range
-from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
-from jax_fa4.kernels.toolkit.masks import mask_row_outside
-from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
-
-fma = cute.math.fma
-_LOAD = 32  # columns of S that one instruction loads
-_LN_2 = 0.6931471805599453
-_PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
-
-
-class Edges(Enum):
-    """Which edges of the band a block of keys may have."""
-
-    RIGHT = 1
-    BOTH = 2
-
-
-@dataclass(frozen=True)
-class Row:
-    """This thread's row of warpgroup `t`, and how far its warp is; registers where a tensor."""
-
-    t: Int32
-    slot: Int32  # of its scores; t itself unless one warpgroup has all slots
-    thread: Int32  # of the warpgroup: the row in its tile, the lane of tensor memory
-    scores: cute.Pointer  # S[slot] in tensor memory
-    probabilities: cute.Pointer  # P[slot]
-    lane: Int32  # the warp's first
-    place: Int32  # of this warp's barriers for statistics
-    running: cute.Tensor  # maximum and sum
-    s_full: cute.Tensor  # uses; with two tiles the parity of the next one
-    told: cute.Tensor  # whether a block of this tile is behind
-    stats_empty: cute.Tensor
-    visible: cute.Tensor  # first and last key that the row sees, from the next block's first on
-
-
-def _make_row(context, t: Int32) -> Row:
-    thread = cute.arch.thread_idx()[0] % ROWS
-    warp = cute.arch.make_warp_uniform(thread // 32)
-    columns = context.config.tensor_memory
-    return Row(
-        t=t,
-        slot=t,
-        thread=thread,
-        scores=context.tmem + columns.scores_of(t),
-        probabilities=context.tmem + columns.probabilities_of(t),
-        lane=32 * warp,
-        place=4 * t + warp,
-        running=cute.make_rmem_tensor(cute.make_layout(2), Float32),
-        s_full=make_counters(1),
-        told=make_counters(1),
-        stats_empty=make_counters(1),
-        visible=make_counters(2),
-    )
-
-
-@cute.jit
-def _load_scores(context, row: Row) -> cute.Tensor:
-    """This thread's row of S, in registers."""
-    s_full = context.barriers["s_full"]
-    if cutlass.const_expr(context.config.q_tiles == 1):
-        turns = SLOTS // context.config.outputs  # slots that this warpgroup takes in turn
-        wait_next(s_full, row.s_full, row.slot, counter=0, turns=turns)
-    else:
-        s_full.wait(row.slot, row.s_full[0])
-        row.s_full[0] = row.s_full[0] ^ 1
-    tensor_memory.fence_after_sync()
-    scores = cute.make_rmem_tensor(TILE_N, Float32)
-    for first in cutlass.range_constexpr(0, TILE_N, _LOAD):
-        part = cute.make_tensor(scores.iterator + first, cute.make_layout(_LOAD))
-        tensor_memory.load(row.scores + first, part, row.lane)
-    tensor_memory.wait_loads()
-    config = context.config
-    if cutlass.const_expr(not config.tensor_memory.p_over_s):
-        tensor_memory.fence_before_sync()
-        context.barriers["s_empty"].arrive_as_warp(row.t if config.score_slots == SLOTS else 0)
-    return scores
-
-
-@cute.jit
-def _tell(context, row: Row, first: Float32, second) -> None:
-    """Hand one number or two to the correction warp of the same rows."""
-    sStats, barriers = context.shared.sStats, context.barriers
-    wait_next(barriers["stats_empty"], row.stats_empty, row.place, counter=0, producer=True)
-    sStats[row.thread, 0, row.t] = first
-    if cutlass.const_expr(second is not None):
-        sStats[row.thread, 1, row.t] = second
-    barriers["stats_full"].arrive_as_warp(row.place)
-
-
-@cute.jit
-def _tell_sum(context, row: Row) -> None:
-    """Hand the row's sum over."""
-    sStats, barriers = context.shared.sStats, context.barriers
-    wait_next(barriers["stats_empty"], row.stats_empty, row.place, counter=0, producer=True)
-    sStats[row.thread, 1, row.t] = row.running[1]
-    barriers["stats_full"].arrive_as_warp(row.place)
-
-
-@cute.jit
-def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
-    """Hand a block's scale over, if the correction warp waits for it: `tells`.
-
-    That it has read the scale before needs no barrier: it did so before it let the product before
-    go, whose end this waits for. Nor, therefore, does it wait for O, or the next store of P.
-    """
-    # One product a block: the parity is that of the scores after these.
-    context.barriers["p_empty"].wait(row.t, row.s_full[0])
-    tensor_memory.fence_after_sync()
-    if cutlass.const_expr(context.config.cta_group == 2):
-        # A pair's barriers of tensor memory order nothing else, so that the reader answers.
-        uses = row.stats_empty
-        context.barriers["stats_empty"].wait(row.place, (uses[0] & 1) ^ 1)
-        uses[0] = uses[0] + Int32(tells)
-    context.shared.sStats[row.thread, 0, row.t] = scale
-    if tells:
-        cute.arch.barrier_arrive(
-            barrier_id=NamedBarrier.SCALE + 4 * row.t + row.thread // 32,
-            number_of_threads=2 * WARP_SIZE,
-        )
-
-
-@cute.jit
-def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
-    """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns the sum of P."""
-    columns = TILE_N // _PARTS
-    scale = (context.scale_log2, context.scale_log2)
-    for part in cutlass.range_constexpr(_PARTS):
-        first = part * columns
-        for c in cutlass.range_constexpr(first, first + columns, 2):
-            pair = (scores[c], scores[c + 1])
-            a, b = cute.arch.fma_packed_f32x2(pair, scale, (shift, shift))
-            scores[c], scores[c + 1] = a, b
-            # NOTES: by the column alone, masked or not, so that every call rounds alike.
-            if cutlass.const_expr(c // 2 % POLYNOMIAL_PERIOD in context.config.polynomial):
-                exp2_by_polynomial(scores, c)
-            else:
-                scores[c] = cute.math.exp2(a, fastmath=True)
-                scores[c + 1] = cute.math.exp2(b, fastmath=True)
-        rP = cute.make_rmem_tensor(columns, context.dtype)
-        convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
-        cells = cute.make_tensor(
-            cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(columns // 2)
-        )
-        tensor_memory.store(cells, row.probabilities + first // 2, row.lane)
-        if cutlass.const_expr(part >= _PARTS - 2):
-            tensor_memory.wait_stores()
-            tensor_memory.fence_before_sync()
-            last = part == _PARTS - 1
-            context.barriers["p_tail" if last else "pv_ready"].arrive_as_warp(row.slot)
-    return row_softmax.row_sum(scores)
-
-
-@cute.jit
-def _block(context, row: Row, edges: cutlass.Constexpr, tells):
-    """One block of keys, which `row.visible` says what is seen of.
-
-    `edges`: which of the band's the block may have; or None. `tells`: see `_tell_scale`.
-    """
-    scale_log2, running = context.scale_log2, row.running
-    scores = _load_scores(context, row)
-    if cutlass.const_expr(edges is not None):
-        begin = row.visible[0] if edges is Edges.BOTH else None
-        mask_row_outside(scores, begin, row.visible[1])
-    old = running[0]
-    new, stays = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
-    shift = row_softmax.shift_of(new, scale_log2)
-    # For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
-    # maximum stays it is exactly 1: the exponent would be the rounding of a product.
-    scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
-    scale = Float32(1.0) if stays else scale
-    if cutlass.const_expr(context.config.q_tiles == 1):
-        _tell(context, row, scale, None)
-    else:
-        _tell_scale(context, row, scale, tells)
-    running[0] = new
-    running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
-
-
-@cute.jit
-def _look_at(context, row: Row, position: Int32, block: Int32) -> None:
-    """`row.visible` for `block`; `position` is the row's own."""
-    band, key = context.band, block * TILE_N
-    row.visible[0] = max(position + band.lower, 0) - key
-    row.visible[1] = min(position + band.upper, band.seqlen_k - 1) - key
-
-
-def _look_on(row: Row, blocks: int) -> None:
-    """`row.visible` for so many blocks further down."""
-    row.visible[0] = row.visible[0] + blocks * TILE_N
-    row.visible[1] = row.visible[1] + blocks * TILE_N
+from jax_fa4.kernels.toolkit.forward_arrays import LN_2
 
 
 @cute.jit
@@ -227,68 +41,11 @@ def _blocks(context, row: Row, position: Int32, ends, edges):
     """Blocks [first, last), from the last to the first."""
     first, last = ends
     told = row.told
-    _look_at(context, row, position, last - 1)
+    look_at(context, row, position, last - 1)
     for _ in cutlass.range(last - first, unroll=1):
-        _block(context, row, edges, told[0] != 0)
-        _look_on(row, 1)
+        take_block(context, row, edges, told[0] != 0)
+        look_on(row, 1)
         told[0] = Int32(1)
-
-
-def _at_slot(context, row: Row, slot: Int32) -> Row:
-    """`row` with its next block of scores in `slot`."""
-    columns = context.config.tensor_memory
-    scores = context.tmem + columns.scores_of(slot)
-    probabilities = context.tmem + columns.probabilities_of(slot)
-    return replace(row, slot=slot, scores=scores, probabilities=probabilities)
-
-
-@cute.jit
-def _dealt_blocks(context, row: Row, position: Int32, top: Int32, turn: Int32, ends, edges):
-    """Those of blocks [first, last) that are this warpgroup's, where a tile has one or two.
-
-    Block `top` is the tile's last, and `turn` the number in the CTA that it has; of two
-    warpgroups, t takes those of parity t.
-    """
-    first, last = ends
-    groups = context.config.outputs
-    start = top - last + 1
-    start = start + ((turn + start + row.t) & (groups - 1))
-    _look_at(context, row, position, top - start)
-    for i in cutlass.range(start, top + 1 - first, groups, unroll=1):
-        here = row
-        if cutlass.const_expr(groups < SLOTS):
-            here = _at_slot(context, row, (turn + i) & (SLOTS - 1))
-        _block(context, here, edges, True)
-        _look_on(row, groups)
-
-
-@cute.jit
-def _run_one_tile(context, t: Int32) -> None:
-    """`run` where a CTA has one tile: warpgroup t of two takes slot t, or one takes both."""
-    row = _make_row(context, t)
-    groups, packing = context.config.outputs, context.packing
-    _, place = packing.place_of(row.thread)
-    done = Int32(0)
-    tile = first_tile(context)
-    while tile < context.scheduler.tiles():
-        work = packed_tile(context, tile)
-        positions = packing.tokens * context.config.cta_group
-        blocks = block_range(context.band, work.product_row, positions, TILE_N)
-        visits = blocks.last - blocks.first
-        top, position = blocks.last - 1, work.row + place
-        row.running[0] = -Float32.inf
-        row.running[1] = Float32(0.0)
-        right = (blocks.right_first, blocks.last)
-        middle = (blocks.unmasked_first, blocks.unmasked_last)
-        left = (blocks.first, blocks.left_last)
-        _dealt_blocks(context, row, position, top, done, right, Edges.RIGHT)
-        _dealt_blocks(context, row, position, top, done, middle, None)
-        _dealt_blocks(context, row, position, top, done, left, Edges.BOTH)
-        if ((done + t) & (groups - 1)) < visits:
-            shift = row_softmax.shift_of(row.running[0], context.scale_log2)
-            _tell(context, row, row.running[1], shift)
-        done = done + visits
-        tile = next_tile(context, tile)
 
 
 @cute.jit
@@ -297,15 +54,15 @@ def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) 
     _, head, batch = context.scheduler.decode(tile)
     mLSE, total = context.gmem.mLSE, row.running[1]
     # The very shift that the exponents had: its rounding is in `total`, and cancels.
-    lse = (cute.math.log2(total, fastmath=True) - shift) * _LN_2
+    lse = (cute.math.log2(total, fastmath=True) - shift) * LN_2
     if position < context.band.seqlen_q:
         mLSE[position, head, batch] = -Float32.inf if total == 0.0 else lse
 
 
 @cute.jit
-def _run_two_tiles(context, t: Int32) -> None:
-    """`run` where a CTA has two tiles: a warpgroup has all blocks of one."""
-    config, row = context.config, _make_row(context, t)
+def run(context, t: Int32) -> None:
+    """Walk this CTA's tiles as softmax `t`; see the contract above."""
+    config, row = context.config, make_row(context, t)
     tile = first_tile(context)
     while tile < context.scheduler.tiles():
         first = first_row(context, tile)
@@ -323,15 +80,6 @@ def _run_two_tiles(context, t: Int32) -> None:
             _blocks(context, row, position, middle, None)
             _blocks(context, row, position, left, Edges.BOTH)
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
-            _tell_sum(context, row)
+            tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
         tile = next_tile(context, tile)
-
-
-@cute.jit
-def run(context, t: Int32) -> None:
-    """Walk this CTA's tiles as softmax `t`; see the contract above."""
-    if cutlass.const_expr(context.config.q_tiles == 1):
-        _run_one_tile(context, t)
-    else:
-        _run_two_tiles(context, t)
