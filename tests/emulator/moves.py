@@ -17,7 +17,7 @@ _LATER = re.compile(
     r"|barrier\.sync|wgmma\.fence|fence\.proxy|barrier\.cluster\.wait"
 )
 _EARLIER = re.compile(
-    r"mbarrier\.arrive\.shared|bar\.arrive|barrier\.arrive|barrier\.cluster\.arrive|bar\.sync"
+    r"mbarrier\.arrive\.(?!expect)|bar\.arrive|barrier\.arrive|barrier\.cluster\.arrive|bar\.sync"
     r"|barrier\.sync|tcgen05\.commit|commit_group|fence\.proxy"
 )
 _REGISTER = re.compile(r"%\w+")
@@ -48,6 +48,8 @@ class Unit:
     def sync(self, pattern: re.Pattern[str]) -> str:
         """The one instruction of the unit that matters, if the pattern has it."""
         lines = [line for line in self.code if _MATTERS.match(line)]
+        if any("arrive" in line for line in lines):  # one lane's, for its warp
+            lines = [line for line in lines if not line.startswith("bar.warp.sync")]
         return lines[0] if len(lines) == 1 and pattern.search(lines[0]) else ""
 
     def registers(self) -> tuple[set[str], set[str]]:
@@ -121,7 +123,7 @@ def _units(lines: list[str]) -> Iterator[Unit | None]:
 # Two waits, or two arrivals, may change places.
 _WAITS = re.compile(r"try_wait|wait_group|tcgen05\.wait")
 _REGISTERS_ONLY = re.compile(r"wgmma\.fence|fence\.mbarrier_init|tcgen05\.relinquish")
-_ARRIVALS = re.compile(r"mbarrier\.arrive\.shared|bar\.arrive|barrier\.arrive|tcgen05\.commit")
+_ARRIVALS = re.compile(r"mbarrier\.arrive\.(?!expect)|bar\.arrive|barrier\.arrive|tcgen05\.commit")
 
 
 def _beyond(run: list[Unit], at: int, step: int) -> int:

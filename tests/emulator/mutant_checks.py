@@ -18,6 +18,7 @@ class Survivor:
     ptx: str
     clean: Callable[[str], bool]  # no finding, whatever the result, under every schedule
     clusters: int  # CTAs a cluster
+    unchanged: Callable[[str], bool]  # the kernel's own bits, under every schedule
 
     @property
     def lines(self) -> list[str]:
@@ -213,6 +214,24 @@ def fence_passes_arrival(survivor: Survivor) -> bool:
     proxy = survivor.code.startswith("fence.proxy.async")
     beyond = ("mbarrier.arrive", "tcgen05.fence::before_thread_sync")
     return moves and proxy and survivor.passed.startswith(beyond)
+
+
+def value_unused(survivor: Survivor) -> bool:
+    """Something between the store to shared memory just before it and an arrival that tells of it.
+
+    Any other value in the store's place gives the same bits.
+    """
+    here = survivor.mutant.line - 1
+    arrives = survivor.mutant.family == "move arrive" and survivor.passed.startswith("st.shared")
+    if not arrives and "bar.warp.sync" not in survivor.code:
+        return False
+    lines = survivor.lines
+    stores = [i for i in range(max(here - 8, 0), here) if "st.shared.b32" in lines[i]]
+    if not stores:
+        return False
+    nan = re.sub(r", %\w+;", ", 0x7fffffff;", lines[stores[-1]])
+    lines[stores[-1]] = nan
+    return survivor.unchanged("\n".join(lines))
 
 
 def waited_again(survivor: Survivor) -> bool:

@@ -148,6 +148,11 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "products P V (checked: a kernel that stops at scores after it, under every schedule)",
     ),
     (
+        checks.value_unused,
+        "the value that it lets others read is of no use to them: a tile's first block has nothing "
+        "to scale (checked: with a NaN in its place the results are the same bits)",
+    ),
+    (
         checks.fence_of_reader,
         "a proxy fence may stand on the reader's side of the barrier, and the warp that starts the "
         "copy executes it too (PTX ISA 9.7.13.4; checked: races of the async proxy)",

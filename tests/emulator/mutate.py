@@ -136,6 +136,12 @@ def explain(subject: Subject, results: Path) -> None:
         kinds = (outcome(subject, ptx, x, None)[0] for x in (FIRST, *schedules()))
         return all(kind == "none" for kind in kinds)
 
+    _, expected = outcome(subject, subject.ptx, FIRST, None)
+
+    def unchanged(ptx: str) -> bool:
+        kinds = (outcome(subject, ptx, x, expected)[0] for x in (FIRST, *schedules()))
+        return all(kind == "none" for kind in kinds)
+
     for mutant in mutants(subject.ptx):
         judged = survivors.get((mutant.line, mutant.what))
         if judged is None:
@@ -146,6 +152,7 @@ def explain(subject: Subject, results: Path) -> None:
                 subject.ptx,
                 lambda ptx: in_child(lambda: clean(ptx)) is True,
                 subject.cluster,
+                lambda ptx: in_child(lambda: unchanged(ptx)) is True,
             )
         )
         if not judged["reason"]:

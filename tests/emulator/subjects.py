@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def forward_subject(run: Emulator, path: Path, cache: Path) -> Subject:
         saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever the host code chose
         launches.append(_captured(run, saved, level="ptx"))
     cluster = int(saved["geometry"][6:9].prod())
-    return Subject(path.stem, without_lines(host.ptx), cluster, tuple(launches))
+    return Subject(path.stem, plain(host.ptx), cluster, tuple(launches))
 
 
 def _relocated(parameters: np.ndarray, places: list[tuple[int, int, int]]) -> bytes:
@@ -181,10 +182,27 @@ def _captured(run: Emulator, saved: dict[str, Any], level: str):
     return launch
 
 
-def without_lines(ptx: str) -> str:
-    """The text without what only names lines of its source."""
+def _statements(line: str) -> Iterator[str]:
+    """A line of inline assembly, which may be a whole block, as a line a statement."""
+    block = re.fullmatch(r"\s*((?:\{\s*)+)(.*;)((?:\s*\})+)\s*", line)
+    if not block:
+        yield line
+        return
+    opened, body, closed = block.groups()
+    yield from "{" * opened.count("{")
+    for statement in body.rstrip(";").split(";"):
+        label = re.match(r"\s*(\w+:)(?!:)", statement)
+        if label:
+            yield label[1]
+        yield statement[label.end() if label else 0 :].strip() + ";"
+    yield from "}" * closed.count("}")
+
+
+def plain(ptx: str) -> str:
+    """The text with a line a statement, and without what only names lines of its source."""
     lines = ptx.split("\n")
-    return "\n".join(x for x in lines if not x.strip().startswith((".loc", ".file")))
+    kept = (x for x in lines if not x.strip().startswith((".loc", ".file")))
+    return "\n".join(statement for line in kept for statement in _statements(line))
 
 
 def captured_subject(run: Emulator, name: str, files: list[Path]) -> Subject:
@@ -192,7 +210,7 @@ def captured_subject(run: Emulator, name: str, files: list[Path]) -> Subject:
     (ptx,) = {str(np.load(file)["ptx"][0]) for file in files}
     cluster = int(np.load(files[0])["geometry"][6:9].prod())
     launches = (_captured(run, dict(np.load(file)), level="hardware") for file in files)
-    return Subject(name, without_lines(ptx), cluster, tuple(launches))
+    return Subject(name, plain(ptx), cluster, tuple(launches))
 
 
 def schedules() -> Iterator[Schedule]:

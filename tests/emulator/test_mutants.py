@@ -10,6 +10,7 @@ import pytest
 from mutant_checks import Survivor
 from mutant_reasons import reason
 from mutants import marked, mutants
+from subjects import plain
 
 PTX = """
 .version 8.6
@@ -115,7 +116,10 @@ def test_they_are_caught_but_for_those_explained(run_ptx, finding):
                 return False
             return True
 
-        assert reason(Survivor(mutant, PTX, clean, 1)), mutant
+        def unchanged(ptx):
+            return survives(run_ptx, finding, ptx)
+
+        assert reason(Survivor(mutant, PTX, clean, 1, unchanged)), mutant
         explained += 1
     assert explained == 4  # of the second mbarrier, which nobody uses, and the barrier's number
 
@@ -125,6 +129,27 @@ def test_marks_are_found_where_they_are_reached(words, run_ptx, finding):
     line = next(i for i, text in enumerate(PTX.split("\n"), 1) if words in text)
     with pytest.raises(finding, match="never initialised"):
         run(run_ptx, marked(PTX, line))
+
+
+def test_a_block_in_one_line_is_mutated_by_statements():
+    block = (
+        "{{ .reg .pred p; elect.sync _|p, 0xffffffff; @p mbarrier.arrive.shared.b64 _, [%r1]; }}"
+    )
+    text = plain(PTX.replace("  ret;", f"  .loc 1 2 3\n  {block}\n  ret;"))
+    assert ".loc" not in text
+    last = text.split("\n").index("  ret;")
+    assert text.split("\n")[last - 7 : last] == [
+        "{",
+        "{",
+        ".reg .pred p;",
+        "elect.sync _|p, 0xffffffff;",
+        "@p mbarrier.arrive.shared.b64 _, [%r1];",
+        "}",
+        "}",
+    ]
+    families = {mutant.family for mutant in mutants(text) if "_, [%r1];" in mutant.what}
+    assert families >= {"drop arrive", "change stage"}
+    assert plain(text) == text
 
 
 def test_a_move_passes_the_access():
