@@ -35,10 +35,13 @@ Step Commit(Warp& warp, const Op& op) {
     // Who sees the arrival comes after the thread's products, and after what it knew.
     ProxyClocks known;
     if (machine->races != nullptr) known = machine->races->CommitProducts(warp, lane);
+    // Nothing orders the arrivals of two commits: they are no pair of PTX ISA 9.7.16.6.2.
     machine->Start(TensorQueue(warp, lane), [=] {
       for (Cta* cta : ctas) {
-        const std::string wrong = ArriveFromEngine(machine, cta, offset, known);
-        if (!wrong.empty()) origin.Report("mbarrier", wrong);
+        machine->Follow([=] {
+          const std::string wrong = ArriveFromEngine(machine, cta, offset, known);
+          if (!wrong.empty()) origin.Report("mbarrier", wrong);
+        });
       }
     });
   });

@@ -62,6 +62,14 @@ void Machine::Start(uint64_t queue, std::function<void()> complete) {
   }
 }
 
+void Machine::Follow(std::function<void()> complete) {
+  if (options.completion == Completion::kEarliest || options.level != Level::kPtx) {
+    complete();
+  } else {
+    cluster.events.push_back({NewQueue(), std::move(complete)});
+  }
+}
+
 // ---- making clusters
 
 uint32_t Machine::SpecialValue(Special special, const Cta& cta, int warp, int lane) const {
@@ -200,11 +208,14 @@ bool Machine::Runnable(const Warp& warp) const {
   return false;
 }
 
-// Lets one asynchronous operation take effect: any that is first in its queue.
+// Lets one asynchronous operation take effect: any that is first in its queue. Where all wait for
+// one, it is the oldest; at level ptx any, or by an odd seed the newest, so that some come last.
 bool Machine::CompleteOne(bool any) {
   std::vector<Event>& events = cluster.events;
   if (events.empty() || (!any && random() % 4 != 0)) return false;
-  size_t chosen = any ? 0 : random() % events.size();
+  size_t chosen = random() % events.size();
+  if (any && options.level != Level::kPtx) chosen = 0;
+  if (any && options.level == Level::kPtx && options.seed % 2 == 1) chosen = events.size() - 1;
   for (size_t i = 0; i < chosen; ++i) {
     if (events[i].queue == events[chosen].queue) {
       chosen = i;

@@ -199,6 +199,8 @@ struct Machine {
 
   // Starts `complete` as an asynchronous operation in `queue`.
   void Start(uint64_t queue, std::function<void()> complete);
+  // What the end of an operation brings about: at level ptx by itself, ordered with nothing.
+  void Follow(std::function<void()> complete);
   // A queue of its own, for an operation that is ordered with nothing.
   uint64_t NewQueue() { return (next_queue++ << 1) | 1; }
 

@@ -83,3 +83,5 @@ def run(context, t: Int32) -> None:
             tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
         tile = next_tile(context, tile)
+    # Stay until the last product has said so: nothing orders its arrivals at two barriers.
+    context.barriers["p_empty"].wait(t, row.s_full[0] ^ 1)
