@@ -17,9 +17,18 @@ from jax_fa4.ops.band import UNBOUNDED, Window
 ShapeDtype = jax.Array | jax.ShapeDtypeStruct
 
 _DTYPES = ("bfloat16", "float16", "float32")
+FP8 = "float8_e4m3fn"
+DESCALES = ("query_descale", "key_descale", "value_descale")
 
 
-def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype) -> None:
+def qkv(
+    names: tuple[str, str, str],
+    q: ShapeDtype,
+    k: ShapeDtype,
+    v: ShapeDtype,
+    *,
+    takes_fp8: bool = False,
+) -> None:
     """Shapes (B, Sq, Hq, D), (B, Sk, Hkv, D), (B, Sk, Hkv, Dv) and one dtype that a path takes."""
     arrays = dict(zip(names, (q, k, v), strict=True))
     for name, x in arrays.items():
@@ -33,7 +42,7 @@ def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype
             raise errors.too_long(name, x.shape[1])
     if len({x.dtype for x in arrays.values()}) > 1:
         raise errors.mixed_dtypes({name: x.dtype for name, x in arrays.items()})
-    if str(q.dtype) not in _DTYPES:
+    if str(q.dtype) not in (*_DTYPES, *([FP8] if takes_fp8 else [])):
         raise errors.unsupported_dtype(names[0], q.dtype)
     batch, _, heads, width = q.shape
     if k.shape[0] != batch or k.shape[3] != width:
@@ -44,6 +53,19 @@ def qkv(names: tuple[str, str, str], q: ShapeDtype, k: ShapeDtype, v: ShapeDtype
         raise errors.wrong_shape(names[2], v.shape, expected)
     if heads % k.shape[2]:
         raise errors.heads_do_not_divide(heads, k.shape[2])
+
+
+def descale(name: str, x: ShapeDtype | None, q: ShapeDtype, k: ShapeDtype) -> None:
+    """None, or float32 of shape (B, Hkv) where query and key are of 8 bits."""
+    if x is None:
+        return
+    if str(q.dtype) != FP8:
+        raise errors.descale_without_fp8(name, q.dtype)
+    if str(x.dtype) != "float32":
+        raise errors.bad_descale_dtype(name, x.dtype)
+    expected = (k.shape[0], k.shape[2])
+    if x.shape != expected:
+        raise errors.wrong_shape(name, x.shape, f"(batch, heads of key) = {expected}")
 
 
 def dense(

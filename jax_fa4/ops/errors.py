@@ -32,9 +32,35 @@ def unsupported_dtype(name: str, dtype: Any) -> NotImplementedError:
             "attention accumulates in float32: cast with .astype(jnp.float32), or leave the "
             "jax_enable_x64 option off; jax.nn.dot_product_attention computes in float64"
         )
+    elif str(dtype) == "float8_e4m3fn":
+        remedy = "flash_attention takes it, or cast it with .astype(jnp.bfloat16), which is exact"
+    elif str(dtype).startswith("float8"):
+        remedy = (
+            "cast it with .astype(jnp.bfloat16), or quantise to float8_e4m3fn, which "
+            "flash_attention takes, with descales"
+        )
     else:
         remedy = "cast it with .astype to bfloat16, float16 or float32"
     return NotImplementedError(f"{name} has dtype {dtype}, which no path takes; {remedy}")
+
+
+def descale_without_fp8(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"{name} is given and query, key and value are {dtype}; descales go with float8_e4m3fn: "
+        "leave it out, or multiply the array by it"
+    )
+
+
+def bad_descale_dtype(name: str, dtype: Any) -> ValueError:
+    return ValueError(f"{name} has dtype {dtype}, expected float32; cast it with .astype")
+
+
+def no_fp8_gradient() -> NotImplementedError:
+    return NotImplementedError(
+        "flash_attention of float8_e4m3fn has no gradient, and it was differentiated; cast query, "
+        "key and value to bfloat16 for training, or take them as constants with "
+        "jax.lax.stop_gradient"
+    )
 
 
 def heads_do_not_divide(query_heads: int, key_heads: int) -> ValueError:

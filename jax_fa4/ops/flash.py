@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_fa4.ops import checks, unbuilt
+from jax_fa4.ops import checks, fp8, unbuilt
 from jax_fa4.ops.band import Band, Window
 from jax_fa4.ops.core import Plan, attention, checkpoint_names
 from jax_fa4.ops.selection import Implementation, select
@@ -21,6 +21,9 @@ def flash_attention(
     k: ArrayLike,
     v: ArrayLike,
     *,
+    query_descale: ArrayLike | None = ...,
+    key_descale: ArrayLike | None = ...,
+    value_descale: ArrayLike | None = ...,
     softmax_scale: float | None = ...,
     causal: bool = ...,
     window_size: Window = (None, None),
@@ -39,6 +42,9 @@ def flash_attention(
     k: ArrayLike,
     v: ArrayLike,
     *,
+    query_descale: ArrayLike | None = ...,
+    key_descale: ArrayLike | None = ...,
+    value_descale: ArrayLike | None = ...,
     softmax_scale: float | None = ...,
     causal: bool = ...,
     window_size: Window = (None, None),
@@ -56,6 +62,9 @@ def flash_attention(
     k: ArrayLike,
     v: ArrayLike,
     *,
+    query_descale: ArrayLike | None = None,
+    key_descale: ArrayLike | None = None,
+    value_descale: ArrayLike | None = None,
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: Window = (None, None),
@@ -69,9 +78,13 @@ def flash_attention(
     """softmax(softmax_scale * Q K^T, over attended keys) V, with FlashAttention's conventions.
 
     Args:
-      q: (B, Sq, Hq, D); bfloat16 or float16 for the kernels, float32 too for the portable path.
+      q: (B, Sq, Hq, D); bfloat16 or float16 for the kernels, float32 too for the portable path;
+        float8_e4m3fn for the forward alone.
       k: (B, Sk, Hkv, D), Hq a multiple of Hkv, dtype of q.
       v: (B, Sk, Hkv, Dv), dtype of q; Dv may differ from D.
+      query_descale, key_descale, value_descale: with float8_e4m3fn, what q, k and v are to be
+        multiplied by, greater than 0: float32 (B, Hkv), one for every head of keys (query head h
+        uses that of its key head); 1 by default.
       softmax_scale: number known at trace time; 1/sqrt(D) by default.
       causal: attend keys j <= i + Sk - Sq only (the last query sees the last key).
       window_size: (left, right), attend keys i + Sk - Sq - left <= j <= i + Sk - Sq + right;
@@ -85,9 +98,10 @@ def flash_attention(
       softcap, learnable_sink, deterministic: not built yet.
 
     Returns:
-      out (B, Sq, Hq, Dv) in q's dtype; with return_lse also lse (B, Hq, Sq) float32, the natural
-      log-sum-exp of each row's scores, differentiable. A row that attends no key has out 0 and
-      lse -inf, and gradients of zero.
+      out (B, Sq, Hq, Dv) in q's dtype, bfloat16 for float8_e4m3fn; with return_lse also lse
+      (B, Hq, Sq) float32, the natural log-sum-exp of each row's scores. Both are differentiable,
+      but for float8_e4m3fn. A row that attends no key has out 0 and lse -inf, and gradients of
+      zero.
 
     Raises:
       ValueError: arguments that are wrong; NotImplementedError: right, but not supported.
@@ -97,7 +111,8 @@ def flash_attention(
     """
     unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink, deterministic=deterministic)
     q, k, v = map(jnp.asarray, (q, k, v))
-    checks.qkv(("q", "k", "v"), q, k, v)
+    checks.qkv(("q", "k", "v"), q, k, v, takes_fp8=True)
+    descales = _descales(q, k, query_descale, key_descale, value_descale)
     number = checks.scale("softmax_scale", softmax_scale, q.shape[3])
     band = Band.make(
         q.shape[1],
@@ -110,8 +125,22 @@ def flash_attention(
         dtype=str(q.dtype), head_dim=q.shape[3], head_dim_v=v.shape[3], softmax_scale=number
     )
     plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
-    out, lse = attention(plan, q, k, v)
+    if descales is not None:
+        out, lse = fp8.attention(plan, q, k, v, descales)
+    else:
+        out, lse = attention(plan, q, k, v)
     return (out, lse) if return_lse else out
+
+
+def _descales(q: jax.Array, k: jax.Array, *given: ArrayLike | None) -> fp8.Descales | None:
+    """The descales of 8-bit arrays, 1 where none is given; None for other arrays."""
+    arrays = [None if x is None else jnp.asarray(x) for x in given]
+    for name, x in zip(checks.DESCALES, arrays, strict=True):
+        checks.descale(name, x, q, k)
+    if str(q.dtype) != checks.FP8:
+        return None
+    ones = jnp.ones((k.shape[0], k.shape[2]), jnp.float32)
+    return fp8.Descales(*(ones if x is None else x for x in arrays))
 
 
 def flash_attention_varlen(*args: Any, **kwargs: Any) -> NoReturn:

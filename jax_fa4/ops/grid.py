@@ -91,7 +91,7 @@ class Grid:
     groups: int
     blocks: Blocks
     band: Band
-    softmax_scale: float
+    softmax_scale: float | jax.Array  # (B, Hkv, 1, 1, 1)
     spans: list[tuple[int, int, int]]
     bias: Dense | None
     mask: Dense | None
@@ -103,7 +103,7 @@ class Grid:
         cls,
         q: jax.Array,
         k: jax.Array,
-        softmax_scale: float,
+        softmax_scale: float | jax.Array,
         band: Band,
         bias: jax.Array | None,
         mask: jax.Array | None,

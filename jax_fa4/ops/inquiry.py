@@ -29,7 +29,7 @@ _NEUTRAL = (
 )
 _SCALES = ("scale", "softmax_scale")
 _WINDOWS = ("local_window_size", "window_size")
-_OPTIONS = (*_SCALES, *_NEUTRAL, *unbuilt.ARGUMENTS, "implementation")
+_OPTIONS = (*_SCALES, *_NEUTRAL, *checks.DESCALES, *unbuilt.ARGUMENTS, "implementation")
 
 
 def version() -> str:
@@ -130,7 +130,10 @@ def _problem(
     unbuilt.refuse(**{n: v for n, v in options.items() if n in unbuilt.ARGUMENTS})
     arrays = _arrays(query, key, value)
     q, k, v = (shape_dtype((1, *x.shape[-3:]), x.dtype) for x in arrays)
-    checks.qkv(("query", "key", "value"), q, k, v)
+    checks.qkv(("query", "key", "value"), q, k, v, takes_fp8=True)
+    for name in checks.DESCALES:
+        if options.get(name) is not None:
+            checks.descale(name, *_arrays(options[name], *arrays[:2]))
     width = arrays[0].shape[-1]
     scale = next((options[n] for n in _SCALES if options.get(n) is not None), None)
     return Problem(

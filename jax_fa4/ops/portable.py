@@ -26,14 +26,16 @@ def forward(
     k: jax.Array,
     v: jax.Array,
     *,
-    softmax_scale: float,
+    softmax_scale: float | jax.Array,
     band: Band,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    value_scale: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out (B, Sq, Hq, Dv) in q's dtype and lse (B, Hq, Sq); see `reference.attention`.
 
-    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1).
+    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1). An array as `softmax_scale` is of
+    shape (B, Hkv, 1, 1, 1); `value_scale` (B, Hkv) multiplies out before it is rounded.
     """
     if 0 in q.shape or 0 in k.shape:
         return _empty_forward(q, v)
@@ -59,6 +61,8 @@ def forward(
         product, total, peak = walk(grid.spans, step, start)
     seen = total > 0
     out = product / jnp.where(seen, total, 1.0)[..., None]
+    if value_scale is not None:
+        out = out * value_scale[None, :, :, None, None, None]
     lse = jnp.where(seen, jnp.log(jnp.where(seen, total, 1.0)) + _finite(peak), -jnp.inf)
     return grid.unstack_queries(out).astype(q.dtype), grid.unstack_rows(lse)
 

@@ -11,6 +11,10 @@ from jax.typing import DTypeLike
 
 from jax_fa4.ops.band import FULL, Band
 
+Descales = tuple[jax.Array, jax.Array, jax.Array]
+
+_FP8_PEAK = 2.0**8  # what the largest P of a row rounds as; e4m3 ends at 448
+
 
 def attention(
     q: jax.Array,
@@ -21,6 +25,7 @@ def attention(
     band: Band = FULL,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    descales: Descales | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out = softmax(softmax_scale * Q K^T + bias, over kept keys) V, and its log-sum-exp.
@@ -32,18 +37,37 @@ def attention(
     With `dtype` everything is computed and returned in it. Without, it is the plain
     computation in the precision of the inputs: products accumulate and softmax runs in
     float32, while probabilities and results round to the inputs' dtype; lse is float32.
+
+    With float8_e4m3fn, and `descales` (query, key, value) of shape (B, Hkv), it is the attention
+    of the arrays times their descales; out is bfloat16. Of P, a row's exp(S - max) times 2^8
+    round to e4m3, before the division by their sum: the largest is then near the end of its
+    range, and less is lost at the other.
     """
-    if dtype is not None:
-        q, k, v = (x.astype(dtype) for x in (q, k, v))
-    scores = _scores(q, k, softmax_scale, band, bias, mask)
-    v = jnp.repeat(v, q.shape[2] // v.shape[2], axis=2)
+    rounds_to_fp8 = dtype is None and str(v.dtype) == "float8_e4m3fn"
+    if dtype is not None or rounds_to_fp8:
+        q, k, v = (x.astype(dtype or jnp.bfloat16) for x in (q, k, v))
+    groups = q.shape[2] // v.shape[2]
+    if descales is not None:
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        query, key, value = (x.astype(wide).repeat(groups, 1) for x in descales)
+        scale: float | jax.Array = (query * key * softmax_scale)[:, :, None, None]
+    else:
+        scale = softmax_scale
+    scores = _scores(q, k, scale, band, bias, mask)
+    v = jnp.repeat(v, groups, axis=2)
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isneginf(peak), 0.0, peak))
     weights = jnp.where(jnp.isneginf(scores), 0.0, jnp.exp(scores - peak))
     total = weights.sum(axis=-1, keepdims=True)
     empty = total == 0
-    probabilities = weights / jnp.where(empty, 1.0, total)
-    out = _product("bhij,bjhd->bihd", probabilities.astype(v.dtype), v).astype(v.dtype)
+    divisor = jnp.where(empty, 1.0, total)
+    if rounds_to_fp8:
+        rounded = (weights * _FP8_PEAK).astype(jnp.float8_e4m3fn).astype(jnp.float32)
+        out = _product("bhij,bjhd->bhid", rounded, v.astype(jnp.float32)) / (divisor * _FP8_PEAK)
+        out = out.swapaxes(1, 2)
+    else:
+        out = _product("bhij,bjhd->bihd", (weights / divisor).astype(v.dtype), v)
+    out = (out if descales is None else out * value[:, None, :, None]).astype(v.dtype)
     lse = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)) + peak)
     return out, lse[..., 0]
 
@@ -95,7 +119,7 @@ def kept(band: Band, query_length: int, key_length: int) -> jax.Array:
 def _scores(
     q: jax.Array,
     k: jax.Array,
-    softmax_scale: float,
+    softmax_scale: float | jax.Array,
     band: Band,
     bias: jax.Array | None,
     mask: jax.Array | None,

@@ -22,14 +22,19 @@ def exact(
     band: Band,
     bias: Any = None,
     mask: Any = None,
+    descales: Any = None,
 ) -> Arrays:
-    """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse).
+    """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse); q, k, v times `descales`.
 
     Beside each result stands `<name>_terms`, the largest sum of absolute values of its
     terms, which says how much of it may be rounding. lse moves by the mean of what a row's scores
     move by, and those are sums of products.
     """
     q, k, v, dout, dlse = (np.asarray(x).astype(np.float64) for x in inputs)
+    if descales is not None:
+        query, key, value = (np.asarray(x).astype(np.float64)[:, None, :, None] for x in descales)
+        q = q * np.repeat(query, q.shape[2] // k.shape[2], axis=2)
+        k, v = k * key, v * value
     groups = q.shape[2] // k.shape[2]
     keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
     scores = np.einsum("bihd,bjhd->bhij", q, keys, optimize=True) * softmax_scale

@@ -34,10 +34,11 @@ def plain(
     band: Band,
     bias: Dense = None,
     mask: Dense = None,
+    descales: reference.Descales | None = None,
     gradients: bool = False,
 ) -> Arrays:
     """Results of the plain formulas, on all scores at once, in the precision of the inputs."""
-    return _named(_plain(inputs, bias, mask, softmax_scale, band, gradients))
+    return _named(_plain(inputs, bias, mask, descales, softmax_scale, band, gradients))
 
 
 def results(
@@ -48,13 +49,19 @@ def results(
     return _named(run(inputs, bias))
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _plain(
-    inputs: Inputs, bias: Dense, mask: Dense, softmax_scale: float, band: Band, gradients: bool
+    inputs: Inputs,
+    bias: Dense,
+    mask: Dense,
+    descales: reference.Descales | None,
+    softmax_scale: float,
+    band: Band,
+    gradients: bool,
 ) -> tuple[jax.Array, ...]:
     q, k, v, dout, dlse = inputs
     options: dict[str, Any] = {"softmax_scale": softmax_scale, "band": band}
-    out, lse = reference.attention(q, k, v, bias=bias, mask=mask, **options)
+    out, lse = reference.attention(q, k, v, bias=bias, mask=mask, descales=descales, **options)
     if not gradients:
         return out, lse
     residuals = (q, k, v, out, lse)

@@ -1,0 +1,74 @@
+"""Attention of 8-bit floats with a scale for every batch element and head: forward only.
+
+    S = softmax_scale * (query_descale Q) (key_descale K)^T,  out = value_descale * softmax(S) V
+
+The descales belong to heads of keys, as quantisation by groups gives them; products accumulate
+in float32, and out is bfloat16, for which e4m3 has too few digits.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_fa4.ops import errors, manual_axes, portable
+from jax_fa4.ops.band import Band
+from jax_fa4.ops.batching import fold_vmap
+from jax_fa4.ops.core import Plan
+
+OUT_DTYPE = jnp.bfloat16
+
+
+class Descales(NamedTuple):
+    """What query, key and value are to be multiplied by: float32, (B, Hkv) each."""
+
+    query: jax.Array
+    key: jax.Array
+    value: jax.Array
+
+
+def portable_forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, *descales: jax.Array, softmax_scale: float, band: Band
+) -> tuple[jax.Array, jax.Array]:
+    """The portable path: bfloat16 holds every number of e4m3, and rounds P more finely."""
+    query, key, value = descales
+    return portable.forward(
+        *(x.astype(OUT_DTYPE) for x in (q, k, v)),
+        softmax_scale=(query * key * softmax_scale)[:, :, None, None, None],
+        band=band,
+        value_scale=value,
+    )
+
+
+def attention(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, descales: Descales
+) -> tuple[jax.Array, jax.Array]:
+    """out (B, Sq, Hq, Dv) bfloat16 and lse (B, Hq, Sq) float32 of checked arguments.
+
+    q is (B, Sq, Hq, D), k (B, Sk, Hkv, D) and v (B, Sk, Hkv, Dv), all float8_e4m3fn.
+    """
+    operands = (q, k, v, *descales)
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, operands))
+    out, lse = _attention(plan, *(manual_axes.vary(x, axes) for x in operands))
+    return out, lse
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _attention(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    out, lse = _forward(plan, *operands)
+    return out, lse
+
+
+@_attention.defjvp
+def _no_gradient(plan: Plan, primals: Any, tangents: Any) -> Any:
+    raise errors.no_fp8_gradient()
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _forward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
+    compute = functools.partial(portable_forward, softmax_scale=plan.softmax_scale, band=plan.band)
+    out, lse = fold_vmap(compute)(*operands)
+    return out, lse
