@@ -32,6 +32,29 @@ namespace jax_fa4 {
   X(int32_t, sm_count)               \
   X(CudaStream, stream)
 
+// Of 8-bit elements.
+#define JAX_FA4_FORWARD_FP8_ARGUMENTS(X) \
+  X(void*, q)                            \
+  X(void*, k)                            \
+  X(void*, v)                            \
+  X(void*, q_descale)                    \
+  X(void*, k_descale)                    \
+  X(void*, v_descale)                    \
+  X(void*, out)                          \
+  X(void*, lse)                          \
+  X(int32_t, batch)                      \
+  X(int32_t, seqlen_q)                   \
+  X(int32_t, seqlen_k)                   \
+  X(int32_t, heads_q)                    \
+  X(int32_t, heads_kv)                   \
+  X(int32_t, head_dim)                   \
+  X(int32_t, head_dim_v)                 \
+  X(float, softmax_scale)                \
+  X(int32_t, band_lower)                 \
+  X(int32_t, band_upper)                 \
+  X(int32_t, sm_count)                   \
+  X(CudaStream, stream)
+
 #define JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(X) \
   X(void*, out)                                  \
   X(void*, dout)                                 \
@@ -49,6 +72,11 @@ namespace jax_fa4 {
 struct ForwardArguments {
   JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_FIELD)
   std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_ADDRESS)}; }
+};
+
+struct ForwardFp8Arguments {
+  JAX_FA4_FORWARD_FP8_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_FP8_ARGUMENTS(JAX_FA4_ADDRESS)}; }
 };
 
 struct BackwardPreprocessArguments {

@@ -16,6 +16,7 @@ from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.variants.variant import (
     Arch,
     BackwardPreprocessVariant,
+    DType,
     ForwardVariant,
     Variant,
 )
@@ -29,12 +30,15 @@ FORWARD_KERNELS = {
     Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90",
     Arch.SM100: "jax_fa4.kernels.sm100.forward.kernel:ForwardSm100",
 }
+FORWARD_FP8_KERNEL = "jax_fa4.kernels.sm100.forward.kernel_fp8:ForwardFp8Sm100"
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
 
 
 def kernel_class_path(variant: Variant) -> str:
     """Where the variant's kernel class is, "module:Class". It is called with the variant."""
     match variant:
+        case ForwardVariant(dtype=DType.E4M3):
+            return FORWARD_FP8_KERNEL
         case ForwardVariant():
             return FORWARD_KERNELS[variant.arch]
         case BackwardPreprocessVariant():

@@ -21,6 +21,7 @@ class Kind(Enum):
     """What an argument is, by its type in C."""
 
     ELEMENTS = "element pointer"  # void*, to the variant's dtype, aligned to 16 bytes
+    OUTPUTS = "output pointer"  # void*, to the type of the variant's output, likewise
     FLOATS = "float pointer"  # void*, to float32, aligned to 16 bytes
     I32 = "int32_t"
     F32 = "float"
@@ -35,11 +36,18 @@ class Argument:
     kind: Kind
 
 
-FORWARD: tuple[Argument, ...] = (
+_INPUTS = (
     Argument("q", Kind.ELEMENTS),
     Argument("k", Kind.ELEMENTS),
     Argument("v", Kind.ELEMENTS),
-    Argument("out", Kind.ELEMENTS),
+)
+_DESCALES = (
+    Argument("q_descale", Kind.FLOATS),
+    Argument("k_descale", Kind.FLOATS),
+    Argument("v_descale", Kind.FLOATS),
+)
+_FORWARD_REST = (
+    Argument("out", Kind.OUTPUTS),
     Argument("lse", Kind.FLOATS),
     Argument("batch", Kind.I32),
     Argument("seqlen_q", Kind.I32),
@@ -54,6 +62,8 @@ FORWARD: tuple[Argument, ...] = (
     Argument("sm_count", Kind.I32),
     Argument("stream", Kind.STREAM),
 )
+FORWARD: tuple[Argument, ...] = (*_INPUTS, *_FORWARD_REST)
+FORWARD_FP8: tuple[Argument, ...] = (*_INPUTS, *_DESCALES, *_FORWARD_REST)
 
 BACKWARD_PREPROCESS: tuple[Argument, ...] = (
     Argument("out", Kind.ELEMENTS),
@@ -71,6 +81,8 @@ BACKWARD_PREPROCESS: tuple[Argument, ...] = (
 def signature(variant: Variant) -> tuple[Argument, ...]:
     """The arguments of the variant's entry point."""
     match variant:
+        case ForwardVariant(dtype=DType.E4M3):
+            return FORWARD_FP8
         case ForwardVariant():
             return FORWARD
         case BackwardPreprocessVariant():
@@ -84,12 +96,17 @@ def fake_arguments(variant: Variant) -> list[Any]:
     from cutlass.cute import AddressSpace
     from cutlass.cute.runtime import make_ptr
 
-    element = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}[variant.dtype]
+    elements = {
+        DType.BF16: cutlass.BFloat16,
+        DType.FP16: cutlass.Float16,
+        DType.E4M3: cutlass.Float8E4M3FN,
+    }
 
     def fake(kind: Kind) -> Any:
         match kind:
-            case Kind.ELEMENTS:
-                return make_ptr(element, 0, AddressSpace.gmem, assumed_align=16)
+            case Kind.ELEMENTS | Kind.OUTPUTS:
+                dtype = variant.dtype.output if kind is Kind.OUTPUTS else variant.dtype
+                return make_ptr(elements[dtype], 0, AddressSpace.gmem, assumed_align=16)
             case Kind.FLOATS:
                 return make_ptr(cutlass.Float32, 0, AddressSpace.gmem, assumed_align=16)
             case Kind.I32:

@@ -2,6 +2,7 @@
 
 from jax_fa4.variants.catalog import CATALOG as CATALOG
 from jax_fa4.variants.catalog import FORWARD_HEAD_DIMS as FORWARD_HEAD_DIMS
+from jax_fa4.variants.variant import HALF_PRECISIONS as HALF_PRECISIONS
 from jax_fa4.variants.variant import Arch as Arch
 from jax_fa4.variants.variant import BackwardPreprocessVariant as BackwardPreprocessVariant
 from jax_fa4.variants.variant import DType as DType

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jax_fa4.variants.variant import (
+    HALF_PRECISIONS,
     Arch,
     BackwardPreprocessVariant,
     DType,
@@ -18,27 +19,45 @@ FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM100: ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
 }
 
+# The same for 8-bit elements.
+FP8_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
+    Arch.SM100: ((64, 64), (128, 128)),
+}
+
 # Further forms of kernels, beside the usual one: head dims as above, in both precisions.
 FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.PAIR): ((128, 128), (256, 256)),
     (Arch.SM100, Form.SPLITKEYS): ((64, 64), (128, 128)),
 }
 
-# Some kernel of every architecture holds every pair of head dims up to this.
-WIDEST_HEAD_DIM = min(max(min(pair) for pair in pairs) for pairs in FORWARD_HEAD_DIMS.values())
+
+def widest_head_dim(dtype: DType) -> int:
+    """Some kernel of every architecture that has any holds every pair of head dims up to this."""
+    table = FP8_HEAD_DIMS if dtype is DType.E4M3 else FORWARD_HEAD_DIMS
+    return min(max(min(pair) for pair in pairs) for pairs in table.values())
+
 
 CATALOG: tuple[Variant, ...] = (
     *(
         ForwardVariant(arch=arch, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
         for arch, pairs in FORWARD_HEAD_DIMS.items()
-        for dtype in DType
+        for dtype in HALF_PRECISIONS
+        for head_dim, head_dim_v in pairs
+    ),
+    *(
+        ForwardVariant(arch=arch, dtype=DType.E4M3, head_dim=head_dim, head_dim_v=head_dim_v)
+        for arch, pairs in FP8_HEAD_DIMS.items()
         for head_dim, head_dim_v in pairs
     ),
     *(
         ForwardVariant(arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, form=form)
         for (arch, form), pairs in FURTHER_FORMS.items()
-        for dtype in DType
+        for dtype in HALF_PRECISIONS
         for d, d_v in pairs
     ),
-    *(BackwardPreprocessVariant(arch=arch, dtype=dtype) for arch in Arch for dtype in DType),
+    *(
+        BackwardPreprocessVariant(arch=arch, dtype=dtype)
+        for arch in Arch
+        for dtype in HALF_PRECISIONS
+    ),
 )

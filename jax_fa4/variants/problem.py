@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from jax_fa4.variants.variant import DType
 
-_DTYPES = {"bfloat16": DType.BF16, "float16": DType.FP16}
+_DTYPES = {
+    "bfloat16": DType.BF16,
+    "float16": DType.FP16,
+    "float8_e4m3fn": DType.E4M3,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from jax_fa4.variants import select_sm100
-from jax_fa4.variants.catalog import CATALOG, WIDEST_HEAD_DIM
+from jax_fa4.variants.catalog import CATALOG, widest_head_dim
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.variant import (
+    HALF_PRECISIONS,
     Arch,
     BackwardPreprocessVariant,
     DType,
@@ -21,17 +22,17 @@ from jax_fa4.variants.variant import (
 
 def refusal(problem: Problem) -> str | None:
     """Why no kernel of any architecture serves `problem`, and the way out; None if one does."""
-    if problem.kernel_dtype is None:
+    dtype = problem.kernel_dtype
+    if dtype is None:
         return (
             f"query, key and value are {problem.dtype}, and the kernels take bfloat16 and float16; "
             "cast them (on a Flax layer: dtype=jnp.bfloat16) or use implementation='xla'"
         )
+    widest = widest_head_dim(dtype)
     for name, width in (("head dim", problem.head_dim), ("value head dim", problem.head_dim_v)):
-        if width > WIDEST_HEAD_DIM:
-            return (
-                f"{name} {width} is above {WIDEST_HEAD_DIM}, the widest kernel; "
-                "use implementation='xla'"
-            )
+        if width > widest:
+            kernel = "widest kernel" if dtype in HALF_PRECISIONS else "widest kernel for 8 bits"
+            return f"{name} {width} is above {widest}, the {kernel}; use implementation='xla'"
     if problem.has_bias:
         return (
             "bias is given, and the kernels take none; leave it out or use implementation='xla', "

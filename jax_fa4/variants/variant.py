@@ -40,10 +40,23 @@ class Arch(Enum):
 
 
 class DType(Enum):
-    """Element type of query, key, value and output."""
+    """Element type of query, key and value."""
 
     BF16 = "bf16"
     FP16 = "fp16"
+    E4M3 = "e4m3"  # forward only, with a descale for every batch element and KV head
+
+    @property
+    def output(self) -> DType:
+        """Element type of the output."""
+        return DType.BF16 if self is DType.E4M3 else self
+
+    @property
+    def bits(self) -> int:
+        return 8 if self is DType.E4M3 else 16
+
+
+HALF_PRECISIONS = (DType.BF16, DType.FP16)
 
 
 class Form(Enum):

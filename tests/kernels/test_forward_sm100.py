@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import pytest
@@ -12,14 +13,15 @@ pytest.importorskip(
 
 from cutlass import cute
 
-from jax_fa4.aot.compile import compile_options
+from jax_fa4.aot.compile import compile_options, kernel_class_path
 from jax_fa4.aot.cubin import kernel_facts
 from jax_fa4.aot.signatures import fake_arguments
-from jax_fa4.kernels.sm100.forward.config import FORWARD_CONFIGS, config_of
+from jax_fa4.kernels.sm100.forward.config import E4M3_CONFIGS, FORWARD_CONFIGS, config_of
 from jax_fa4.kernels.sm100.forward.context import barrier_table
-from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant
 
+CONFIGS = {f"d{d}{form.value}": config for (d, form), config in FORWARD_CONFIGS.items()}
+CONFIGS |= {f"e4m3_d{d}{form.value}": config for (d, form), config in E4M3_CONFIGS.items()}
 VARIANTS = [v for v in CATALOG if isinstance(v, ForwardVariant) and v.arch is Arch.SM100]
 
 
@@ -27,8 +29,10 @@ VARIANTS = [v for v in CATALOG if isinstance(v, ForwardVariant) and v.arch is Ar
 def test_nothing_spills(variant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
     monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
+    module, name = kernel_class_path(variant).split(":")
+    kernel = getattr(importlib.import_module(module), name)
     compiled = cute.compile(
-        ForwardSm100(variant), *fake_arguments(variant), options=compile_options(variant)
+        kernel(variant), *fake_arguments(variant), options=compile_options(variant)
     )
     facts = kernel_facts(compiled.__cubin__)
     assert all(kernel["stack_bytes"] == 0 for kernel in facts.values()), facts
@@ -36,24 +40,27 @@ def test_nothing_spills(variant, tmp_path, monkeypatch):
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
     products = len(re.findall(r"tcgen05\.mma", ptx))
+    depth = 32 // config_of(variant).element_bytes  # of a product
     if config_of(variant).q_tiles == 1:
-        # Products are 16 deep: S is multiplied at one place, O at 2.
-        assert products == variant.head_dim // 16 + 2 * 128 // 16
+        # S is multiplied at one place, O at 2.
+        assert products == variant.head_dim // depth + 2 * 128 // depth
     else:
         # S of each tile is multiplied at as many places as O.
-        assert products % (variant.head_dim // 16 + 128 // 16) == 0
+        assert products % (variant.head_dim // depth + 128 // depth) == 0
 
 
-@pytest.mark.parametrize("key", FORWARD_CONFIGS, ids=lambda key: f"d{key[0]}{key[-1].value}")
+@pytest.mark.parametrize("key", CONFIGS)
 def test_the_memory_maps_fit(key):
-    config = FORWARD_CONFIGS[key]
+    config = CONFIGS[key]
     memory = config.tensor_memory
     assert memory.columns <= 512
     columns = [range(memory.scores_of(slot), memory.scores_of(slot) + 128) for slot in range(2)]
     if config.score_slots == 1:
         assert columns[0] == columns.pop()
     for t in range(2):
-        p = range(memory.probabilities_of(t), memory.probabilities_of(t) + 64)
+        p = range(
+            memory.probabilities_of(t), memory.probabilities_of(t) + 32 * config.element_bytes
+        )
         if config.q_tiles == 1:
             assert p == columns[t][64:]
         else:
@@ -65,3 +72,11 @@ def test_the_memory_maps_fit(key):
     assert config.smem_bytes <= 232448
     barriers = sum(spec.stages for spec in barrier_table(config).values())
     assert 8 * barriers + 4 + 4 * 2 * 128 * config.outputs <= 3072
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_p_is_within_its_type(key):
+    """The largest P while the maximum is behind: 448 ends e4m3, 2^15 is far from float16's end."""
+    config = CONFIGS[key]
+    limit = 448 if config.element_bytes == 1 else 2**15
+    assert 2 ** (config.p_exponent + config.rescale_threshold) <= limit

@@ -28,10 +28,22 @@ def test_narrowest(dtype, head_dim, head_dim_v):
         assert found[0].form is Form.USUAL
 
 
+@pytest.mark.parametrize(
+    ("head_dims", "tile"), [((8, 8), 64), ((64, 64), 64), ((64, 65), 128), ((128, 16), 128)]
+)
+def test_narrowest_of_8_bits(head_dims, tile):
+    head_dim, head_dim_v = head_dims
+    problem = dataclasses.replace(
+        PLAIN, dtype="float8_e4m3fn", head_dim=head_dim, head_dim_v=head_dim_v
+    )
+    assert refusal(problem) is None
+    assert [v.name for v in forward_variants(problem)] == [f"fwd_sm100_e4m3_d{tile}"]
+
+
 def test_no_forward_kernel_is_unreachable():
     reached = {
         variant
-        for dtype in ("bfloat16", "float16")
+        for dtype in ("bfloat16", "float16", "float8_e4m3fn")
         for head_dim in range(8, 257, 8)
         for head_dim_v in range(8, 257, 8)
         for variant in forward_variants(
@@ -46,6 +58,8 @@ def test_no_forward_kernel_is_unreachable():
     [
         ({"dtype": "float32"}, "dtype=jnp.bfloat16"),
         ({"head_dim": 257}, "head dim 257 is above 256"),
+        ({"dtype": "float8_e4m3fn", "head_dim": 129}, "above 128, the widest kernel for 8 bits"),
+        ({"dtype": "float8_e5m2"}, "float8_e5m2"),
         ({"head_dim_v": 257}, "value head dim 257 is above 256"),
         ({"has_bias": True}, "bias is given"),
         ({"has_mask": True}, "is_causal="),

@@ -15,7 +15,11 @@ from jax_fa4.variants.variant import DType
 
 LOG2_E = 1.4426950408889634
 LN_2 = 0.6931471805599453
-ELEMENT_TYPES = {DType.BF16: cutlass.BFloat16, DType.FP16: cutlass.Float16}
+ELEMENT_TYPES = {
+    DType.BF16: cutlass.BFloat16,
+    DType.FP16: cutlass.Float16,
+    DType.E4M3: cutlass.Float8E4M3FN,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,15 @@ class GlobalTensors:
     v: tuple[cute.CopyAtom, cute.Tensor]  # (head_dim_v, seqlen_k, heads_kv, batch)
     o: tuple[cute.CopyAtom, cute.Tensor]  # (seqlen_q, head_dim_v, heads_q, batch)
     mLSE: cute.Tensor  # (seqlen_q, heads_q, batch)
+
+
+@dataclass(frozen=True)
+class Descales:
+    """What Q, K and V of 8 bits are multiplied by: (heads_kv, batch), float32."""
+
+    mQ: cute.Tensor
+    mK: cute.Tensor
+    mV: cute.Tensor
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,11 @@ class Shape:
             (self.seqlen_q, self.heads_q, self.batch),
             stride=(1, Int64(self.seqlen_q), Int64(self.heads_q) * self.seqlen_q),
         )
+        return cute.make_tensor(pointer, layout)
+
+    def descale(self, pointer: cute.Pointer) -> cute.Tensor:
+        """A descale: (batch, heads_kv) as (heads_kv, batch)."""
+        layout = cute.make_layout((self.heads_kv, self.batch), stride=(1, self.heads_kv))
         return cute.make_tensor(pointer, layout)
 
     @property

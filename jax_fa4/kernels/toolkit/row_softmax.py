@@ -2,7 +2,7 @@
 
 The rule is that of `softmax.py`: with c = softmax_scale * log2(e), a block of scores S becomes
 P = exp2(c * (S - m)), and the running maximum m of raw scores moves only when what was
-accumulated before would be scaled by less than 2^-RESCALE_THRESHOLD.
+accumulated before would be scaled by less than 2^-threshold.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32
-
-from jax_fa4.kernels.toolkit.softmax import RESCALE_THRESHOLD
 
 _CHAINS = 4  # of additions or maxima, so that they overlap
 
@@ -30,11 +28,13 @@ def block_maximum(scores: cute.Tensor) -> Float32:
 
 
 @cute.jit
-def advance_maximum(old: Float32, block: Float32, scale_log2: Float32) -> tuple[Float32, Boolean]:
+def advance_maximum(
+    old: Float32, block: Float32, scale_log2: Float32, threshold: cutlass.Constexpr
+) -> tuple[Float32, Boolean]:
     """The maximum to subtract from now on, and whether it is the old one."""
     new = cute.arch.fmax(old, block)
     # False for -inf - -inf, so that a row that has seen nothing takes the new maximum.
-    stays = Boolean((new - old) * scale_log2 <= RESCALE_THRESHOLD)
+    stays = Boolean((new - old) * scale_log2 <= threshold)
     return old if stays else new, stays
 
 

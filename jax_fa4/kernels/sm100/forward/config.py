@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jax_fa4.variants.variant import Form, ForwardVariant
+from jax_fa4.variants.variant import DType, Form, ForwardVariant
 
 WARP_SIZE = 32
 WARPS = 4  # of a warpgroup
@@ -13,9 +13,10 @@ TILE_N = 128  # keys of a block
 SLOTS = 2  # of scores and P in tensor memory where a CTA has one tile of queries
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
 POLYNOMIAL_PERIOD = 16  # pairs of columns
+RESCALE_THRESHOLD = 8.0  # P is below 2^8, far from overflow in bfloat16 and in float16
 _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
 _SMALL_BYTES = 3072  # barriers and row statistics, before the tiles
-_ELEMENT_BYTES = 2
+_OUTPUT_BYTES = 2  # of an element
 _REGISTERS = 65536
 _LAUNCH_REGISTERS = 128  # of each of 512 threads
 
@@ -24,7 +25,8 @@ _LAUNCH_REGISTERS = 128  # of each of 512 threads
 class TensorMemory:
     """Who has which columns of the 128 lanes x 512 columns of 32 bits.
 
-    P takes half the columns of its scores, two elements a cell. Two tiles of queries:
+    P takes half the columns of its scores, two elements a cell, or with 8 bits a quarter. Two
+    tiles of queries:
 
         | S | P[0] | P[1] | O[0] | O[1] |            `score_slots` 1: both tiles' S, in turn
         | S[0] | S[1] | P[0] | P[1] | O[0] | O[1] |  2, where there is room: head dim 64
@@ -42,6 +44,7 @@ class TensorMemory:
     head_dim_v: int
     score_slots: int
     p_over_s: bool
+    p_columns: int
 
     def scores_of(self, t):
         """First column of S[t]; `t` may be a value of the device if there are two slots."""
@@ -51,11 +54,11 @@ class TensorMemory:
         """First column of P[t]."""
         if self.p_over_s:
             return TILE_N * t + TILE_N // 2
-        return TILE_N * self.score_slots + TILE_N // 2 * t
+        return TILE_N * self.score_slots + self.p_columns * t
 
     def output_of(self, t):
         """First column of O[t]."""
-        own = 0 if self.p_over_s else TILE_N // 2 * self.outputs
+        own = 0 if self.p_over_s else self.p_columns * self.outputs
         return TILE_N * self.score_slots + own + self.head_dim_v * t
 
     @property
@@ -80,7 +83,10 @@ class ForwardConfig:
     time, in as many stages as there are tiles; `scaled_columns` of it a correction thread has in
     registers while it scales it. `score_slots` are those of `TensorMemory`. Registers
     are for a thread of a softmax warp, of a correction warp, and of the other four warps; without a
-    second accumulator, the warps of its softmax keep the 128 of the launch.
+    second accumulator, the warps of its softmax keep the 128 of the launch. Q, K, V and P have
+    `element_bytes` an element, O has two. The largest P of a row is 2^`p_exponent` while the
+    running maximum is the true one, and the maximum moves when it would be `rescale_threshold`
+    powers of two more: the sum of both is the largest exponent that P can have.
     """
 
     head_dim: int
@@ -98,6 +104,9 @@ class ForwardConfig:
     k_parts: int = 1
     v_parts: int = 1
     cta_group: int = 1
+    element_bytes: int = 2
+    p_exponent: float = 0.0
+    rescale_threshold: float = RESCALE_THRESHOLD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
@@ -131,8 +140,9 @@ class ForwardConfig:
         """Of one CTA."""
         rows = ROWS * self.q_tiles
         ring = self.kv_stages * TILE_N * self.head_dim // self.k_parts // self.cta_group
-        elements = rows * (self.head_dim + self.output_columns) + ring
-        return elements * _ELEMENT_BYTES + _SMALL_BYTES
+        elements = rows * self.head_dim + ring
+        output = rows * self.output_columns
+        return elements * self.element_bytes + output * _OUTPUT_BYTES + _SMALL_BYTES
 
     @property
     def output_parts(self) -> int:
@@ -150,6 +160,7 @@ class ForwardConfig:
             head_dim_v=self.head_dim_v,
             score_slots=self.score_slots,
             p_over_s=self.q_tiles == 1,
+            p_columns=TILE_N * self.element_bytes // 4,
         )
 
 
@@ -274,6 +285,34 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
 }
 
 
+# e4m3: its products take half as long, so that exponentials decide, and more of them are for the
+# CUDA cores. The largest P of a row must be a power of two: 3 bits of fraction would otherwise cost
+# rows that see one key alone up to 1/16 of their output. So the maximum moves with every block that
+# has a larger one, and P is at most 2^8, of the 448 that e4m3 ends at; down to 2^-6 it is normal.
+_E4M3 = ForwardConfig(
+    head_dim=128,
+    q_tiles=2,
+    outputs=2,
+    score_slots=1,
+    kv_stages=8,
+    output_columns=128,
+    polynomial=(2, 6, 10, 14),
+    softmax_registers=184,
+    correction_registers=80,
+    other_registers=64,
+    element_bytes=1,
+    p_exponent=8.0,
+    rescale_threshold=0.0,
+)
+E4M3_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
+    (128, Form.USUAL): _E4M3,
+    (64, Form.USUAL): replace(
+        _E4M3, head_dim=64, head_dim_v=64, score_slots=2, kv_stages=16, output_columns=64
+    ),
+}
+
+
 def config_of(variant: ForwardVariant) -> ForwardConfig:
     """How the variant's CTAs are built."""
-    return FORWARD_CONFIGS[variant.head_dim, variant.form]
+    configs = E4M3_CONFIGS if variant.dtype is DType.E4M3 else FORWARD_CONFIGS
+    return configs[variant.head_dim, variant.form]

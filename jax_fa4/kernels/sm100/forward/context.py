@@ -10,7 +10,7 @@ from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.forward.config import SLOTS, WARPS, ForwardConfig
 from jax_fa4.kernels.toolkit.block_range import Band
-from jax_fa4.kernels.toolkit.forward_arrays import GlobalTensors
+from jax_fa4.kernels.toolkit.forward_arrays import Descales, GlobalTensors
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
@@ -47,6 +47,7 @@ class Context:
 
     config: ForwardConfig
     dtype: type[cutlass.Numeric]
+    out_dtype: type[cutlass.Numeric]
     tiled_mma_qk: cute.TiledMma
     tiled_mma_pv: cute.TiledMma
     barriers: dict[str, MbarrierArray]
@@ -60,6 +61,7 @@ class Context:
     boxes: Boxes | None  # where heads may be packed
     scale_log2: Float32
     rank: Int32  # of this CTA in its pair; a lone CTA is 0
+    descales: Descales | None  # of 8-bit elements
 
     @property
     def is_leader(self):

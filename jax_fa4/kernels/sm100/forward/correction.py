@@ -63,7 +63,7 @@ def _stage_output(
         for c in cutlass.range_constexpr(0, CHUNK, 2):
             pair = (rO[c], rO[c + 1])
             rO[c], rO[c + 1] = cute.arch.mul_packed_f32x2(pair, (scale, scale))
-        rounded = cute.make_rmem_tensor(CHUNK, context.dtype)
+        rounded = cute.make_rmem_tensor(CHUNK, context.out_dtype)
         convert(rO, rounded)
         words = cute.make_tensor(
             cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(CHUNK // 2)
@@ -74,13 +74,15 @@ def _stage_output(
 
 
 @cute.jit
-def _finish(context, t: cutlass.Constexpr, stored, total: Float32, thread: Int32) -> None:
+def _finish(context, t: cutlass.Constexpr, stored, work, total: Float32, thread: Int32) -> None:
     """Output of this thread's row; a row that has seen nothing gets 0."""
     barriers = context.barriers
     # Not `total > 0`: a NaN must stay one.
     unseen = total == 0.0
     keep = Int32(0) if unseen else Int32(-1)
     scale = cute.arch.rcp_approx(total)
+    if cutlass.const_expr(context.descales is not None):
+        scale = scale * context.descales.mV[work.head // context.ratio, work.batch]
     for part in cutlass.range_constexpr(context.config.output_parts):
         stage = context.config.output_stage(t, part)
         wait_next(barriers["o_stored"], stored, stage, producer=True)
@@ -144,5 +146,5 @@ def run(context) -> None:
                 barriers["stats_empty"].arrive_as_warp(4 * t + warp)
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
-                _finish(context, t, o_stored, total, thread)
+                _finish(context, t, o_stored, work, total, thread)
         tile = next_tile(context, tile)

@@ -153,7 +153,7 @@ def _stage_sum(context, thread: Thread, terms, weights, keep: Int32, part: cutla
             tensor_memory.load(context.tmem + first, loaded[i], thread.lane)
         tensor_memory.wait_loads()
         rO = _weighted_sum(loaded, weights)
-        rounded = cute.make_rmem_tensor(CHUNK, context.dtype)
+        rounded = cute.make_rmem_tensor(CHUNK, context.out_dtype)
         convert(rO, rounded)
         words = cute.make_tensor(
             cute.recast_ptr(rounded.iterator, dtype=Int32), cute.make_layout(CHUNK // 2)

@@ -89,7 +89,13 @@ from jax_fa4.kernels.sm100.forward.plan import CTA_GROUPS, Plan
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
-from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
+from jax_fa4.kernels.toolkit.forward_arrays import (
+    ELEMENT_TYPES,
+    LOG2_E,
+    Descales,
+    GlobalTensors,
+    Shape,
+)
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking, fewest_tiles
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
@@ -110,7 +116,7 @@ class ForwardSm100:
     def __init__(self, variant: ForwardVariant):
         self.config = config_of(variant)
         self.dtype = ELEMENT_TYPES[variant.dtype]
-        self.plan = Plan(self.config, self.dtype)
+        self.plan = Plan(self.config, self.dtype, ELEMENT_TYPES[variant.dtype.output])
 
     @cute.jit
     def __call__(
@@ -134,8 +140,30 @@ class ForwardSm100:
         stream: cuda.CUstream,
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
-        config = self.config
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
+        self.launch(
+            (q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr),
+            (),
+            shape,
+            softmax_scale,
+            (band_lower, band_upper),
+            sm_count,
+            stream,
+        )
+
+    @cute.jit
+    def launch(
+        self,
+        pointers: tuple[cute.Pointer, ...],  # q, k, v, out, lse
+        descale_pointers: tuple[cute.Pointer, ...],  # of q, k, v; or ()
+        shape: Shape,
+        softmax_scale: Float32,
+        band: tuple[Int32, Int32],
+        sm_count: Int32,
+        stream: cuda.CUstream,
+    ):
+        """What entry points with other arguments share."""
+        config, (q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr) = self.config, pointers
         mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
         mO, mLSE = shape.outputs(out_ptr), shape.rows(lse_ptr)
 
@@ -159,7 +187,7 @@ class ForwardSm100:
         if cutlass.const_expr(config.q_tiles == 1):
             boxes, tokens = (
                 self.plan.boxes(mQ, mO),
-                (fewest_tiles(seqlen_q, shape.ratio, config.cta_group),),
+                (fewest_tiles(shape.seqlen_q, shape.ratio, config.cta_group),),
             )
             packing = HeadPacking(tokens[0], shape.ratio)
             scheduler = shape.packed_scheduler(packing, config.cta_group, self.dtype)
@@ -167,7 +195,7 @@ class ForwardSm100:
             scheduler = shape.scheduler(config.tile_m, self.dtype)
         tiles = scheduler.tiles()
         # Tiles that differ in length are left to the hardware, one a CTA, longest first.
-        alike = cuts_nothing(shape.band(band_lower, band_upper))
+        alike = cuts_nothing(shape.band(*band))
         self.kernel(
             (qk, pv),
             tuple(tma_q),
@@ -176,8 +204,9 @@ class ForwardSm100:
             tuple(tma_o),
             boxes,
             mLSE,
-            (band_lower, band_upper, seqlen_q, seqlen_k),
-            (scheduler.row_blocks, scheduler.heads, batch, scheduler.heads_per_group),
+            tuple(shape.descale(pointer) for pointer in descale_pointers),
+            (*band, shape.seqlen_q, shape.seqlen_k),
+            (scheduler.row_blocks, scheduler.heads, shape.batch, scheduler.heads_per_group),
             shape.ratio,
             tokens,
             softmax_scale * LOG2_E,
@@ -199,6 +228,7 @@ class ForwardSm100:
         o: tuple[cute.CopyAtom, cute.Tensor],
         boxes: tuple,  # TMA atoms and tensors of `Boxes`; or ()
         mLSE: cute.Tensor,
+        descales: tuple[cute.Tensor, ...],  # of q, k, v; or ()
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         ratio: Int32,
@@ -224,6 +254,7 @@ class ForwardSm100:
         context = Context(
             config=config,
             dtype=self.dtype,
+            out_dtype=self.plan.out_dtype,
             tiled_mma_qk=tiled_mmas[0],
             tiled_mma_pv=tiled_mmas[1],
             barriers=barriers,
@@ -237,6 +268,7 @@ class ForwardSm100:
             boxes=self.plan.boxes_of(boxes, storage),
             scale_log2=scale_log2,
             rank=cute.arch.block_idx_in_cluster() if cutlass.const_expr(paired) else 0,
+            descales=Descales(*descales) if cutlass.const_expr(len(descales) > 0) else None,
         )
 
         # ---- softmax: a warpgroup for each O; scores to P

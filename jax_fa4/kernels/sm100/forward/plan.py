@@ -34,6 +34,7 @@ class Plan:
 
     config: ForwardConfig
     dtype: type[cutlass.Numeric]
+    out_dtype: type[cutlass.Numeric]
 
     def tiles(self) -> tuple[tuple[int, int, int], ...]:
         """(M, N, K) of S = Q K^T of one tile, and of what it and O += P V take of a stage."""
@@ -64,7 +65,7 @@ class Plan:
             sK=blackwell.make_smem_layout_b(qk, k_part, dtype, c.kv_stages),
             sV=blackwell.make_smem_layout_b(pv, v_part, dtype, c.kv_stages),
             sO=blackwell.make_smem_layout_epi(
-                dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.output_columns), c.q_tiles
+                self.out_dtype, LayoutEnum.ROW_MAJOR, (ROWS, c.output_columns), c.q_tiles
             ),
         )
 
@@ -103,8 +104,8 @@ class Plan:
         """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
         groups = self.config.outputs
 
-        def tile(layout):
-            return cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(layout)], 1024]
+        def tile(layout, dtype=self.dtype):
+            return cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(layout)], 1024]
 
         @cute.struct
         class SharedStorage:
@@ -113,7 +114,7 @@ class Plan:
             sStats: cute.struct.MemRange[Float32, 2 * ROWS * groups]
             sQ: tile(layouts.sQ)
             sKV: tile(layouts.sK)
-            sO: tile(layouts.sO)
+            sO: tile(layouts.sO, self.out_dtype)
 
         return SharedStorage
 

@@ -28,8 +28,10 @@ from jax_fa4.kernels.sm100.forward.softmax_row import (
     look_at,
     look_on,
     make_row,
+    shift_of_p,
     take_block,
     tell_sum,
+    with_descales,
 )
 from jax_fa4.kernels.toolkit import row_softmax
 from jax_fa4.kernels.toolkit.block_range import block_range
@@ -70,16 +72,18 @@ def run(context, t: Int32) -> None:
         if product_row < context.band.seqlen_q:
             blocks = block_range(context.band, product_row, config.rows, TILE_N)
             position = first + part_of(context, t) * ROWS + row.thread
+            here = with_descales(context, tile)
             row.running[0] = -Float32.inf
             row.running[1] = Float32(0.0)
             row.told[0] = Int32(0)
             right = (blocks.right_first, blocks.last)
             middle = (blocks.unmasked_first, blocks.unmasked_last)
             left = (blocks.first, blocks.left_last)
-            _blocks(context, row, position, right, Edges.RIGHT)
-            _blocks(context, row, position, middle, None)
-            _blocks(context, row, position, left, Edges.BOTH)
-            shift = row_softmax.shift_of(row.running[0], context.scale_log2)
+            _blocks(here, row, position, right, Edges.RIGHT)
+            _blocks(here, row, position, middle, None)
+            _blocks(here, row, position, left, Edges.BOTH)
+            shift = row_softmax.shift_of(row.running[0], here.scale_log2)
+            shift = shift_of_p(context, shift)
             tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
         tile = next_tile(context, tile)

@@ -5,7 +5,7 @@ All that a softmax warpgroup does for a block, whichever blocks are its: `softma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import cutlass
@@ -138,8 +138,8 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
 
 @cute.jit
 def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
-    """P[t] in 16 bits to tensor memory; tells the MMA warp. Returns the sum of P."""
-    columns = TILE_N // _PARTS
+    """P[t], rounded, to tensor memory; tells the MMA warp. Returns the sum of P."""
+    columns, cells_of_p = TILE_N // _PARTS, context.config.tensor_memory.p_columns // _PARTS
     scale = (context.scale_log2, context.scale_log2)
     for part in cutlass.range_constexpr(_PARTS):
         first = part * columns
@@ -156,15 +156,32 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
         rP = cute.make_rmem_tensor(columns, context.dtype)
         convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
         cells = cute.make_tensor(
-            cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(columns // 2)
+            cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(cells_of_p)
         )
-        tensor_memory.store(cells, row.probabilities + first // 2, row.lane)
+        tensor_memory.store(cells, row.probabilities + part * cells_of_p, row.lane)
         if cutlass.const_expr(part >= _PARTS - 2):
             tensor_memory.wait_stores()
             tensor_memory.fence_before_sync()
             last = part == _PARTS - 1
             context.barriers["p_tail" if last else "pv_ready"].arrive_as_warp(row.slot)
     return row_softmax.row_sum(scores)
+
+
+def shift_of_p(context, shift: Float32) -> Float32:
+    """The shift of a row's exponents, of that which brings their largest to 0."""
+    exponent = context.config.p_exponent
+    return shift + exponent if exponent else shift
+
+
+def with_descales(context, tile: Int32):
+    """`context` with the scale of the scores of a tile's head, where heads differ in it."""
+    descales = context.descales
+    if descales is None:
+        return context
+    _, head, batch = context.scheduler.decode(tile)
+    head_kv = head // context.ratio
+    product = descales.mQ[head_kv, batch] * descales.mK[head_kv, batch]
+    return replace(context, scale_log2=context.scale_log2 * product)
 
 
 @cute.jit
@@ -179,7 +196,8 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
         begin = row.visible[0] if edges is Edges.BOTH else None
         mask_row_outside(scores, begin, row.visible[1])
     old = running[0]
-    new, stays = row_softmax.advance_maximum(old, row_softmax.block_maximum(scores), scale_log2)
+    block, threshold = row_softmax.block_maximum(scores), context.config.rescale_threshold
+    new, stays = row_softmax.advance_maximum(old, block, scale_log2, threshold)
     shift = row_softmax.shift_of(new, scale_log2)
     # For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
     # maximum stays it is exactly 1: the exponent would be the rounding of a product.
@@ -190,6 +208,7 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     else:
         _tell_scale(context, row, scale, tells)
     running[0] = new
+    shift = shift_of_p(context, shift)
     running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
 
 
