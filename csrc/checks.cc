@@ -24,6 +24,8 @@ std::string_view DTypeName(ffi::DataType dtype) {
       return "bf16";
     case ffi::DataType::F16:
       return "fp16";
+    case ffi::DataType::F8E4M3FN:
+      return "e4m3";
     case ffi::DataType::F32:
       return "fp32";
     case ffi::DataType::F64:
@@ -83,10 +85,11 @@ ffi::Error CheckAligned(std::string_view operation, const Named& argument) {
                          " is not aligned to 16 bytes");
 }
 
-ffi::Error CheckHeadDim(std::string_view operation, std::string_view name, int64_t head_dim) {
-  if (head_dim % 8 == 0) return ffi::Error::Success();
-  return InvalidArgument(operation, name, " ", head_dim,
-                         " is not a multiple of 8; pad it with zeros");
+ffi::Error CheckHeadDim(std::string_view operation, std::string_view name, int64_t head_dim,
+                        int64_t step) {
+  if (head_dim % step == 0) return ffi::Error::Success();
+  return InvalidArgument(operation, name, " ", head_dim, " is not a multiple of ", step,
+                         "; pad it with zeros");
 }
 
 }  // namespace jax_fa4

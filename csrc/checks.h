@@ -35,8 +35,9 @@ ffi::Error CheckShape(std::string_view operation, const Named& argument,
 // Kernels read 16 bytes at a time.
 ffi::Error CheckAligned(std::string_view operation, const Named& argument);
 
-// A multiple of 8, the width of a 16 byte read of half precision; `name` is the dimension's.
-ffi::Error CheckHeadDim(std::string_view operation, std::string_view name, int64_t head_dim);
+// A multiple of `step`, a 16 byte read: 8 for half precision; `name` is the dimension's.
+ffi::Error CheckHeadDim(std::string_view operation, std::string_view name, int64_t head_dim,
+                        int64_t step = 8);
 
 // "bf16" for BF16 and so on: the words that variants use.
 std::string_view DTypeName(ffi::DataType dtype);

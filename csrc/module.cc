@@ -33,6 +33,9 @@ std::map<std::string, Stages> Registrations() {
   return {
       {"jax_fa4_fwd_v1",
        {{"initialize", Capsule(jax_fa4_fwd_v1_initialize)}, {"execute", Capsule(jax_fa4_fwd_v1)}}},
+      {"jax_fa4_fwd_fp8_v1",
+       {{"initialize", Capsule(jax_fa4_fwd_fp8_v1_initialize)},
+        {"execute", Capsule(jax_fa4_fwd_fp8_v1)}}},
       {"jax_fa4_bwd_preprocess_v1",
        {{"initialize", Capsule(jax_fa4_bwd_preprocess_v1_initialize)},
         {"execute", Capsule(jax_fa4_bwd_preprocess_v1)}}},
@@ -42,6 +45,7 @@ std::map<std::string, Stages> Registrations() {
 std::map<std::string, Stages> EmulatorRegistrations() {
   return {
       {"jax_fa4_emulated_fwd_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_v1)}}},
+      {"jax_fa4_emulated_fwd_fp8_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_fp8_v1)}}},
       {"jax_fa4_emulated_bwd_preprocess_v1",
        {{"execute", Capsule(jax_fa4_emulated_bwd_preprocess_v1)}}},
   };

@@ -17,9 +17,10 @@ from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import reference
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.core import pad_head_dim
+from jax_fa4.ops.fp8 import Descales
 from jax_fa4.variants import BackwardPreprocessVariant, DType, ForwardVariant, Variant, parse
 
-_DTYPES = {DType.BF16: "bfloat16", DType.FP16: "float16"}
+_DTYPES = {DType.BF16: "bfloat16", DType.FP16: "float16", DType.E4M3: "float8_e4m3fn"}
 HEAD_DIM_STEP = 8  # of the kernels' tensors
 
 
@@ -88,34 +89,47 @@ def _forward(
     key = (shape.batch, shape.keys, shape.key_heads, shape.head_dim)
     dtype = _DTYPES[variant.dtype]
     q, k, v = (jnp.asarray(generator.standard_normal(x), dtype) for x in (query, key, key))
+    descales = None
+    if variant.dtype is DType.E4M3:
+        sizes = generator.uniform(0.5, 2, (3, shape.batch, shape.key_heads))
+        descales = Descales(*jnp.asarray(sizes, jnp.float32))
     band = Band.make(
         shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
     )
 
     def run() -> jax.Array:
         scale = shape.head_dim**-0.5
-        return forward(variant.name, q, k, v, softmax_scale=scale, band=band)[0]
+        options: dict[str, Any] = {"softmax_scale": scale, "band": band}
+        return forward(variant.name, q, k, v, *(descales or ()), **options)[0]
 
     def definition(*inputs: jax.Array) -> jax.Array:
-        return reference.attention(*inputs, softmax_scale=shape.head_dim**-0.5, band=band)[0]
+        options: dict[str, Any] = {"softmax_scale": shape.head_dim**-0.5, "band": band}
+        return reference.attention(*inputs, descales=descales, **options)[0]
 
     return Problem(
         f"query {query}, key and value {key}",
         run,
         lambda: definition(*(x.astype(jnp.float32) for x in (q, k, v))),
         lambda: definition(q, k, v),
-        dtype,
+        _DTYPES[variant.dtype.output],
     )
 
 
 def forward(
-    name: str, q: jax.Array, k: jax.Array, v: jax.Array, *, softmax_scale: float, band: Band
+    name: str,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *descales: jax.Array,
+    softmax_scale: float,
+    band: Band,
 ) -> tuple[jax.Array, jax.Array]:
     """out and lse (B, H, Sq) of the forward kernel `name`, even if calls would get another one."""
     now = _prepare(name)
     with jax.default_device(jax.devices("cpu")[0]):
         out, lse = forward_call(
             *map(pad_head_dim, (q, k, v)),
+            descales=descales,
             softmax_scale=softmax_scale,
             band=band,
             variants=(name,),

@@ -29,8 +29,7 @@ from jax_fa4.ops.selection import Path
 # names them: jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES).
 CHECKPOINT_NAMES = ("jax_fa4_out", "jax_fa4_lse")
 
-# The kernels copy rows in 16 byte steps.
-_HEAD_DIM_GRAIN = 8
+_ROW_STEP = 16  # bytes: the kernels copy rows in such steps
 
 Dense = jax.Array | None
 
@@ -189,5 +188,5 @@ def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) 
 
 def pad_head_dim(x: jax.Array) -> jax.Array:
     """Zeros behind the last dimension, up to the next width that kernels read."""
-    missing = -x.shape[-1] % _HEAD_DIM_GRAIN
+    missing = -x.shape[-1] % (_ROW_STEP // x.dtype.itemsize)
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x

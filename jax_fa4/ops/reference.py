@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from jax_fa4.ops.band import FULL, Band
 
-Descales = tuple[jax.Array, jax.Array, jax.Array]
+Descales = tuple[jax.Array, ...]  # of query, key and value
 
 _FP8_PEAK = 2.0**8  # what the largest P of a row rounds as; e4m3 ends at 448
 

@@ -106,8 +106,8 @@ def unsupported_by_emulator(problem: Problem) -> str | None:
     needed = [v.name for v in forward_variants(problem) if v.arch is arch]
     if not needed:
         return (
-            f"no kernel for {arch.value} takes head dims {problem.head_dim} (query, key) and "
-            f"{problem.head_dim_v} (value); use another arch "
+            f"no kernel for {arch.value} takes {problem.dtype} with head dims {problem.head_dim} "
+            f"(query, key) and {problem.head_dim_v} (value); use another arch "
             "of jax_fa4.emulator.options, or implementation='xla'"
         )
     for name in needed:

@@ -21,9 +21,15 @@ Dense = jax.Array | None
 _NAMES = ("out", "lse", "dq", "dk", "dv", "dbias")
 
 
-def both(inputs: Inputs, case: Case, *, gradients: bool = False) -> tuple[Arrays, Arrays]:
+def both(
+    inputs: Inputs,
+    case: Case,
+    *,
+    descales: reference.Descales | None = None,
+    gradients: bool = False,
+) -> tuple[Arrays, Arrays]:
     """`exact` and `plain` of a case."""
-    options: dict[str, Any] = {"softmax_scale": case.scale, "band": case.band}
+    options: dict[str, Any] = {"softmax_scale": case.scale, "band": case.band, "descales": descales}
     return exact(inputs, **options), plain(inputs, gradients=gradients, **options)
 
 

@@ -81,6 +81,13 @@ def make(case: Case, dtype: DTypeLike, seed: int = 0) -> Inputs:
     return Inputs(q, k, v, dout, wide[4])
 
 
+def make_descales(case: Case, seed: int = 0) -> tuple[jax.Array, ...]:
+    """Descales of query, key and value for `case`, float32 (B, Hkv) each, of several sizes."""
+    generator = np.random.default_rng([zlib.crc32(case.name.encode()), seed, 1])
+    sizes = 10 ** generator.uniform(-1, 0.5, (3, case.batch, case.heads_kv))
+    return tuple(jnp.asarray(sizes.astype(np.float32)))
+
+
 def tagged(tag: str) -> tuple[Case, ...]:
     """The cases that carry `tag`."""
     return tuple(case for case in CASES if tag in case.tags)

@@ -61,3 +61,14 @@ def by_name(case, name):
         return problem.forward(name, q, k, v, softmax_scale=case.scale, band=case.band)
 
     return call
+
+
+def emulated_fp8(case):
+    """The same with descales behind q, k and v, which level 2 alone takes."""
+    assert case.alignment == "bottom_right"
+
+    def call(q, k, v, *descales):
+        names = ("query_descale", "key_descale", "value_descale")
+        return emulated(case)(q, k, v, **dict(zip(names, descales, strict=True)))
+
+    return call

@@ -18,7 +18,8 @@ PREFIX = "on_cpu_"
 FORWARD = "jax_fa4_fwd_v1"
 PREPROCESS = "jax_fa4_bwd_preprocess_v1"
 
-BF16, FP16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+FORWARD_FP8 = "jax_fa4_fwd_fp8_v1"
+BF16, FP16, F32, E4M3 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float8_e4m3fn
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,6 +41,22 @@ def forward(q=((2, 8, 4, 64), BF16), k=None, v=None, out=None, lse=None, **attri
     }
     results = [out or q, lse or ((batch, heads, seqlen), F32)]
     return call(FORWARD, [q, k, v or k], results, attributes)
+
+
+def forward_fp8(q=((2, 8, 4, 64), E4M3), k=None, v=None, out=None, descales=None, **attributes):
+    """Calls the forward target for 8-bit elements; `descales` are all alike."""
+    (batch, seqlen, heads, width), _ = q
+    k = k or q
+    descales = descales or ((k[0][0], k[0][2]), F32)
+    attributes = {
+        "variants": "fwd_sm100_e4m3_d64",
+        "softmax_scale": np.float32(1.0),
+        "band_lower": np.int32(-(2**30)),
+        "band_upper": np.int32(2**30),
+        **attributes,
+    }
+    results = [out or ((batch, seqlen, heads, width), BF16), ((batch, heads, seqlen), F32)]
+    return call(FORWARD_FP8, [q, k, v or k, *[descales] * 3], results, attributes)
 
 
 def preprocess(out=((2, 8, 4, 64), BF16), dout=None, dlse=None, delta=None, **attributes):
@@ -84,6 +101,10 @@ FORWARD_REFUSALS = {
     "lse of half precision": (
         dict(lse=((2, 4, 8), BF16)),
         "lse bf16(2, 4, 8): dtype must be fp32",
+    ),
+    "a q of 8 bits": (
+        dict(q=((2, 8, 4, 64), E4M3)),
+        "q e4m3(2, 8, 4, 64): dtype must be bf16 or fp16",
     ),
     "an integer q": (
         dict(q=((2, 8, 4, 64), jnp.int32)),
@@ -185,6 +206,49 @@ FORWARD_REFUSALS = {
     ),
 }
 
+FP8_REFUSALS = {
+    "q of 16 bits": (
+        dict(q=((2, 8, 4, 64), BF16)),
+        "q bf16(2, 8, 4, 64): dtype must be e4m3",
+    ),
+    "v of 16 bits": (
+        dict(v=((2, 8, 4, 64), BF16)),
+        "v bf16(2, 8, 4, 64): dtype must be e4m3",
+    ),
+    "out of 8 bits": (
+        dict(out=((2, 8, 4, 64), E4M3)),
+        "out e4m3(2, 8, 4, 64): dtype must be bf16",
+    ),
+    "a head_dim that is no multiple of 16": (
+        dict(q=((2, 8, 4, 56), E4M3)),
+        "head_dim 56 is not a multiple of 16; pad it with zeros",
+    ),
+    "a head_dim of v that is no multiple of 16": (
+        dict(v=((2, 8, 4, 24), E4M3)),
+        "head_dim_v 24 is not a multiple of 16; pad it with zeros",
+    ),
+    "descales of the query heads": (
+        dict(k=((2, 8, 2, 64), E4M3), descales=((2, 4), F32)),
+        "q_descale fp32(2, 4): shape must be (2, 2), (batch, heads of k)",
+    ),
+    "descales of 16 bits": (
+        dict(descales=((2, 4), BF16)),
+        "q_descale bf16(2, 4): dtype must be fp32",
+    ),
+    "a scale of 0": (
+        dict(softmax_scale=np.float32(0)),
+        "softmax_scale 0: must be finite and greater than 0",
+    ),
+    "a variant of another dtype": (
+        dict(variants="fwd_sm100_bf16_d64"),
+        "variant fwd_sm100_bf16_d64 does not take q e4m3(2, 8, 4, 64)",
+    ),
+    "a variant that is too narrow": (
+        dict(q=((2, 8, 4, 80), E4M3)),
+        "variant fwd_sm100_e4m3_d64 takes head_dim up to 64, not q e4m3(2, 8, 4, 80)",
+    ),
+}
+
 PREPROCESS_REFUSALS = {
     "out of float32": (
         dict(out=((2, 8, 4, 64), F32)),
@@ -240,6 +304,13 @@ def test_forward_refuses(case):
     assert message.startswith(f"INVALID_ARGUMENT: {FORWARD}: ")
 
 
+@pytest.mark.parametrize("case", FP8_REFUSALS)
+def test_forward_of_8_bits_refuses(case):
+    arguments, words = FP8_REFUSALS[case]
+    message = refused(re.escape(words), forward_fp8, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {FORWARD_FP8}: ")
+
+
 @pytest.mark.parametrize("case", PREPROCESS_REFUSALS)
 def test_preprocess_refuses(case):
     arguments, words = PREPROCESS_REFUSALS[case]
@@ -268,7 +339,10 @@ def has_driver():
 
 
 @pytest.mark.skipif(has_driver(), reason="speaks of a machine without a CUDA driver")
-@pytest.mark.parametrize(("function", "target"), [(forward, FORWARD), (preprocess, PREPROCESS)])
+@pytest.mark.parametrize(
+    ("function", "target"),
+    [(forward, FORWARD), (forward_fp8, FORWARD_FP8), (preprocess, PREPROCESS)],
+)
 def test_a_right_call_gets_as_far_as_the_driver(function, target):
     message = refused("no CUDA driver: libcuda.so.1", function)
     assert message.startswith(f"FAILED_PRECONDITION: {target}: ")

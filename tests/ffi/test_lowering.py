@@ -103,6 +103,21 @@ def test_values_have_a_head_dim_of_their_own():
     assert f"({narrow}, {narrow}, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 
+@pytest.mark.parametrize(("width", "padded", "tile"), [(50, 64, 64), (72, 80, 128)])
+def test_forward_call_of_8_bits(width, padded, tile):
+    q, k, v = shapes(sq=30, sk=50, heads_kv=2, width=width, dtype=jnp.float8_e4m3fn)
+    scale = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+
+    def call(q, k, v, scale):
+        return jax_fa4.flash_attention(q, k, v, value_descale=scale, return_lse=True)
+
+    line = call_of(lowered(call, q, k, v, scale), "jax_fa4_fwd_fp8_v1")
+    assert attributes(line)["variants"] == f'"fwd_sm100_e4m3_d{tile}"'
+    scales = "tensor<2x2xf32>, tensor<2x2xf32>, tensor<2x2xf32>"
+    assert f"(tensor<2x30x4x{padded}xf8E4M3FN>, " in line
+    assert f"{scales}) -> (tensor<2x30x4x{padded}xbf16>, tensor<2x4x30xf32>)" in line
+
+
 def test_preprocess_call():
     def loss(q, k, v):
         out, lse = jax_fa4.flash_attention(q, k, v, return_lse=True)

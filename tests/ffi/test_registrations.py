@@ -17,7 +17,11 @@ STUB = Path(__file__).resolve().parents[2] / "jax_fa4" / "_ext.pyi"
 
 def test_targets_and_stages():
     registrations = _ext.registrations()
-    assert set(registrations) == {"jax_fa4_fwd_v1", "jax_fa4_bwd_preprocess_v1"}
+    assert set(registrations) == {
+        "jax_fa4_fwd_v1",
+        "jax_fa4_fwd_fp8_v1",
+        "jax_fa4_bwd_preprocess_v1",
+    }
     for stages in registrations.values():
         assert set(stages) == {"initialize", "execute"}
         assert all(type(capsule).__name__ == "PyCapsule" for capsule in stages.values())
@@ -25,7 +29,11 @@ def test_targets_and_stages():
 
 def test_emulator_targets_and_stages():
     registrations = _ext.emulator_registrations()
-    assert set(registrations) == {"jax_fa4_emulated_fwd_v1", "jax_fa4_emulated_bwd_preprocess_v1"}
+    assert set(registrations) == {
+        "jax_fa4_emulated_fwd_v1",
+        "jax_fa4_emulated_fwd_fp8_v1",
+        "jax_fa4_emulated_bwd_preprocess_v1",
+    }
     assert all(set(stages) == {"execute"} for stages in registrations.values())
 
 

@@ -20,13 +20,6 @@ NAMES = [
 ]
 
 
-def make_descales(case, seed=0):
-    """Of query, key, value: powers of ten around 1, of one head at a time."""
-    generator = np.random.default_rng(seed)
-    shape = (3, case.batch, case.heads_kv)
-    return tuple(jnp.asarray((10 ** generator.uniform(-1, 0.5, shape)).astype(np.float32)))
-
-
 def call(case, q, k, v, *descales, **options):
     names = ("query_descale", "key_descale", "value_descale")
     return jax_fa4.flash_attention(
@@ -48,28 +41,21 @@ def found_by(case, x, descales):
     return {"out": np.asarray(out), "lse": np.asarray(lse)}
 
 
-def both(case, x, descales, dtype=FP8):
-    """Exact results, and those of the plain computation that rounds P to `dtype`."""
-    options = {"softmax_scale": case.scale, "band": case.band, "descales": descales}
-    exact = expected.exact(x, **options)
-    plain = expected.plain(inputs.Inputs(*(a.astype(dtype) for a in x[:3]), *x[3:]), **options)
-    return exact, plain
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_portable_path(name):
     """It rounds P to bfloat16, so that bound holds; the one for P of 8 bits is wider."""
     case = CASES[name]
-    x, descales = inputs.make(case, FP8), make_descales(case)
+    x, descales = inputs.make(case, FP8), inputs.make_descales(case)
     found = found_by(case, x, descales)
-    tolerances.check(found, *both(case, x, descales, jnp.bfloat16))
-    tolerances.check(found, *both(case, x, descales))
+    for dtype in (jnp.bfloat16, FP8):
+        operands = inputs.Inputs(*(a.astype(dtype) for a in x[:3]), *x[3:])
+        tolerances.check(found, *expected.both(operands, case, descales=descales))
 
 
 @pytest.mark.parametrize("missing", range(3))
 def test_a_descale_is_1_where_none_is_given(missing):
     case = CASES["grouped"]
-    x, descales = inputs.make(case, FP8), list(make_descales(case))
+    x, descales = inputs.make(case, FP8), list(inputs.make_descales(case))
     descales[missing] = jnp.ones_like(descales[missing])
     names = ("query_descale", "key_descale", "value_descale")
     given = {n: d for i, (n, d) in enumerate(zip(names, descales, strict=True)) if i != missing}
@@ -81,8 +67,8 @@ def test_a_descale_is_1_where_none_is_given(missing):
 
 def test_the_bound_refuses_a_descale_of_another_head():
     case = CASES["grouped"]
-    x, descales = inputs.make(case, FP8), make_descales(case)
-    exact, plain = both(case, x, descales)
+    x, descales = inputs.make(case, FP8), inputs.make_descales(case)
+    exact, plain = expected.both(x, case, descales=descales)
     for i, result in ((0, "lse"), (1, "lse"), (2, "out")):
         wrong = [jnp.roll(d, 1, axis=1) if i == n else d for n, d in enumerate(descales)]
         with pytest.raises(AssertionError, match=f"{result}: error"):
@@ -115,7 +101,9 @@ def test_empty():
 
 def test_vmap_folds_descales_too():
     case = CASES["grouped"]
-    runs = [(*inputs.make(case, FP8, seed)[:3], *make_descales(case, seed)) for seed in range(3)]
+    runs = [
+        (*inputs.make(case, FP8, seed)[:3], *inputs.make_descales(case, seed)) for seed in range(3)
+    ]
     stacked = [jnp.stack(x) for x in zip(*runs, strict=True)]
     together = jax.vmap(functools.partial(call, case))(*stacked)
     for i, run in enumerate(runs):
@@ -125,7 +113,7 @@ def test_vmap_folds_descales_too():
 
 def test_shard_map():
     case = CASES["grouped"]
-    x, descales = inputs.make(case, FP8), make_descales(case)
+    x, descales = inputs.make(case, FP8), inputs.make_descales(case)
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((2,), ("b",), axis_types=auto, devices=jax.devices("cpu")[:2])
     spec = jax.sharding.PartitionSpec("b")

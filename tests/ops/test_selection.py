@@ -54,6 +54,22 @@ def test_hopper_and_blackwell_take_the_kernel(machine, capability):
     assert registered
 
 
+@pytest.mark.parametrize(("capability", "taken"), [("9.0", False), ("10.0", True), ("10.3", True)])
+def test_8_bits_are_for_blackwell(machine, capability, taken):
+    machine(capability)
+    problem = Problem(dtype="float8_e4m3fn", head_dim=80, softmax_scale=0.1)
+    path = selection.select(problem, None)
+    assert path.forward == (("fwd_sm100_e4m3_d128",) if taken else ())
+    assert path.preprocess == ()
+    x = jax.ShapeDtypeStruct((1, 8, 2, 80), jnp.float8_e4m3fn)
+    text = jax_fa4.explain(x, x, x, causal=True)
+    if taken:
+        assert text.startswith("kernel fwd_sm100_e4m3_d128 on NVIDIA Test")
+    else:
+        assert "compute capability 9.0" in path.reason
+        assert "kernels are for compute capability 10.x" in text
+
+
 def test_xla_never_takes_the_kernel(machine):
     registered = machine("9.0")
     assert not selection.select(PLAIN, "xla").is_kernel
