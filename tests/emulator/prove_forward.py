@@ -1,6 +1,7 @@
 """Runs a family's forward kernels on many problems under many schedules; writes PROOF.md.
 
     python tests/emulator/prove_forward.py --arch sm100 --problems 200 --seeds 20
+    ... --dtypes float8_e4m3fn --output tests/emulator/PROOF_E4M3.md
 
 Every run has all checks on, and every schedule runs at both levels. The first run of a problem is
 held to the definition in float64 by the one rule of tolerances, every other to the first one's
@@ -38,6 +39,7 @@ WINDOWS = (
     (64, None),
     (300, 300),
 )
+FP8, WIDEST_FP8 = "float8_e4m3fn", 128
 MOST_SCORES = 300_000  # of a problem, all heads together
 
 
@@ -60,15 +62,20 @@ def find_rooms() -> None:
         jax_fa4.__path__.append(package)
 
 
-def problems(count: int) -> list:
-    """(case, dtype, SMs): the shared list, each in both precisions, then random ones."""
+def _taken(case, dtype: str) -> bool:
+    """Whether there is a kernel for it."""
+    return dtype != FP8 or max(case.head_dim, case.head_dim_v) <= WIDEST_FP8
+
+
+def problems(count: int, dtypes: tuple[str, ...]) -> list:
+    """(case, dtype, SMs): the shared list, each in all precisions, then random ones."""
     find_rooms()
     from jax_fa4.testing import inputs
 
     found = [
         (replace(case, batch=1), dtype, 132)
-        for case, dtype in itertools.product(inputs.CASES, ("bfloat16", "float16"))
-        if "long" not in case.tags
+        for case, dtype in itertools.product(inputs.CASES, dtypes)
+        if "long" not in case.tags and _taken(case, dtype)
     ]
     draw = random.Random(0)
     while len(found) < count:
@@ -89,7 +96,9 @@ def problems(count: int) -> list:
         )
         if case.batch * heads * case.query_length * case.key_length > MOST_SCORES:
             continue
-        found.append((case, draw.choice(("bfloat16", "float16")), draw.choice((1, 3, 132))))
+        dtype, sms = draw.choice(dtypes), draw.choice((1, 3, 132))
+        if _taken(case, dtype):
+            found.append((case, dtype, sms))
     return found[:count]
 
 
@@ -106,13 +115,17 @@ def prove(problem, arch: str, seeds: int) -> Outcome:
     """All schedules of one problem."""
     import jax
     import numpy as np
-    from calls import emulated
+    from calls import emulated, emulated_fp8
 
     import jax_fa4
     from jax_fa4.testing import expected, inputs, tolerances
 
     case, dtype, sms = problem
-    words = _words(*problem)
+    call, descales = emulated, ()
+    if dtype == FP8:
+        case = replace(case, alignment="bottom_right")  # which alone the call has
+        call, descales = emulated_fp8, inputs.make_descales(case)
+    words = _words(case, dtype, sms)
     x = inputs.make(case, dtype)
     first = None
     for run in range(seeds * len(LEVELS)):
@@ -121,11 +134,11 @@ def prove(problem, arch: str, seeds: int) -> Outcome:
         how["level"] = level
         try:
             with jax_fa4.emulator.options(**how):
-                out, lse = jax.jit(lambda *qkv: emulated(case)(*qkv))(*x[:3])
+                out, lse = jax.jit(lambda *operands: call(case)(*operands))(*x[:3], *descales)
             found = {"out": np.asarray(out), "lse": np.asarray(lse)}
             if first is None:
                 first = found
-                tolerances.check(found, *expected.both(x, case))
+                tolerances.check(found, *expected.both(x, case, descales=descales or None))
             elif any(found[name].tobytes() != first[name].tobytes() for name in found):
                 return Outcome(words, run, f"{level}, seed {seed}: other bits than at first")
         except (AssertionError, jax.errors.JaxRuntimeError) as error:
@@ -133,13 +146,13 @@ def prove(problem, arch: str, seeds: int) -> Outcome:
     return Outcome(words, seeds * len(LEVELS), "")
 
 
-def page(arch: str, outcomes: list[Outcome], seconds: float, workers: int) -> str:
+def page(command: str, outcomes: list[Outcome], seconds: float, workers: int) -> str:
     wrong = [outcome for outcome in outcomes if outcome.wrong]
     runs = max(outcome.runs for outcome in outcomes)
     lines = [
-        f"# The {arch} forward on the emulator",
+        "# The forward on the emulator",
         "",
-        f"Written by `tests/emulator/prove_forward.py --arch {arch}`: {len(outcomes)} problems, "
+        f"Written by `tests/emulator/prove_forward.py {command}`: {len(outcomes)} problems, "
         f"{runs // len(LEVELS)} schedules each",
         "at level `ptx` and as many at `hardware`, all checks on, exact products; "
         f"{sum(o.runs for o in outcomes)} runs in",
@@ -157,6 +170,7 @@ def main() -> int:
     parser.add_argument("--arch", default="sm100")
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE / "PROOF.md")
     options = parser.parse_args()
@@ -164,12 +178,13 @@ def main() -> int:
     outcomes = []
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawn, find_rooms) as pool:
-        work = problems(options.problems)
+        work = problems(options.problems, tuple(options.dtypes))
         results = pool.map(prove, work, [options.arch] * len(work), [options.seeds] * len(work))
         for number, outcome in enumerate(results, 1):
             outcomes.append(outcome)
             print(f"[{number}/{len(work)}] {outcome.words}: {outcome.wrong or 'right'}", flush=True)
-    text = page(options.arch, outcomes, time.monotonic() - start, options.workers)
+    command = f"--arch {options.arch} --dtypes {' '.join(options.dtypes)}"
+    text = page(command, outcomes, time.monotonic() - start, options.workers)
     options.output.write_text(text)
     return int(any(outcome.wrong for outcome in outcomes))
 
