@@ -82,6 +82,15 @@ def test_shapes_that_do_not_exist(run_ptx, finding):
         run_product(run_ptx, shape=instruction_descriptor(192, 64, 1, 1))
 
 
+@pytest.mark.parametrize(("group", "columns"), [(1, 72), (2, 48)])
+def test_eight_bit_columns_come_in_sixteens(run_ptx, finding, group, columns):
+    """Where they are contiguous: Table 52 of the manual."""
+    shape = instruction_descriptor(128 * group, columns, 0, 0, transposed=(0, 1))
+    types = {"types": ("e4m3", "e4m3"), "group": group}
+    with pytest.raises(finding, match=f"N = {columns} for {group} CTAs"):
+        run_product(run_ptx, shape=shape, **types)
+
+
 MEMORY = (
     HEADER
     + """

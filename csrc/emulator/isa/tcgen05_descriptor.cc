@@ -16,9 +16,9 @@ ElementType TypeOf(MmaKind kind, uint32_t field, const Origin& origin) {
                                   " of the instruction descriptor is not supported");
 }
 
-// Table 39 of the manual.
+// Table 39 of the manual, and Table 52 for B of 8 bits whose columns are contiguous.
 void CheckShape(const Description& d, int ctas, const Origin& origin) {
-  const int step = 8 * ctas;
+  const int step = (d.transpose_b && ElementBytes(d.b_type) == 1 ? 16 : 8) * ctas;
   const bool rows_known = d.rows == 64 * ctas || d.rows == 128 * ctas;
   if (rows_known && d.columns >= step && d.columns <= 256 && d.columns % step == 0) return;
   origin.Report("descriptor", "M = " + std::to_string(d.rows) +
