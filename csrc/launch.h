@@ -58,12 +58,54 @@ namespace jax_fa4 {
 #define JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(X) \
   X(void*, out)                                  \
   X(void*, dout)                                 \
+  X(void*, lse)                                  \
   X(void*, dlse)                                 \
   X(void*, delta)                                \
+  X(void*, lse_log2)                             \
+  X(void*, dq_accum)                             \
+  X(void*, semaphores)                           \
   X(int32_t, batch)                              \
-  X(int32_t, seqlen)                             \
-  X(int32_t, heads)                              \
-  X(int32_t, head_dim)                           \
+  X(int32_t, seqlen_q)                           \
+  X(int32_t, seqlen_q_padded)                    \
+  X(int32_t, heads_q)                            \
+  X(int32_t, head_dim_v)                         \
+  X(int32_t, dq_tile_width)                      \
+  X(CudaStream, stream)
+
+#define JAX_FA4_BACKWARD_ARGUMENTS(X) \
+  X(void*, q)                         \
+  X(void*, k)                         \
+  X(void*, v)                         \
+  X(void*, dout)                      \
+  X(void*, lse_log2)                  \
+  X(void*, delta)                     \
+  X(void*, dq_accum)                  \
+  X(void*, dk)                        \
+  X(void*, dv)                        \
+  X(void*, semaphores)                \
+  X(int32_t, batch)                   \
+  X(int32_t, seqlen_q)                \
+  X(int32_t, seqlen_k)                \
+  X(int32_t, heads_q)                 \
+  X(int32_t, heads_kv)                \
+  X(int32_t, head_dim)                \
+  X(int32_t, head_dim_v)              \
+  X(float, softmax_scale)             \
+  X(int32_t, band_lower)              \
+  X(int32_t, band_upper)              \
+  X(int32_t, sm_count)                \
+  X(CudaStream, stream)
+
+#define JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(X) \
+  X(void*, dq_accum)                              \
+  X(void*, dq)                                    \
+  X(int32_t, batch)                               \
+  X(int32_t, seqlen_q)                            \
+  X(int32_t, seqlen_q_padded)                     \
+  X(int32_t, heads_q)                             \
+  X(int32_t, head_dim)                            \
+  X(int32_t, dq_tile_width)                       \
+  X(float, softmax_scale)                         \
   X(CudaStream, stream)
 
 #define JAX_FA4_FIELD(type, name) type name;
@@ -83,6 +125,18 @@ struct BackwardPreprocessArguments {
   JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_FIELD)
   std::vector<void*> Addresses() {
     return {JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
+  }
+};
+
+struct BackwardArguments {
+  JAX_FA4_BACKWARD_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() { return {JAX_FA4_BACKWARD_ARGUMENTS(JAX_FA4_ADDRESS)}; }
+};
+
+struct BackwardPostprocessArguments {
+  JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() {
+    return {JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
   }
 };
 

@@ -8,7 +8,7 @@
 
 namespace jax_fa4 {
 
-enum class VariantKind { kForward, kBackwardPreprocess };
+enum class VariantKind { kForward, kBackwardPreprocess, kBackward, kBackwardPostprocess };
 
 struct Variant {
   std::string_view name;

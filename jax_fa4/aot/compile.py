@@ -15,8 +15,10 @@ from jax_fa4.aot import toolkit
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.variants.variant import (
     Arch,
+    BackwardPostprocessVariant,
     BackwardPreprocessVariant,
     DType,
+    BackwardVariant,
     ForwardVariant,
     Variant,
 )
@@ -31,7 +33,12 @@ FORWARD_KERNELS = {
     Arch.SM100: "jax_fa4.kernels.sm100.forward.kernel:ForwardSm100",
 }
 FORWARD_FP8_KERNEL = "jax_fa4.kernels.sm100.forward.kernel_fp8:ForwardFp8Sm100"
+BACKWARD_KERNELS = {
+    Arch.SM90: "jax_fa4.kernels.sm90.backward.kernel:BackwardSm90",
+    Arch.SM100: "jax_fa4.kernels.sm100.backward.kernel:BackwardSm100",
+}
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
+BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
 
 
 def kernel_class_path(variant: Variant) -> str:
@@ -43,6 +50,10 @@ def kernel_class_path(variant: Variant) -> str:
             return FORWARD_KERNELS[variant.arch]
         case BackwardPreprocessVariant():
             return BACKWARD_PREPROCESS_KERNEL
+        case BackwardVariant():
+            return BACKWARD_KERNELS[variant.arch]
+        case BackwardPostprocessVariant():
+            return BACKWARD_POSTPROCESS_KERNEL
 
 
 def compile_options(variant: Variant) -> str:

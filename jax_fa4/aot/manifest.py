@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jax_fa4.variants.variant import (
+    BackwardPostprocessVariant,
     BackwardPreprocessVariant,
+    BackwardVariant,
     ForwardVariant,
     Variant,
     parse,
@@ -56,6 +58,10 @@ def _kind_and_head_dims(variant: Variant) -> tuple[str, int, int]:
             return "kForward", variant.head_dim, variant.head_dim_v
         case BackwardPreprocessVariant():
             return "kBackwardPreprocess", 0, 0
+        case BackwardVariant():
+            return "kBackward", variant.head_dim, variant.head_dim_v
+        case BackwardPostprocessVariant():
+            return "kBackwardPostprocess", 0, 0
 
 
 def _declarations(entry: Entry) -> Sequence[str]:

@@ -1,10 +1,13 @@
 """Which kernels exist, by name. Pure Python: imports neither jax nor cutlass."""
 
+from jax_fa4.variants.catalog import BACKWARD_HEAD_DIMS as BACKWARD_HEAD_DIMS
 from jax_fa4.variants.catalog import CATALOG as CATALOG
 from jax_fa4.variants.catalog import FORWARD_HEAD_DIMS as FORWARD_HEAD_DIMS
 from jax_fa4.variants.variant import HALF_PRECISIONS as HALF_PRECISIONS
 from jax_fa4.variants.variant import Arch as Arch
+from jax_fa4.variants.variant import BackwardPostprocessVariant as BackwardPostprocessVariant
 from jax_fa4.variants.variant import BackwardPreprocessVariant as BackwardPreprocessVariant
+from jax_fa4.variants.variant import BackwardVariant as BackwardVariant
 from jax_fa4.variants.variant import DType as DType
 from jax_fa4.variants.variant import Form as Form
 from jax_fa4.variants.variant import ForwardVariant as ForwardVariant

@@ -5,7 +5,9 @@ from __future__ import annotations
 from jax_fa4.variants.variant import (
     HALF_PRECISIONS,
     Arch,
+    BackwardPostprocessVariant,
     BackwardPreprocessVariant,
+    BackwardVariant,
     DType,
     Form,
     ForwardVariant,
@@ -29,6 +31,10 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.PAIR): ((128, 128), (256, 256)),
     (Arch.SM100, Form.SPLITKEYS): ((64, 64), (128, 128)),
 }
+
+# Likewise of the backward's main kernel, and of those the ones with a deterministic twin.
+BACKWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {}
+DETERMINISTIC_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {}
 
 
 def widest_head_dim(dtype: DType) -> int:
@@ -56,8 +62,22 @@ CATALOG: tuple[Variant, ...] = (
         for d, d_v in pairs
     ),
     *(
+        BackwardVariant(
+            arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, deterministic=deterministic
+        )
+        for deterministic, table in ((False, BACKWARD_HEAD_DIMS), (True, DETERMINISTIC_HEAD_DIMS))
+        for arch, pairs in table.items()
+        for dtype in HALF_PRECISIONS
+        for d, d_v in pairs
+    ),
+    *(
         BackwardPreprocessVariant(arch=arch, dtype=dtype)
         for arch in Arch
+        for dtype in HALF_PRECISIONS
+    ),
+    *(
+        BackwardPostprocessVariant(arch=arch, dtype=dtype)
+        for arch in BACKWARD_HEAD_DIMS
         for dtype in HALF_PRECISIONS
     ),
 )

@@ -103,8 +103,39 @@ class ForwardVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackwardVariant:
+    """One compiled main kernel of the backward.
+
+    Head dims as of `ForwardVariant`. A deterministic one adds to dQ in a fixed order, so that its
+    results have the same bits in every run.
+    """
+
+    arch: Arch
+    dtype: DType
+    head_dim: int
+    head_dim_v: int = 0
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+
+    @property
+    def name(self) -> str:
+        words = ["bwd", self.arch.value, self.dtype.value, f"d{self.head_dim}"]
+        if self.head_dim_v != self.head_dim:
+            words.append(f"v{self.head_dim_v}")
+        if self.deterministic:
+            words.append("deterministic")
+        return "_".join(words)
+
+    def holds(self, head_dim: int, head_dim_v: int) -> bool:
+        """Whether the tiles are wide enough for these head dims."""
+        return head_dim <= self.head_dim and head_dim_v <= self.head_dim_v
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackwardPreprocessVariant:
-    """One compiled backward preprocess kernel, delta = rowsum(dO * O) - dlse.
+    """One compiled first kernel of the backward: delta = rowsum(dO * O) - dlse, and clean scratch.
 
     The head dim is a run-time argument, a multiple of 8.
     """
@@ -117,28 +148,64 @@ class BackwardPreprocessVariant:
         return f"bwd_preprocess_{self.arch.value}_{self.dtype.value}"
 
 
-Variant = ForwardVariant | BackwardPreprocessVariant
+@dataclass(frozen=True, kw_only=True)
+class BackwardPostprocessVariant:
+    """One compiled last kernel of the backward: dQ from its float32 sums to the output's type.
+
+    The head dim is a run-time argument, a multiple of 8.
+    """
+
+    arch: Arch
+    dtype: DType
+
+    @property
+    def name(self) -> str:
+        return f"bwd_postprocess_{self.arch.value}_{self.dtype.value}"
+
+
+Variant = ForwardVariant | BackwardVariant | BackwardPreprocessVariant | BackwardPostprocessVariant
 
 _FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(?:_([a-z]+))?")
+
+_BACKWARD_NAME = re.compile(
+    r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(_deterministic)?"
+)
+_HELPER_NAME = re.compile(r"bwd_(preprocess|postprocess)_([a-z0-9]+)_([a-z0-9]+)")
 
 
 def parse(name: str) -> Variant:
     """The variant that `name` names; ValueError if it names none."""
     try:
-        if forward := _FORWARD_NAME.fullmatch(name):
-            arch, dtype, head_dim, head_dim_v, form = forward.groups(default="")
-            variant: Variant = ForwardVariant(
-                arch=Arch(arch),
-                dtype=DType(dtype),
-                head_dim=int(head_dim),
-                head_dim_v=int(head_dim_v or 0),
-                form=Form(form),
-            )
-        else:
-            arch, dtype = name.removeprefix("bwd_preprocess_").split("_")
-            variant = BackwardPreprocessVariant(arch=Arch(arch), dtype=DType(dtype))
+        variant = _read(name)
     except ValueError:
-        raise ValueError(f"{name!r} is not the name of a kernel variant") from None
-    if variant.name != name:
+        variant = None
+    if variant is None or variant.name != name:
         raise ValueError(f"{name!r} is not the name of a kernel variant")
     return variant
+
+
+def _read(name: str) -> Variant | None:
+    """The variant of a name, if it is one at all; ValueError for words that mean nothing."""
+    if forward := _FORWARD_NAME.fullmatch(name):
+        arch, dtype, head_dim, head_dim_v, form = forward.groups(default="")
+        return ForwardVariant(
+            arch=Arch(arch),
+            dtype=DType(dtype),
+            head_dim=int(head_dim),
+            head_dim_v=int(head_dim_v or 0),
+            form=Form(form),
+        )
+    if backward := _BACKWARD_NAME.fullmatch(name):
+        arch, dtype, head_dim, head_dim_v, deterministic = backward.groups(default="")
+        return BackwardVariant(
+            arch=Arch(arch),
+            dtype=DType(dtype),
+            head_dim=int(head_dim),
+            head_dim_v=int(head_dim_v or 0),
+            deterministic=bool(deterministic),
+        )
+    if helper := _HELPER_NAME.fullmatch(name):
+        step, arch, dtype = helper.groups()
+        kind = BackwardPreprocessVariant if step == "preprocess" else BackwardPostprocessVariant
+        return kind(arch=Arch(arch), dtype=DType(dtype))
+    return None

@@ -15,6 +15,7 @@ C_TYPES = {
     Kind.ELEMENTS: "void*",
     Kind.OUTPUTS: "void*",
     Kind.FLOATS: "void*",
+    Kind.INTS: "void*",
     Kind.I32: "int32_t",
     Kind.F32: "float",
     Kind.STREAM: "CudaStream",
@@ -28,7 +29,10 @@ def c_arguments(operation: str) -> list[tuple[str, str]]:
     return re.findall(r"X\(([^,]+), (\w+)\)", body)
 
 
-@pytest.mark.parametrize("operation", ["FORWARD", "FORWARD_FP8", "BACKWARD_PREPROCESS"])
+@pytest.mark.parametrize(
+    "operation",
+    ["FORWARD", "FORWARD_FP8", "BACKWARD_PREPROCESS", "BACKWARD", "BACKWARD_POSTPROCESS"],
+)
 def test_both_sides_list_the_same_arguments(operation):
     python = [(C_TYPES[a.kind], a.name) for a in getattr(signatures, operation)]
     assert c_arguments(operation) == python
