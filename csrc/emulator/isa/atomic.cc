@@ -91,6 +91,22 @@ Step Atomic(Warp& warp, const Op& op) {
   return Step::kNext;
 }
 
+// Sums of each of op.count floats from [a] on; op.first = their slots.
+Step AddVector(Warp& warp, const Op& op) {
+  const Slot* slots = warp.machine->program.slots.data() + op.first;
+  ForLanes(warp.exec, [&](int lane) {
+    uint8_t* at = Place(warp, op, lane, op.count * sizeof(float));
+    for (uint32_t i = 0; i < op.count; ++i, at += sizeof(float)) {
+      float old;
+      std::memcpy(&old, at, sizeof(float));
+      const float sum = AddGlobal(old, warp.Lanes<float>(slots[i])[lane]);
+      std::memcpy(at, &sum, sizeof(float));
+    }
+  });
+  ++warp.machine->version;
+  return Step::kNext;
+}
+
 // d = [a]; if it equals b, [a] = c.
 template <typename T>
 Step CompareAndSwap(Warp& warp, const Op& op) {
@@ -136,6 +152,17 @@ Handler HandlerOf(std::string_view what, std::string_view type, bool global) {
   return nullptr;
 }
 
+// red.global.add.{v2,v4}.f32 [a], {b0, b1, ...}
+void DecodeVector(Decoder& decoder, const Instruction& instruction, uint32_t elements, Op* op) {
+  decoder.ExpectOperands(instruction, 2);
+  decoder.Address(instruction.operands[0], 8, op);
+  if (decoder.Elements(instruction.operands[1], 4, false, op) != elements) {
+    decoder.Fail(instruction.operands[1], "not as many registers as the vector has elements");
+  }
+  op->target = 0;
+  op->run = AddVector;
+}
+
 void DecodeAtomic(Decoder& decoder, const Instruction& instruction, Op* op) {
   Modifiers modifiers(decoder, instruction);
   const bool returns = instruction.opcode[0] == "atom";
@@ -147,8 +174,13 @@ void DecodeAtomic(Decoder& decoder, const Instruction& instruction, Op* op) {
   }
   const bool global = modifiers.OneOf({"global", "shared", "shared::cta"}) == "global";
   const std::string_view what = modifiers.Next();
+  const uint32_t elements = modifiers.Take("v4") ? 4 : modifiers.Take("v2") ? 2 : 1;
   const std::string_view type = modifiers.Next();
   modifiers.Done();
+  if (elements > 1 && !returns && global && what == "add" && type == "f32") {
+    return DecodeVector(decoder, instruction, elements, op);
+  }
+  if (elements > 1) decoder.Fail(instruction, "of vectors, only sums of f32 in global memory");
   op->run = what == "cas" && !returns ? nullptr : HandlerOf(what, type, global);
   if (op->run == nullptr) decoder.Fail(instruction, "this operation is not supported");
   const size_t sources = what == "cas" ? 2 : 1;
