@@ -1,0 +1,1 @@
+"""The backward kernel for Hopper; read kernel.py first."""

@@ -1,0 +1,27 @@
+"""Barriers of the Hopper backward."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from jax_fa4.kernels.sm90.backward.config import BackwardConfig
+from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
+
+
+class NamedBarrier(IntEnum):
+    """Named barriers; 0 is sync_threads'."""
+
+    CONSUMERS = 1  # all consumers: dS is written; at the end, K is no longer read
+    EPILOGUE = 2  # and 3: 128 threads, one consumer's own
+
+
+def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
+    """Name -> (stages, arrivals); full ones count the producer, empty ones consumer warps."""
+    warps = 4 * config.consumers
+    return {
+        "kv_full": MbarrierSpec(2, 1),  # K, then V
+        "q_full": MbarrierSpec(config.stages, 1),
+        "q_empty": MbarrierSpec(config.stages, warps),
+        "do_full": MbarrierSpec(config.stages, 1),
+        "do_empty": MbarrierSpec(config.stages, warps),
+    }

@@ -1,0 +1,27 @@
+"""Bulk copies of contiguous bytes, and sums of registers in global memory."""
+
+from __future__ import annotations
+
+import cutlass.cute as cute
+
+# One lane of the warp asks; its mbarrier expects the bytes.
+_LOAD = (
+    "{{ .reg .pred p; elect.sync _|p, 0xffffffff; "
+    "@p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+    "[{$r0}], [{$r1}], {$r2}, [{$r3}]; }}"
+)
+_ADD = "red.relaxed.gpu.global.add.v4.f32 [{$r0}], { {$r1}, {$r2}, {$r3}, {$r4} };"
+
+
+def load_floats(
+    source: cute.Pointer, target: cute.Pointer, count: int, barrier: cute.Pointer
+) -> None:
+    """Copy `count` floats from global to shared memory, both aligned to 16 bytes; as a warp."""
+    arguments = [target.toint(), source.toint(), count * 4, barrier.toint()]
+    cute.arch.inline_ptx(_LOAD, read_only_args=arguments)
+
+
+def add_four(target: cute.Pointer, values: cute.Tensor, first: int) -> None:
+    """Add values[first : first + 4] to the four floats at `target`, which 16 bytes align."""
+    four = [values[first + i] for i in range(4)]
+    cute.arch.inline_ptx(_ADD, read_only_args=[target.toint(), *four])
