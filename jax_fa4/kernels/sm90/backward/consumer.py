@@ -36,8 +36,6 @@ from jax_fa4.kernels.toolkit.accumulators import (
 )
 from jax_fa4.kernels.toolkit.bulk_copies import add_four
 
-_PANEL_FLOATS = 64 * 64
-
 
 @dataclass(frozen=True)
 class Fragments:
@@ -76,8 +74,7 @@ def _make_fragments(context, wg: Int32) -> Fragments:
 
     tQrdS = thr_q.make_fragment_A(thr_q.partition_A(products.transposed(shared.sdS)))
     tQrK = second(thr_q, products.transposed(shared.sK))
-    # A tile of dQ is two panels, by rows or by columns.
-    by_rows = config.tile_m > KEYS_PER_WARPGROUP
+    by_rows = config.dq_by_rows
     return Fragments(
         tSrK=thr_s.make_fragment_A(thr_s.partition_A(shared.sK))[None, None, None, wg],
         tSrQ=second(thr_s, shared.sQ),
@@ -155,12 +152,13 @@ def _publish(context, tKrdS, buffer, wg, thread_index):
 def _add_queries(context, acc_dQ, head, block, wg, thread_index):
     """Add this panel of dQ to global memory, in the order in which registers hold it.
 
-    Panel number n of a (batch, head) is 16 KB; the thread's registers 4 g .. 4 g + 3 are its
-    floats 512 g + 4 thread .. + 3, so that a warp adds 512 bytes in a row.
+    Panels of a (batch, head) follow one another; the thread's registers 4 g .. 4 g + 3 are
+    floats 512 g + 4 thread .. + 3 of its panel, so that a warp adds 512 bytes in a row.
     """
     config = context.config
     row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
-    panel = row * config.head_dim + (block * config.consumers + wg) * _PANEL_FLOATS
+    size = config.tile_m * config.head_dim // config.consumers
+    panel = row * config.head_dim + (block * config.consumers + wg) * size
     target = context.gmem.dq_accum + cute.assume(panel + thread_index * 4, divby=4)
     flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
     for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
@@ -177,15 +175,9 @@ def _make_state(context) -> State:
     )
 
 
-def _issue_scores(context, frag, state, stage) -> None:
-    tSrQ = frag.tSrQ[None, None, None, stage]
-    pairs = products.by_depth(frag.tSrK, tSrQ)
-    products.issue(context.tiled_mma_s, state.acc_S, pairs, zero_first=True)
-
-
 def _issue_queries(context, frag, buffer) -> cute.Tensor:
     """dQ = dS K, this warpgroup's panel."""
-    acc_dQ = products.accumulator(context.tiled_mma_q, KEYS_PER_WARPGROUP)
+    acc_dQ = products.accumulator(context.tiled_mma_q, context.config.dq_columns)
     pairs = []
     for j in range(context.config.consumers):
         a = frag.tQrdS[None, None, buffer * context.config.consumers + j]
@@ -196,23 +188,22 @@ def _issue_queries(context, frag, buffer) -> cute.Tensor:
 
 
 @cute.jit
-def _probabilities(context, frag, state, stages, block, place):
-    """Issue dP, make P of S, and issue dV += P^T dO."""
-    key, thread, first = place
-    q_stage, do_stage, freed = stages
+def _probabilities(context, frag, state, rings, block, key, thread, first):
+    """S and dP; P of S under dP; issues dV += P^T dO."""
     barriers, queries = context.barriers, context.queries
-    tPrdO = frag.tPrdO[None, None, None, do_stage]
-    pairs = products.by_depth(frag.tPrV, tPrdO)
+    (q_stage, q_parity), (do_stage, do_parity) = rings
+    barriers["q_full"].wait(q_stage, q_parity)
+    pairs = products.by_depth(frag.tSrK, frag.tSrQ[None, None, None, q_stage])
+    products.issue(context.tiled_mma_s, state.acc_S, pairs, zero_first=True)
+    barriers["do_full"].wait(do_stage, do_parity)
+    pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, do_stage])
     products.issue(context.tiled_mma_s, state.acc_dP, pairs, zero_first=True)
+    warpgroup.wait_group(1)
     _exponentials(context, state.acc_S, q_stage, thread)
     if queries.needs_mask(block):
         _hide(context, state.acc_S, block * context.config.tile_m, key, thread)
-    warpgroup.wait_group(1)
-    if not first:
-        barriers["q_empty"].arrive_as_warp(freed)
     convert(state.acc_S, state.tVrP)
-    tVrdO = frag.tVrdO[None, None, None, do_stage]
-    pairs = products.by_depth(state.tVrP, tVrdO)
+    pairs = products.by_depth(state.tVrP, frag.tVrdO[None, None, None, do_stage])
     products.issue(context.tiled_mma_kv, frag.acc_dV, pairs, zero_first=first)
 
 
@@ -220,31 +211,25 @@ def _probabilities(context, frag, state, stages, block, place):
 def run(context, wg: Int32) -> None:
     """Walk this CTA's blocks of queries as consumer number `wg`; see the contract above."""
     config, barriers, queries = context.config, context.barriers, context.queries
-    position = context.position
     thread_index = cute.arch.thread_idx()[0] % 128
     thread = ThreadCoordinates.of_thread(thread_index)
-    key = position.key_block * config.tile_n + wg * KEYS_PER_WARPGROUP
+    key = context.position.key_block * config.tile_n + wg * KEYS_PER_WARPGROUP
     frag, state = _make_fragments(context, wg), _make_state(context)
 
-    q_ring, do_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.stages)
     barriers["kv_full"].wait(0, 0)
-    mbarriers.wait_stage(barriers["q_full"], q_ring)
-    _issue_scores(context, frag, state, Int32(0))
-    warpgroup.wait_group(0)
     barriers["kv_full"].wait(1, 0)
-
-    head = position.head_kv * context.ratio
+    q_ring, do_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.stages)
+    head = context.position.head_kv * context.ratio
     block = queries.first
     buffer = Int32(0)
-    freed = Int32(0)
     blocks = (queries.last - queries.first) * context.ratio
     for i in cutlass.range(blocks, unroll=1):
-        q_stage, q_parity, do_stage = q_ring.place[0], q_ring.place[1], do_ring.stage
-        # ---- exponentials, under dK of the last block and dP of this one
-        mbarriers.wait_stage(barriers["do_full"], do_ring)
-        mbarriers.advance(do_ring)
-        stages, place = (q_stage, do_stage, freed), (key, thread, i == 0)
-        _probabilities(context, frag, state, stages, block, place)
+        ((q_stage, q_parity),), ((do_stage, do_parity),) = (
+            mbarriers.take(q_ring, 1),
+            mbarriers.take(do_ring, 1),
+        )
+        rings = (q_stage, q_parity), (do_stage, do_parity)
+        _probabilities(context, frag, state, rings, block, key, thread, i == 0)
 
         # ---- dS, under dV
         warpgroup.wait_group(1)
@@ -252,32 +237,22 @@ def run(context, wg: Int32) -> None:
         convert(state.acc_dP, state.tKrdS)
         _publish(context, state.tKrdS, buffer, wg, thread_index)
 
-        # ---- dQ to global memory, under the next S and dK. The last block, which has no next,
-        # multiplies its own S once more: products want no branch around them.
+        # ---- dQ to global memory, under dK
         acc_dQ = _issue_queries(context, frag, buffer)
-        is_last = i == blocks - 1
-        mbarriers.advance(q_ring)
-        next_stage = q_stage if is_last else q_ring.place[0]
-        barriers["q_full"].wait(next_stage, q_parity if is_last else q_ring.place[1])
-        _issue_scores(context, frag, state, next_stage)
-        tKrQ = frag.tKrQ[None, None, None, q_stage]
-        pairs = products.by_depth(state.tKrdS, tKrQ)
+        pairs = products.by_depth(state.tKrdS, frag.tKrQ[None, None, None, q_stage])
         products.issue(context.tiled_mma_kv, frag.acc_dK, pairs, zero_first=i == 0)
-        warpgroup.wait_group(3)
-        barriers["do_empty"].arrive_as_warp(do_stage)
         warpgroup.wait_group(2)
-        _add_queries(context, acc_dQ, head, block, wg, thread_index)
-
-        # NOTES: S is waited for here, where only dK goes on: ptxas serialises all products if
-        # registers of one in flight across the loop's end are read.
+        barriers["do_empty"].arrive_as_warp(do_stage)
         warpgroup.wait_group(1)
+        _add_queries(context, acc_dQ, head, block, wg, thread_index)
+        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
+        warpgroup.wait_group(0)
+        barriers["q_empty"].arrive_as_warp(q_stage)
 
         block = block + 1
         wraps = block == queries.last
         head = head + 1 if wraps else head
         block = queries.first if wraps else block
         buffer = Int32(0) if buffer == config.ds_buffers - 1 else buffer + 1
-        freed = q_stage
 
-    warpgroup.wait_group(0)
     epilogue.run(context, frag, wg, thread_index)

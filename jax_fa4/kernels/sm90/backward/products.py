@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
 from cutlass.cute.nvgpu import warpgroup
@@ -33,7 +32,7 @@ def make_tiled_mmas(config: BackwardConfig, dtype) -> tuple[cute.TiledMma, ...]:
     return (
         make(k_major, k_major, config.tile_m, shared),
         make(k_major, mn_major, config.head_dim, registers),
-        make(mn_major, mn_major, _MMA_ROWS, shared),
+        make(mn_major, mn_major, config.dq_columns, shared),
     )
 
 
