@@ -8,7 +8,8 @@ O and dO are bf16 or fp16, (B, S, H, D) row-major; lse and dlse are float32, (B,
 row-major; products and sums are float32. D is a run-time multiple of 8, B, S, H are any
 positive lengths, and offsets are 64-bit. delta and lse_log2 are float32, (B, H, S_padded),
 S_padded a multiple of 128: rows past S have delta 0 and lse_log2 +inf, with which the main
-kernel's P = exp2(scale log2(e) QK^T - lse_log2) is 0, as for rows that see no key.
+kernel's P = exp2(scale log2(e) QK^T - lse_log2) is 0. Rows that see no key get the same, delta too:
+the cotangent of an lse of -inf is easily infinite, and 0 * inf is NaN.
 
 The softmax gradient is dS = P * (dP - rowsum(dO * O)); a cotangent `dlse` of the
 log-sum-exp adds P * dlse, which is the same formula with delta in place of the row
@@ -135,7 +136,7 @@ class BackwardPreprocess:
                     total = row_sum
             if lane < ROWS_PER_GROUP:
                 sees_nothing = (lse == -Float32.inf) | (my_row >= seqlen)
-                delta = Float32(0.0) if my_row >= seqlen else total - dlse
+                delta = Float32(0.0) if sees_nothing else total - dlse
                 lse_log2 = Float32.inf if sees_nothing else lse * LOG2_E
                 _vector(results[0], line * seqlen_padded, seqlen_padded)[my_row] = delta
                 _vector(results[1], line * seqlen_padded, seqlen_padded)[my_row] = lse_log2
