@@ -144,9 +144,9 @@ def memory_seconds(cell: Cell, chip: Chip = H100) -> float:
 
 
 def preprocess_bytes(cell: Cell) -> int:
-    """The backward's preprocess: O and dO read, dlse read and delta written."""
+    """The backward's preprocess: O, dO, lse and dlse read; delta, lse_log2 and dq_accum written."""
     batch, seqlen, heads, head_dim = cell.shape
-    return batch * seqlen * heads * (2 * head_dim * BYTES + 8)
+    return batch * seqlen * heads * (2 * head_dim * BYTES + 16 + 4 * head_dim)
 
 
 def main() -> None:

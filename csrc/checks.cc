@@ -16,6 +16,12 @@ std::string ShapeText(const Dimensions& dimensions) {
   return text + ")";
 }
 
+ffi::Error CheckCount(std::string_view operation, std::string_view what, size_t count,
+                      size_t expected) {
+  if (count == expected) return ffi::Error::Success();
+  return InvalidArgument(operation, count, " ", what, " given, ", expected, " expected");
+}
+
 }  // namespace
 
 std::string_view DTypeName(ffi::DataType dtype) {
@@ -30,9 +36,33 @@ std::string_view DTypeName(ffi::DataType dtype) {
       return "fp32";
     case ffi::DataType::F64:
       return "fp64";
+    case ffi::DataType::S32:
+      return "int32";
     default:
       return "another type";
   }
+}
+
+ffi::Error NameArguments(std::string_view operation, const ffi::RemainingArgs& arguments,
+                         std::initializer_list<std::string_view> names, std::vector<Named>* named) {
+  JAX_FA4_RETURN_IF_ERROR(CheckCount(operation, "arguments", arguments.size(), names.size()));
+  for (std::string_view name : names) {
+    auto buffer = arguments.get<ffi::AnyBuffer>(named->size());
+    if (buffer.has_error()) return InvalidArgument(operation, name, buffer.error().message());
+    named->push_back({name, *buffer});
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error NameResults(std::string_view operation, const ffi::RemainingRets& results,
+                       std::initializer_list<std::string_view> names, std::vector<Named>* named) {
+  JAX_FA4_RETURN_IF_ERROR(CheckCount(operation, "results", results.size(), names.size()));
+  for (std::string_view name : names) {
+    auto buffer = results.get<ffi::AnyBuffer>(named->size());
+    if (buffer.has_error()) return InvalidArgument(operation, name, buffer.error().message());
+    named->push_back({name, **buffer});
+  }
+  return ffi::Error::Success();
 }
 
 std::string Describe(const Named& argument) {

@@ -63,6 +63,40 @@ ffi::Error ReadSpecial(std::string_view operation, const ffi::Dictionary& attrib
                             "jax_fa4.emulator.load_special_tables does it");
 }
 
+ffi::Error NotLoaded(const Operation& operation, std::string_view variants) {
+  return FailedPrecondition(operation.name, "variants=\"", variants,
+                            "\": the emulator has no PTX of them in this process; load it with "
+                            "jax_fa4.emulator.load");
+}
+
+std::vector<emulator::GlobalRange> Ranges(const KernelMemory& memory) {
+  std::vector<emulator::GlobalRange> ranges;
+  for (const Named& buffer : memory.reads) ranges.push_back(RangeOf(buffer, false));
+  for (const Named& buffer : memory.updates) ranges.push_back(RangeOf(buffer, true));
+  for (const Named& buffer : memory.writes) ranges.push_back(RangeOf(buffer, true));
+  return ranges;
+}
+
+ffi::Error LaunchOne(const Operation& operation, const EmulatorSettings& settings,
+                     KernelLaunch* launch) {
+  const Variant& variant = *launch->variant;
+  const EmulatedProgram program = FindEmulated(variant.name);
+  if (program == nullptr) return NotLoaded(operation, variant.name);
+  for (const Named& result : launch->memory.writes) {
+    std::memset(result.buffer.untyped_data(), 0xff, result.buffer.size_bytes());
+  }
+  Emulator backend(variant, program, settings.sm_count, Ranges(launch->memory), settings.options);
+  BackendScope scope(&backend, nullptr);
+  *launch->fields.stream = nullptr;
+  if (launch->fields.sm_count != nullptr) *launch->fields.sm_count = settings.sm_count;
+  CudaResult result = kCudaSuccess;
+  launch->arguments.push_back(&result);
+  variant.launch(launch->arguments.data(), static_cast<int32_t>(launch->arguments.size()));
+  if (result == kCudaSuccess) return ffi::Error::Success();
+  return ffi::Error::Internal(
+      Message(operation.name, variant.name, " on the emulator: ", backend.Describe(result)));
+}
+
 }  // namespace
 
 ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionary& attributes,
@@ -87,34 +121,15 @@ ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionar
 }
 
 ffi::Error LaunchEmulated(const Operation& operation, const std::vector<const Variant*>& variants,
-                          const EmulatorSettings& settings, const EmulatedMemory& memory,
-                          std::vector<void*> arguments, LaunchFields fields) {
-  const Variant* chosen = nullptr;
-  EmulatedProgram program;
+                          const EmulatorSettings& settings, const KernelPlan& plan) {
   for (const Variant* variant : variants) {
-    if (program == nullptr && (program = FindEmulated(variant->name)) != nullptr) chosen = variant;
+    if (FindEmulated(variant->name) == nullptr) continue;
+    for (KernelLaunch& launch : plan(*variant)) {
+      JAX_FA4_RETURN_IF_ERROR(LaunchOne(operation, settings, &launch));
+    }
+    return ffi::Error::Success();
   }
-  if (program == nullptr) {
-    return FailedPrecondition(operation.name, "variants=\"", operation.variants,
-                              "\": the emulator has no PTX of them in this process; load it with "
-                              "jax_fa4.emulator.load");
-  }
-  std::vector<emulator::GlobalRange> ranges;
-  for (const Named& input : memory.inputs) ranges.push_back(RangeOf(input, false));
-  for (const Named& result : memory.results) {
-    std::memset(result.buffer.untyped_data(), 0xff, result.buffer.size_bytes());
-    ranges.push_back(RangeOf(result, true));
-  }
-  Emulator backend(*chosen, program, settings.sm_count, std::move(ranges), settings.options);
-  BackendScope scope(&backend, nullptr);
-  *fields.stream = nullptr;
-  if (fields.sm_count != nullptr) *fields.sm_count = settings.sm_count;
-  CudaResult result = kCudaSuccess;
-  arguments.push_back(&result);
-  chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
-  if (result == kCudaSuccess) return ffi::Error::Success();
-  return ffi::Error::Internal(
-      Message(operation.name, chosen->name, " on the emulator: ", backend.Describe(result)));
+  return NotLoaded(operation, operation.variants);
 }
 
 }  // namespace jax_fa4

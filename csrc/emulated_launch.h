@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <string_view>
 #include <vector>
 
@@ -11,16 +10,6 @@
 #include "launch.h"
 
 namespace jax_fa4 {
-
-// A typed attribute, or which one is missing.
-template <typename T>
-ffi::Error ReadAttribute(std::string_view operation, const ffi::Dictionary& attributes,
-                         std::string_view name, T* value) {
-  auto found = attributes.get<T>(name);
-  if (found.has_error()) return InvalidArgument(operation, name, ": ", found.error().message());
-  *value = *found;
-  return ffi::Error::Success();
-}
 
 // How the emulator is to run, as every emulated call says it in its attributes: seed, completion,
 // exact, special, sm_count, level (jax_fa4/emulator/settings.py).
@@ -31,16 +20,9 @@ struct EmulatorSettings {
 ffi::Error ReadEmulatorSettings(std::string_view operation, const ffi::Dictionary& attributes,
                                 EmulatorSettings* settings);
 
-// The memory of an emulated call.
-struct EmulatedMemory {
-  std::initializer_list<Named> inputs;
-  std::initializer_list<Named> results;
-};
-
-// As Launch, on the emulator. Results are filled with NaN first: what the kernel leaves unwritten
-// shows.
+// As Launch, on the emulator, for the first of `variants` that it has. What a kernel writes is
+// filled with NaN first: what it leaves unwritten shows.
 ffi::Error LaunchEmulated(const Operation& operation, const std::vector<const Variant*>& variants,
-                          const EmulatorSettings& settings, const EmulatedMemory& memory,
-                          std::vector<void*> arguments, LaunchFields fields);
+                          const EmulatorSettings& settings, const KernelPlan& plan);
 
 }  // namespace jax_fa4

@@ -1,5 +1,6 @@
 #include "forward.h"
 
+#include "attention_checks.h"
 #include "emulated_launch.h"
 #include "forward_checks.h"
 #include "launch.h"
@@ -9,7 +10,7 @@ namespace {
 
 // The arguments that all forwards have.
 template <typename Arguments>
-void Fill(const ForwardBuffers& buffers, const ForwardScalars& scalars, Arguments* arguments) {
+void Fill(const ForwardBuffers& buffers, const AttentionScalars& scalars, Arguments* arguments) {
   const auto query = buffers.q.buffer.dimensions();
   const auto key = buffers.k.buffer.dimensions();
   arguments->q = buffers.q.buffer.untyped_data();
@@ -35,49 +36,57 @@ struct ForwardCall {
   Operation operation;
   std::vector<const Variant*> candidates;
   Arguments arguments{};
-  LaunchFields Fields() { return {&arguments.stream, &arguments.sm_count}; }
+  KernelMemory memory;
+  KernelPlan Plan() {
+    return [this](const Variant& variant) {
+      const LaunchFields fields{&arguments.stream, &arguments.sm_count};
+      return std::vector<KernelLaunch>{{&variant, arguments.Addresses(), fields, memory}};
+    };
+  }
 };
 
 template <typename Arguments>
-ffi::Error PrepareAny(const ForwardBuffers& buffers, const ForwardScalars& scalars,
+ffi::Error PrepareAny(const ForwardBuffers& buffers, const AttentionScalars& scalars,
                       ForwardCall<Arguments>* call) {
   const Operation& operation = call->operation;
   JAX_FA4_RETURN_IF_ERROR(CheckScalars(operation.name, scalars));
   JAX_FA4_RETURN_IF_ERROR(FindVariants(operation, &call->candidates));
   JAX_FA4_RETURN_IF_ERROR(CheckVariants(operation.name, call->candidates, buffers.q, buffers.v));
   Fill(buffers, scalars, &call->arguments);
+  for (const Named* input : {&buffers.q, &buffers.k, &buffers.v}) {
+    call->memory.reads.push_back(*input);
+  }
+  call->memory.writes = {buffers.out, buffers.lse};
   return ffi::Error::Success();
 }
 
 ffi::Error Prepare(const ForwardBuffers& buffers, std::string_view variants,
-                   const ForwardScalars& scalars, ForwardCall<ForwardArguments>* call) {
+                   const AttentionScalars& scalars, ForwardCall<ForwardArguments>* call) {
   JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
   call->operation = {kForwardName, VariantKind::kForward, variants};
   return PrepareAny(buffers, scalars, call);
 }
 
 ffi::Error Prepare(const Fp8Buffers& buffers, std::string_view variants,
-                   const ForwardScalars& scalars, ForwardCall<ForwardFp8Arguments>* call) {
+                   const AttentionScalars& scalars, ForwardCall<ForwardFp8Arguments>* call) {
   JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
   call->operation = {kForwardFp8Name, VariantKind::kForward, variants};
   call->arguments.q_descale = buffers.q_descale.buffer.untyped_data();
   call->arguments.k_descale = buffers.k_descale.buffer.untyped_data();
   call->arguments.v_descale = buffers.v_descale.buffer.untyped_data();
+  call->memory.reads = {buffers.q_descale, buffers.k_descale, buffers.v_descale};
   return PrepareAny(buffers.forward, scalars, call);
 }
 
 struct EmulatedAttributes {
   std::string_view variants;
-  ForwardScalars scalars{};
+  AttentionScalars scalars{};
   EmulatorSettings settings;
 };
 
 ffi::Error Read(std::string_view name, const ffi::Dictionary& from, EmulatedAttributes* to) {
-  ForwardScalars& scalars = to->scalars;
   JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "variants", &to->variants));
-  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "softmax_scale", &scalars.softmax_scale));
-  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "band_lower", &scalars.band_lower));
-  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "band_upper", &scalars.band_upper));
+  JAX_FA4_RETURN_IF_ERROR(ReadScalars(name, from, &to->scalars));
   return ReadEmulatorSettings(name, from, &to->settings);
 }
 
@@ -90,8 +99,7 @@ ffi::Error Execute(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, ffi
   ForwardCall<ForwardArguments> call;
   JAX_FA4_RETURN_IF_ERROR(
       Prepare(buffers, variants, {softmax_scale, band_lower, band_upper}, &call));
-  return Launch(call.operation, call.candidates, context, call.arguments.Addresses(),
-                call.Fields());
+  return Launch(call.operation, call.candidates, context, call.Plan());
 }
 
 Fp8Buffers MakeFp8Buffers(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
@@ -112,8 +120,7 @@ ffi::Error ExecuteFp8(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, 
   ForwardCall<ForwardFp8Arguments> call;
   JAX_FA4_RETURN_IF_ERROR(
       Prepare(buffers, variants, {softmax_scale, band_lower, band_upper}, &call));
-  return Launch(call.operation, call.candidates, context, call.arguments.Addresses(),
-                call.Fields());
+  return Launch(call.operation, call.candidates, context, call.Plan());
 }
 
 // The same on the emulator; the attributes are those above and the emulator's settings.
@@ -125,9 +132,7 @@ ffi::Error ExecuteEmulated(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
   JAX_FA4_RETURN_IF_ERROR(Read(kForwardName, attributes, &read));
   ForwardCall<ForwardArguments> call;
   JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, read.variants, read.scalars, &call));
-  return LaunchEmulated(call.operation, call.candidates, read.settings,
-                        {{buffers.q, buffers.k, buffers.v}, {buffers.out, buffers.lse}},
-                        call.arguments.Addresses(), call.Fields());
+  return LaunchEmulated(call.operation, call.candidates, read.settings, call.Plan());
 }
 
 ffi::Error ExecuteEmulatedFp8(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
@@ -139,12 +144,7 @@ ffi::Error ExecuteEmulatedFp8(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer
   JAX_FA4_RETURN_IF_ERROR(Read(kForwardFp8Name, attributes, &read));
   ForwardCall<ForwardFp8Arguments> call;
   JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, read.variants, read.scalars, &call));
-  const ForwardBuffers& forward = buffers.forward;
-  return LaunchEmulated(
-      call.operation, call.candidates, read.settings,
-      {{forward.q, forward.k, forward.v, buffers.q_descale, buffers.k_descale, buffers.v_descale},
-       {forward.out, forward.lse}},
-      call.arguments.Addresses(), call.Fields());
+  return LaunchEmulated(call.operation, call.candidates, read.settings, call.Plan());
 }
 
 ffi::Error InitializeForward(ffi::Context context, ffi::Dictionary attributes) {

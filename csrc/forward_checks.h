@@ -1,12 +1,9 @@
-// What a call of a forward target must be: its buffers, numbers and kernels.
+// What a call of a forward target must have as its buffers.
 #pragma once
 
-#include <cstdint>
 #include <string_view>
-#include <vector>
 
 #include "checks.h"
-#include "variants.h"
 
 namespace jax_fa4 {
 
@@ -22,16 +19,7 @@ struct Fp8Buffers {
   Named q_descale, k_descale, v_descale;
 };
 
-struct ForwardScalars {
-  float softmax_scale;
-  int32_t band_lower;
-  int32_t band_upper;
-};
-
 ffi::Error CheckBuffers(const ForwardBuffers& buffers);
 ffi::Error CheckBuffers(const Fp8Buffers& buffers);
-ffi::Error CheckScalars(std::string_view name, const ForwardScalars& scalars);
-ffi::Error CheckVariants(std::string_view name, const std::vector<const Variant*>& variants,
-                         const Named& q, const Named& v);
 
 }  // namespace jax_fa4

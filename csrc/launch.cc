@@ -58,7 +58,17 @@ CudaResult EnsureLoaded(const Variant& variant, CudaDevice device) {
 }
 
 std::string_view KindName(VariantKind kind) {
-  return kind == VariantKind::kForward ? "forward" : "backward preprocess";
+  switch (kind) {
+    case VariantKind::kForward:
+      return "forward";
+    case VariantKind::kBackwardPreprocess:
+      return "backward preprocess";
+    case VariantKind::kBackward:
+      return "backward";
+    case VariantKind::kBackwardPostprocess:
+      return "backward postprocess";
+  }
+  return "unknown";
 }
 
 std::string BuiltVariants() {
@@ -98,15 +108,19 @@ ffi::Error FindDevice(const Operation& operation, Backend* backend, Device* devi
   return ffi::Error::Success();
 }
 
-// The one of `variants` for the device, loaded there. Needs a BackendScope.
-ffi::Error ChooseLoaded(const Operation& operation, const std::vector<const Variant*>& variants,
-                        Backend* backend, const Device& device, const Variant** chosen) {
+// Loads a kernel for the device if nobody did. Needs a BackendScope.
+ffi::Error Load(const Operation& operation, const Variant& variant, Backend* backend,
+                const Device& device) {
+  CudaResult result = EnsureLoaded(variant, device.ordinal);
+  if (result == kCudaSuccess) return ffi::Error::Success();
+  return CudaError(operation.name, variant.name, backend, result);
+}
+
+// The one of `variants` for the device. Needs a BackendScope.
+ffi::Error Choose(const Operation& operation, const std::vector<const Variant*>& variants,
+                  Backend* backend, const Device& device, const Variant** chosen) {
   for (const Variant* variant : variants) {
     if (variant->compute_capability_major != device.major) continue;
-    CudaResult result = EnsureLoaded(*variant, device.ordinal);
-    if (result != kCudaSuccess) {
-      return CudaError(operation.name, variant->name, backend, result);
-    }
     *chosen = variant;
     return ffi::Error::Success();
   }
@@ -133,7 +147,33 @@ ffi::Error WithDriver(const Operation& operation, const ffi::Context& context, B
   return body(backend, *stream);
 }
 
+// Launches one kernel, loading it if nobody did. Needs a BackendScope.
+ffi::Error LaunchOne(const Operation& operation, Backend* backend, const Device& device,
+                     CudaStream stream, KernelLaunch* launch) {
+  JAX_FA4_RETURN_IF_ERROR(Load(operation, *launch->variant, backend, device));
+  *launch->fields.stream = stream;
+  if (launch->fields.sm_count != nullptr) *launch->fields.sm_count = device.sm_count;
+  CudaResult result = kCudaSuccess;
+  launch->arguments.push_back(&result);
+  launch->variant->launch(launch->arguments.data(), static_cast<int32_t>(launch->arguments.size()));
+  if (result == kCudaSuccess) return ffi::Error::Success();
+  return CudaError(operation.name, launch->variant->name, backend, result);
+}
+
 }  // namespace
+
+ffi::Error FindHelper(std::string_view operation, const Variant& variant, VariantKind kind,
+                      const Variant** helper) {
+  for (const Variant& other : kVariants) {
+    if (other.kind != kind || other.dtype != variant.dtype) continue;
+    if (other.compute_capability_major != variant.compute_capability_major) continue;
+    *helper = &other;
+    return ffi::Error::Success();
+  }
+  return FailedPrecondition(
+      operation, "variant ", variant.name, " needs a ", KindName(kind),
+      " kernel for its device, which is not in this build: ", BuiltVariants());
+}
 
 ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>* found) {
   std::string_view rest = operation.variants;
@@ -161,26 +201,22 @@ ffi::Error FindVariants(const Operation& operation, std::vector<const Variant*>*
 }
 
 ffi::Error Launch(const Operation& operation, const std::vector<const Variant*>& variants,
-                  const ffi::Context& context, std::vector<void*> arguments, LaunchFields fields) {
+                  const ffi::Context& context, const KernelPlan& plan) {
   return WithDriver(operation, context, [&](Backend* backend, CudaStream stream) {
     Device device;
     JAX_FA4_RETURN_IF_ERROR(FindDevice(operation, backend, &device));
     const Variant* chosen = nullptr;
-    JAX_FA4_RETURN_IF_ERROR(ChooseLoaded(operation, variants, backend, device, &chosen));
-    *fields.stream = stream;
-    if (fields.sm_count != nullptr) *fields.sm_count = device.sm_count;
-    CudaResult result = kCudaSuccess;
-    arguments.push_back(&result);
-    chosen->launch(arguments.data(), static_cast<int32_t>(arguments.size()));
-    if (result != kCudaSuccess) {
-      return CudaError(operation.name, chosen->name, backend, result);
+    JAX_FA4_RETURN_IF_ERROR(Choose(operation, variants, backend, device, &chosen));
+    for (KernelLaunch& launch : plan(*chosen)) {
+      JAX_FA4_RETURN_IF_ERROR(LaunchOne(operation, backend, device, stream, &launch));
     }
     return ffi::Error::Success();
   });
 }
 
 ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::Context& context,
-                      const ffi::Dictionary& attributes) {
+                      const ffi::Dictionary& attributes,
+                      std::initializer_list<VariantKind> helpers) {
   auto variants = attributes.get<std::string_view>("variants");
   if (variants.has_error()) return InvalidArgument(operation, variants.error().message());
   const Operation loading{operation, kind, *variants};
@@ -190,7 +226,13 @@ ffi::Error Initialize(std::string_view operation, VariantKind kind, const ffi::C
     Device device;
     JAX_FA4_RETURN_IF_ERROR(FindDevice(loading, backend, &device));
     const Variant* chosen = nullptr;
-    return ChooseLoaded(loading, found, backend, device, &chosen);
+    JAX_FA4_RETURN_IF_ERROR(Choose(loading, found, backend, device, &chosen));
+    for (VariantKind helper_kind : helpers) {
+      const Variant* helper = nullptr;
+      JAX_FA4_RETURN_IF_ERROR(FindHelper(operation, *chosen, helper_kind, &helper));
+      JAX_FA4_RETURN_IF_ERROR(Load(loading, *helper, backend, device));
+    }
+    return Load(loading, *chosen, backend, device);
   });
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "backward.h"
+#include "backward_preprocess.h"
 #include "forward.h"
 #include "runtime/emulator.h"
 #include "runtime/recordings.h"
@@ -36,6 +37,8 @@ std::map<std::string, Stages> Registrations() {
       {"jax_fa4_fwd_fp8_v1",
        {{"initialize", Capsule(jax_fa4_fwd_fp8_v1_initialize)},
         {"execute", Capsule(jax_fa4_fwd_fp8_v1)}}},
+      {"jax_fa4_bwd_v1",
+       {{"initialize", Capsule(jax_fa4_bwd_v1_initialize)}, {"execute", Capsule(jax_fa4_bwd_v1)}}},
       {"jax_fa4_bwd_preprocess_v1",
        {{"initialize", Capsule(jax_fa4_bwd_preprocess_v1_initialize)},
         {"execute", Capsule(jax_fa4_bwd_preprocess_v1)}}},
@@ -46,6 +49,7 @@ std::map<std::string, Stages> EmulatorRegistrations() {
   return {
       {"jax_fa4_emulated_fwd_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_v1)}}},
       {"jax_fa4_emulated_fwd_fp8_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_fp8_v1)}}},
+      {"jax_fa4_emulated_bwd_v1", {{"execute", Capsule(jax_fa4_emulated_bwd_v1)}}},
       {"jax_fa4_emulated_bwd_preprocess_v1",
        {{"execute", Capsule(jax_fa4_emulated_bwd_preprocess_v1)}}},
   };

@@ -8,6 +8,7 @@ rooms (jax_fa4.aot, jax_fa4.kernels, jax_fa4.testing) and `benchmarks` are found
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.append(str(CHECKOUT))
@@ -23,7 +24,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import jax_fa4  # noqa: E402
+from jax_fa4 import ffi  # noqa: E402
 from jax_fa4.ops import selection  # noqa: E402
+from jax_fa4.variants import CATALOG  # noqa: E402
 
 if str(CHECKOUT / "jax_fa4") not in jax_fa4.__path__:
     jax_fa4.__path__.append(str(CHECKOUT / "jax_fa4"))
@@ -60,6 +63,16 @@ def pytest_collection_modifyitems(items):
 def no_gpu(monkeypatch):
     """JAX sees no CUDA device, whatever the machine has."""
     monkeypatch.setattr(selection, "cuda_devices", lambda: ())
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """JAX sees one H100 and the build has every kernel, as far as choosing a path goes."""
+    device = SimpleNamespace(id=0, device_kind="NVIDIA H100", compute_capability="9.0")
+    monkeypatch.setattr(selection, "cuda_devices", lambda: (device,))
+    monkeypatch.setattr(selection, "driver_cuda_version", lambda: (13, 0))
+    monkeypatch.setattr(ffi, "built_variants", lambda: frozenset(v.name for v in CATALOG))
+    monkeypatch.setattr(ffi, "register", lambda: None)
 
 
 @pytest.fixture(params=["xla", pytest.param("fa4", marks=pytest.mark.gpu)])

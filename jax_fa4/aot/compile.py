@@ -17,8 +17,8 @@ from jax_fa4.variants.variant import (
     Arch,
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
-    DType,
     BackwardVariant,
+    DType,
     ForwardVariant,
     Variant,
 )

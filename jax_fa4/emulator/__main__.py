@@ -12,7 +12,7 @@ import jax
 
 from jax_fa4 import emulator
 from jax_fa4.emulator import timeline
-from jax_fa4.emulator.problem import Problem, Shape, kernel, kernels, problem
+from jax_fa4.emulator.problem import Arrays, Problem, Shape, kernel, kernels, problem
 from jax_fa4.emulator.recording import MAX_EVENTS, Recording, record
 from jax_fa4.emulator.report import report
 from jax_fa4.emulator.settings import COMPLETIONS, LEVELS, SPECIALS
@@ -52,8 +52,8 @@ def _run(call: Problem, options: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
-def _call(call: Problem, options: argparse.Namespace) -> tuple[jax.Array | None, str]:
-    """The kernel's result, or what is wrong."""
+def _call(call: Problem, options: argparse.Namespace) -> tuple[Arrays | None, str]:
+    """The kernel's results, or what is wrong."""
     names = ("seed", "completion", "special", "level")
     try:
         settings = {name: getattr(options, name) for name in names}
@@ -68,7 +68,7 @@ def _record(call: Problem, options: argparse.Namespace) -> Recording:
         _, error = _call(call, options)
     if not recordings:
         raise ValueError(error)
-    return recordings[-1]
+    return recordings[min(call.launch, len(recordings) - 1)]  # fewer if an earlier one failed
 
 
 def _report(call: Problem, options: argparse.Namespace) -> int:

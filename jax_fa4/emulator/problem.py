@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,13 +13,23 @@ import numpy as np
 
 from jax_fa4 import emulator, ffi
 from jax_fa4.emulator import settings
-from jax_fa4.ffi.backward import backward_preprocess
+from jax_fa4.ffi.backward import Gradients, Operands, Scratch, backward_preprocess
+from jax_fa4.ffi.backward import backward as backward_call
 from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import reference
 from jax_fa4.ops.band import Band
-from jax_fa4.ops.core import pad_head_dim
+from jax_fa4.ops.core import pad_head_dim, pad_operands
 from jax_fa4.ops.fp8 import Descales
-from jax_fa4.variants import BackwardPreprocessVariant, DType, ForwardVariant, Variant, parse
+from jax_fa4.variants import (
+    BackwardPostprocessVariant,
+    BackwardPreprocessVariant,
+    BackwardVariant,
+    DType,
+    ForwardVariant,
+    Variant,
+    parse,
+)
+from jax_fa4.variants.select import helpers
 
 _DTYPES = {DType.BF16: "bfloat16", DType.FP16: "float16", DType.E4M3: "float8_e4m3fn"}
 HEAD_DIM_STEP = 8  # of the kernels' tensors
@@ -36,21 +47,33 @@ class Shape:
     head_dim: int
 
 
+Arrays = tuple[jax.Array, ...]
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A call: `run` makes it on the emulator, `exact` and `plain` by definition."""
+    """A call: `run` makes it on the emulator, `exact` and `plain` by definition.
+
+    Each returns the same arrays. The kernel in question is number `launch` of the call's.
+    """
 
     words: str
-    run: Callable[[], jax.Array]
-    exact: Callable[[], jax.Array]
-    plain: Callable[[], jax.Array]
+    run: Callable[[], Arrays]
+    exact: Callable[[], Arrays]
+    plain: Callable[[], Arrays]
     dtype: str
+    launch: int = 0
 
-    def verdict(self, found: jax.Array) -> tuple[float, float]:
-        """The largest error, and what is allowed: twice that of the same precision, and one ulp."""
-        exact = self.exact()
-        ulp = float(np.spacing(np.asarray(jnp.abs(exact).max(), jnp.dtype(self.dtype))))
-        return _difference(found, exact), 2 * _difference(self.plain(), exact) + ulp
+    def verdict(self, found: Arrays) -> tuple[float, float]:
+        """The largest error of the array that is worst, and what is allowed.
+
+        That is twice the error of the same precision, and one ulp.
+        """
+        errors = []
+        for ours, exact, plain in zip(found, self.exact(), self.plain(), strict=True):
+            ulp = float(np.spacing(np.asarray(jnp.abs(exact).max(), jnp.dtype(self.dtype))))
+            errors.append((_difference(ours, exact), 2 * _difference(plain, exact) + ulp))
+        return max(errors, key=lambda pair: math.inf if math.isnan(pair[0]) else pair[0] / pair[1])
 
 
 def kernels() -> list[str]:
@@ -70,16 +93,24 @@ def problem(variant: Variant, shape: Shape, *, causal: bool, seed: int) -> Probl
     """Random inputs for a kernel; ValueError if it does not take the shape."""
     generator = np.random.default_rng(seed)
     if isinstance(variant, ForwardVariant):
-        if shape.head_dim > variant.head_dim:
-            raise ValueError(f"{variant.name} takes head dims up to {variant.head_dim}")
+        _check_width(variant, shape)
         return _forward(variant, shape, causal, generator)
-    assert isinstance(variant, BackwardPreprocessVariant)
+    if isinstance(variant, BackwardVariant):
+        _check_width(variant, shape)
+        return _backward(variant, shape, causal, generator)
+    if isinstance(variant, BackwardPostprocessVariant):
+        return _postprocess(variant, shape, causal, generator)
     if causal or shape.head_dim % HEAD_DIM_STEP:
         raise ValueError(
             f"{variant.name} knows no mask (leave --causal away), and head dims that are multiples "
             f"of {HEAD_DIM_STEP}"
         )
     return _preprocess(variant, shape, generator)
+
+
+def _check_width(variant: ForwardVariant | BackwardVariant, shape: Shape) -> None:
+    if shape.head_dim > variant.head_dim:
+        raise ValueError(f"{variant.name} takes head dims up to {variant.head_dim}")
 
 
 def _forward(
@@ -97,14 +128,14 @@ def _forward(
         shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
     )
 
-    def run() -> jax.Array:
+    def run() -> Arrays:
         scale = shape.head_dim**-0.5
         options: dict[str, Any] = {"softmax_scale": scale, "band": band}
-        return forward(variant.name, q, k, v, *(descales or ()), **options)[0]
+        return forward(variant.name, q, k, v, *(descales or ()), **options)[:1]
 
-    def definition(*inputs: jax.Array) -> jax.Array:
+    def definition(*inputs: jax.Array) -> Arrays:
         options: dict[str, Any] = {"softmax_scale": shape.head_dim**-0.5, "band": band}
-        return reference.attention(*inputs, descales=descales, **options)[0]
+        return reference.attention(*inputs, descales=descales, **options)[:1]
 
     return Problem(
         f"query {query}, key and value {key}",
@@ -138,14 +169,86 @@ def forward(
     return out[..., : v.shape[-1]], lse
 
 
+def backward(
+    name: str, operands: Operands, *, softmax_scale: float, band: Band
+) -> tuple[Gradients, Scratch]:
+    """The gradients by the backward kernel `name`, and the scratch that its kernels left."""
+    now = _prepare(name)
+    with jax.default_device(jax.devices("cpu")[0]):
+        gradients, scratch = backward_call(
+            pad_operands(operands),
+            softmax_scale=softmax_scale,
+            band=band,
+            variants=(name,),
+            emulator=now,
+        )
+    cut = (dx[..., : x.shape[-1]] for dx, x in zip(gradients, operands[:3], strict=True))
+    return Gradients(*cut), scratch
+
+
 def _prepare(name: str) -> settings.Settings:
     """Loads what a kernel's run needs; the settings of the run."""
     ffi.register_emulator()
-    emulator.load(name)
+    variant = parse(name)
+    helping = helpers(variant) if isinstance(variant, BackwardVariant) else ()
+    for needed in (name, *helping):
+        emulator.load(needed)
     now = settings.current()
     if now.special == "h100":
         emulator.load_special_tables()
     return now
+
+
+def _backward(
+    variant: BackwardVariant, shape: Shape, causal: bool, generator: np.random.Generator
+) -> Problem:
+    query = (shape.batch, shape.queries, shape.heads, shape.head_dim)
+    key = (shape.batch, shape.keys, shape.key_heads, shape.head_dim)
+    dtype = _DTYPES[variant.dtype]
+    q, k, v, dout = (
+        jnp.asarray(generator.standard_normal(x), dtype) for x in (query, key, key, query)
+    )
+    dlse = jnp.asarray(generator.standard_normal((query[0], query[2], query[1])), jnp.float32)
+    scale = shape.head_dim**-0.5
+    band = Band.make(
+        shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
+    )
+    out, lse = reference.attention(q, k, v, softmax_scale=scale, band=band)
+    operands = Operands(q, k, v, out, dout, lse, dlse)
+
+    def run() -> Arrays:
+        return backward(variant.name, operands, softmax_scale=scale, band=band)[0]
+
+    def definition(dtype: str) -> Arrays:
+        q, k, v, out, dout = (x.astype(dtype) for x in operands[:5])
+        return reference.gradients(q, k, v, out, lse, dout, dlse, softmax_scale=scale, band=band)
+
+    return Problem(
+        f"query {query}, key and value {key}",
+        run,
+        lambda: definition("float32"),
+        lambda: definition(dtype),
+        dtype,
+        launch=1,
+    )
+
+
+def _postprocess(
+    variant: BackwardPostprocessVariant,
+    shape: Shape,
+    causal: bool,
+    generator: np.random.Generator,
+) -> Problem:
+    """It reads sums in the order that a main kernel leaves them, so that one runs before it."""
+    for name in kernels():
+        main = parse(name)
+        if (
+            isinstance(main, BackwardVariant)
+            and variant.name in helpers(main)
+            and shape.head_dim <= main.head_dim
+        ):
+            return replace(_backward(main, shape, causal, generator), launch=2)
+    raise ValueError(f"{variant.name} follows no kernel of this build with that head dim")
 
 
 def _preprocess(
@@ -155,16 +258,20 @@ def _preprocess(
     rows = (shape.batch, shape.heads, shape.queries)
     dtype = _DTYPES[variant.dtype]
     out, dout = (jnp.asarray(generator.standard_normal(size), dtype) for _ in range(2))
-    dlse = jnp.asarray(generator.standard_normal(rows), jnp.float32)
+    lse, dlse = (jnp.asarray(generator.standard_normal(rows), jnp.float32) for _ in range(2))
 
-    def run() -> jax.Array:
+    def run() -> Arrays:
         now = _prepare(variant.name)
         with jax.default_device(jax.devices("cpu")[0]):
-            return backward_preprocess(out, dout, dlse, variants=(variant.name,), emulator=now)
+            scratch = backward_preprocess(
+                out, dout, lse, dlse, width=64, variants=(variant.name,), emulator=now
+            )
+        return tuple(x[..., : shape.queries] for x in scratch[:2])
 
-    def definition(dtype: type) -> jax.Array:
+    def definition(dtype: type) -> Arrays:
         products: Any = np.asarray(out, dtype) * np.asarray(dout, dtype)
-        return jnp.asarray(products.sum(-1, dtype=dtype).transpose(0, 2, 1) - np.asarray(dlse))
+        delta = products.sum(-1, dtype=dtype).transpose(0, 2, 1) - np.asarray(dlse)
+        return jnp.asarray(delta), jnp.asarray(np.asarray(lse, dtype) * dtype(np.log2(np.e)))
 
     return Problem(
         f"out and dout {size}",

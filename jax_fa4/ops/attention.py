@@ -116,8 +116,11 @@ def dot_product_attention(
         T != S: at the first query and key ("top_left") or at the last ("bottom_right").
       checkpoint_name: name of out and lse for `jax.checkpoint` policies, in place of
         `jax_fa4.CHECKPOINT_NAMES`.
+      deterministic: whether the gradients must have the same bits in every run. By default the
+        kernels add to that of query in a varying order; those of key and value never vary. Where no
+        deterministic kernel exists (`explain` says so), the portable path computes them.
       query_seq_lengths, key_value_seq_lengths, logits_soft_cap, sinks, query_segment_ids,
-        key_value_segment_ids, deterministic: not built yet.
+        key_value_segment_ids: not built yet.
 
     Returns:
       out (B, T, N, V) or (T, N, V), of query's batch axes and dtype; with return_residual also
@@ -138,7 +141,6 @@ def dot_product_attention(
         sinks=sinks,
         query_segment_ids=query_segment_ids,
         key_value_segment_ids=key_value_segment_ids,
-        deterministic=deterministic,
     )
     checks.choice("causal_alignment", causal_alignment, _ALIGNMENTS)
     names = ("query", "key", "value")
@@ -168,6 +170,7 @@ def dot_product_attention(
         softmax_scale=number,
         has_bias=bias is not None,
         has_mask=mask is not None,
+        deterministic=bool(deterministic),
     )
     plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
     out, lse = attention(plan, q, k, v, bias, mask)

@@ -3,7 +3,7 @@
     custom_vjp( fold_vmap( platform_dependent( cuda = custom call, default = portable ) ) )
 
 Residuals are (q, k, v, bias, mask, out, lse). The kernel's custom call sits at the bottom of
-this stack (`_kernel_forward`, `_kernel_delta`): that is where a partitioning rule goes.
+this stack (`_kernel_forward`, `_kernel_backward`): that is where a partitioning rule goes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_fa4.ffi.backward import backward_preprocess
+from jax_fa4.ffi.backward import Operands
+from jax_fa4.ffi.backward import backward as backward_call
 from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import manual_axes, portable
 from jax_fa4.ops.band import Band
@@ -126,24 +127,15 @@ def _backward(
     mask: Dense,
     *rest: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
-    def compute(
-        q: jax.Array, k: jax.Array, v: jax.Array, out: jax.Array, lse: jax.Array, *douts: jax.Array
-    ) -> Any:
-        empty = 0 in q.shape or 0 in k.shape
-        delta = (portable.row_delta if empty else functools.partial(_delta, plan))(out, *douts)
-        dq, dk, dv, dbias = portable.backward(
-            q,
-            k,
-            v,
-            lse,
-            douts[0],
-            delta,
-            softmax_scale=plan.softmax_scale,
-            band=plan.band,
-            bias=bias,
-            mask=mask,
-        )
-        return (dq, dk, dv) if dbias is None else (dq, dk, dv, dbias)
+    def compute(*operands: jax.Array) -> Any:
+        q, k = operands[:2]
+        portable_backward = functools.partial(_portable_backward, plan, bias, mask)
+        if not plan.path.backward or 0 in q.shape or 0 in k.shape:
+            return portable_backward(*operands)
+        kernel = functools.partial(_kernel_backward, plan)
+        if plan.path.emulator is not None:
+            return kernel(*operands)
+        return lax.platform_dependent(*operands, cuda=kernel, default=portable_backward)
 
     if bias is None and mask is None:
         return (*fold_vmap(compute)(q, k, v, *rest), None)
@@ -151,15 +143,23 @@ def _backward(
     return gradients if bias is not None else (*gradients, None)
 
 
-def _delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
-    if not plan.path.preprocess:
-        return portable.row_delta(out, dout, dlse)
-    if plan.path.emulator is not None:
-        return _kernel_delta(plan, out, dout, dlse)
-    kernel = functools.partial(_kernel_delta, plan)
-    delta = lax.platform_dependent(out, dout, dlse, cuda=kernel, default=portable.row_delta)
-    assert isinstance(delta, jax.Array)
-    return delta
+def _portable_backward(
+    plan: Plan, bias: Dense, mask: Dense, *operands: jax.Array
+) -> tuple[jax.Array, ...]:
+    q, k, v, out, lse, dout, dlse = operands
+    *gradients, dbias = portable.backward(
+        q,
+        k,
+        v,
+        lse,
+        dout,
+        portable.row_delta(out, dout, dlse),
+        softmax_scale=plan.softmax_scale,
+        band=plan.band,
+        bias=bias,
+        mask=mask,
+    )
+    return tuple(gradients) if dbias is None else (*gradients, dbias)
 
 
 def _kernel_forward(
@@ -176,17 +176,25 @@ def _kernel_forward(
     return out[..., : v.shape[-1]], lse
 
 
-def _kernel_delta(plan: Plan, out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
-    return backward_preprocess(
-        pad_head_dim(out),
-        pad_head_dim(dout),
-        dlse,
-        variants=plan.path.preprocess,
+def _kernel_backward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, ...]:
+    """The backward custom call, the head dims padded with zeros to what the kernels read."""
+    q, k, v, out, lse, dout, dlse = operands
+    gradients, _ = backward_call(
+        pad_operands(Operands(q, k, v, out, dout, lse, dlse)),
+        softmax_scale=plan.softmax_scale,
+        band=plan.band,
+        variants=plan.path.backward_for(),
         emulator=plan.path.emulator,
     )
+    return tuple(dx[..., : x.shape[-1]] for dx, x in zip(gradients, (q, k, v), strict=True))
 
 
 def pad_head_dim(x: jax.Array) -> jax.Array:
     """Zeros behind the last dimension, up to the next width that kernels read."""
     missing = -x.shape[-1] % (_ROW_STEP // x.dtype.itemsize)
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
+
+
+def pad_operands(operands: Operands) -> Operands:
+    """The same with the head dims of all but lse and its cotangent padded."""
+    return Operands(*[pad_head_dim(x) if x.ndim == 4 else x for x in operands])

@@ -95,7 +95,10 @@ def flash_attention(
         (`jax_fa4.emulator`).
       checkpoint_name: name of out and lse for `jax.checkpoint` policies, in place of
         `jax_fa4.CHECKPOINT_NAMES`.
-      softcap, learnable_sink, deterministic: not built yet.
+      deterministic: whether the gradients must have the same bits in every run. By default the
+        kernels add to that of q in a varying order; those of k and v never vary. Where no
+        deterministic kernel exists (`explain` says so), the portable path computes them.
+      softcap, learnable_sink: not built yet.
 
     Returns:
       out (B, Sq, Hq, Dv) in q's dtype, bfloat16 for float8_e4m3fn; with return_lse also lse
@@ -109,7 +112,7 @@ def flash_attention(
 
     Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
     """
-    unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink, deterministic=deterministic)
+    unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink)
     q, k, v = map(jnp.asarray, (q, k, v))
     checks.qkv(("q", "k", "v"), q, k, v, takes_fp8=True)
     descales = _descales(q, k, query_descale, key_descale, value_descale)
@@ -122,7 +125,11 @@ def flash_attention(
         alignment="bottom_right",
     )
     problem = Problem(
-        dtype=str(q.dtype), head_dim=q.shape[3], head_dim_v=v.shape[3], softmax_scale=number
+        dtype=str(q.dtype),
+        head_dim=q.shape[3],
+        head_dim_v=v.shape[3],
+        softmax_scale=number,
+        deterministic=bool(deterministic),
     )
     plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
     if descales is not None:

@@ -15,6 +15,7 @@ from jax_fa4.ops import checks, errors, selection, unbuilt
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
 from jax_fa4.variants.problem import Problem
+from jax_fa4.variants.workspace import Workspace
 
 # The options of either public call; those that cannot change the answer are only known.
 _NEUTRAL = (
@@ -26,6 +27,7 @@ _NEUTRAL = (
     "return_lse",
     "causal_alignment",
     "checkpoint_name",
+    "deterministic",
 )
 _SCALES = ("scale", "softmax_scale")
 _WINDOWS = ("local_window_size", "window_size")
@@ -81,10 +83,34 @@ def explain(
     shapes = _with_one_batch_axis(query), _with_one_batch_axis(key)
     names = path.forward_for(*shapes, _band(query, key, options))
     if emulated:
-        return f"kernel {', '.join(names)} on the emulator, on the CPU"
+        gradient = _gradient(path, path.backward)
+        return f"kernel {', '.join(names)} on the emulator, on the CPU; {gradient}"
     device = selection.cuda_devices()[0]
     name = selection.kernel_for(device, names)
-    return f"kernel {name} on {selection.describe(device)}"
+    backward = path.backward and (selection.kernel_for(device, path.backward),)
+    return f"kernel {name} on {selection.describe(device)}; {_gradient(path, backward)}"
+
+
+def backward_workspace_bytes(
+    query: Any, key: Any, value: Any, bias: Any = None, mask: Any = None, **options: Any
+) -> int:
+    """Device memory that the gradient's kernels use beside their arguments and results.
+
+    Arguments as `is_supported`, of the sizes on one device. It is linear in the query length; 0 on
+    the portable path, whose temporary arrays are XLA's to choose.
+    """
+    if options.get("implementation") == "xla":
+        return 0
+    if is_supported(query, key, value, bias, mask, **options) is not None:
+        return 0
+    path = selection.select(
+        _problem(query, key, value, bias, mask, options), options.get("implementation")
+    )
+    query, key = _arrays(query, key)
+    if not path.backward or 0 in query.shape or 0 in key.shape:
+        return 0
+    batch, length, heads, _ = _with_one_batch_axis(query)
+    return Workspace.of(path.backward, batch=batch, heads_q=heads, seqlen_q=length).bytes
 
 
 def build_info() -> dict[str, str]:
@@ -96,6 +122,13 @@ def build_info() -> dict[str, str]:
     extension = ffi.extension()
     info |= {str(name): str(value) for name, value in extension.build_info().items()}
     return info | {"extension": "present", "variants": " ".join(extension.variant_names())}
+
+
+def _gradient(path: selection.Path, kernels: tuple[str, ...]) -> str:
+    """Which path a call's gradient takes."""
+    if kernels:
+        return f"gradient: kernel {', '.join(kernels)}"
+    return f"gradient: portable path (XLA): {path.backward_reason}"
 
 
 def _arrays(*arguments: Any) -> list[Any]:
@@ -143,4 +176,5 @@ def _problem(
         softmax_scale=checks.scale("scale", scale, width),
         has_bias=bias is not None,
         has_mask=mask is not None,
+        deterministic=bool(options.get("deterministic", False)),
     )

@@ -13,12 +13,13 @@ from jax_fa4 import emulator, ffi
 from jax_fa4.ffi.driver import driver_cuda_version
 from jax_fa4.ops import errors
 from jax_fa4.ops.band import Band
-from jax_fa4.variants import CATALOG, Arch, ForwardVariant, parse
+from jax_fa4.variants import CATALOG, Arch, BackwardVariant, ForwardVariant, parse
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.select import (
+    backward_variants,
     for_call,
     forward_variants,
-    preprocess_variants,
+    helpers,
     refusal,
 )
 
@@ -31,14 +32,17 @@ class Path:
     """The way a call goes. Kernel names are empty on the portable path; `reason` says why it is.
 
     `forward` names the forward kernels in all forms that serve the call; `forward_for` chooses.
+    `backward` names the gradient's main kernels, one an architecture; without any the gradient
+    is portable, and `backward_reason` says why.
     On the kernel path the choice between kernel and portable code is left to the platform
     that the program is lowered for, so that one program serves both. With `emulator` settings
     the kernels run on the emulator, and the program is for the CPU alone.
     """
 
     forward: tuple[str, ...] = ()
-    preprocess: tuple[str, ...] = ()
+    backward: tuple[str, ...] = ()
     reason: str | None = None
+    backward_reason: str | None = None
     emulator: emulator.Settings | None = None
 
     @property
@@ -64,6 +68,14 @@ class Path:
                 emulator.load(name)
         return names
 
+    def backward_for(self) -> tuple[str, ...]:
+        """The gradient's main kernels, loaded with their helpers where they are emulated."""
+        if self.emulator is not None:
+            for name in self.backward:
+                for needed in (name, *_helpers(name)):
+                    emulator.load(needed)
+        return self.backward
+
 
 def select(problem: Problem, implementation: str | None) -> Path:
     """The path of a call; NotImplementedError if what was asked for cannot run it."""
@@ -83,12 +95,16 @@ def select(problem: Problem, implementation: str | None) -> Path:
         return Path(reason=reason)
     if devices:
         ffi.register()
-    dtype = problem.kernel_dtype
-    assert dtype is not None
     built = ffi.built_variants() if devices else None
+    forward = forward_variants(problem, built)
+    backward = backward_variants(problem, built)
+    # A program for GPUs that are not here must run on every kind that the forward runs on.
+    majors = {_major(d) for d in devices} or {v.arch.compute_capability_major for v in forward}
+    unserved = majors - {v.arch.compute_capability_major for v in backward}
     return Path(
-        forward=tuple(v.name for v in forward_variants(problem, built)),
-        preprocess=tuple(v.name for v in preprocess_variants(dtype, built)),
+        forward=tuple(v.name for v in forward),
+        backward=() if unserved else tuple(v.name for v in backward),
+        backward_reason=_no_backward(problem, sorted(map(str, unserved))) if unserved else None,
     )
 
 
@@ -124,20 +140,36 @@ def _emulated(problem: Problem) -> Path:
     reason = unsupported_by_emulator(problem)
     if reason is not None:
         raise errors.no_kernel("emulator", reason)
-    dtype = problem.kernel_dtype
-    assert dtype is not None
     built = frozenset(name for name in ffi.built_variants() if emulator.has_ptx(name))
-    kernels = (forward_variants(problem, built), preprocess_variants(dtype, built))
+    kernels = (forward_variants(problem, built), backward_variants(problem, built))
     arch = Arch(emulator.current().arch)
-    forward, preprocess = (
-        tuple(v.name for v in variants if v.arch is arch) for variants in kernels
-    )
-    for name in preprocess:
-        emulator.load(name)
+    forward, backward = (tuple(v.name for v in variants if v.arch is arch) for variants in kernels)
+    major = str(arch.compute_capability_major)
     if emulator.current().special == "h100":
         emulator.load_special_tables()
     ffi.register_emulator()
-    return Path(forward=forward, preprocess=preprocess, emulator=emulator.current())
+    return Path(
+        forward=forward,
+        backward=backward,
+        backward_reason=None if backward else _no_backward(problem, [major]),
+        emulator=emulator.current(),
+    )
+
+
+def _no_backward(problem: Problem, majors: list[str]) -> str:
+    """Why the portable path computes a gradient, on devices of these compute capabilities."""
+    kind = "deterministic backward" if problem.deterministic else "backward"
+    return (
+        f"no {kind} kernel for compute capability {', '.join(f'{m}.x' for m in majors)} takes "
+        f"{problem.dtype}, head dims {problem.head_dim} (query, key) and {problem.head_dim_v} "
+        "(value) in this build"
+    )
+
+
+def _helpers(name: str) -> tuple[str, ...]:
+    variant = parse(name)
+    assert isinstance(variant, BackwardVariant)
+    return helpers(variant)
 
 
 def cuda_devices() -> tuple[jax.Device, ...]:

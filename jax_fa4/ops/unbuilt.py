@@ -21,11 +21,6 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
     "softcap": (0.0, _SOFT_CAP),
     "sinks": (None, _SINKS),
     "learnable_sink": (None, _SINKS),
-    "deterministic": (
-        False,
-        "leave it out: nothing in jax_fa4 adds in a varying order, and XLA's own products obey "
-        "XLA_FLAGS=--xla_gpu_deterministic_ops=true",
-    ),
 }
 
 

@@ -28,6 +28,7 @@ class Problem:
     has_bias: bool = False
     has_mask: bool = False
     head_dim_v: int = 0
+    deterministic: bool = False  # of the gradient: the same bits in every run
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)

@@ -6,6 +6,7 @@ One name for each architecture is left; the device decides at launch.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TypeVar
 
 from jax_fa4.variants import select_sm100
 from jax_fa4.variants.catalog import CATALOG, widest_head_dim
@@ -13,11 +14,14 @@ from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.variant import (
     HALF_PRECISIONS,
     Arch,
+    BackwardPostprocessVariant,
     BackwardPreprocessVariant,
-    DType,
+    BackwardVariant,
     ForwardVariant,
     parse,
 )
+
+_Wide = TypeVar("_Wide", ForwardVariant, BackwardVariant)
 
 
 def refusal(problem: Problem) -> str | None:
@@ -62,19 +66,33 @@ def forward_variants(
     """
     if refusal(problem) is not None:
         return ()
-    serving = [
+    return _narrowest((v for v in CATALOG if isinstance(v, ForwardVariant)), problem, built)
+
+
+def backward_variants(
+    problem: Problem, built: Collection[str] | None = None
+) -> tuple[BackwardVariant, ...]:
+    """The backward's main kernel for a problem, at most one for each architecture.
+
+    The narrowest that holds the head dims, as in the forward, and whose helpers are built too.
+    """
+    if refusal(problem) is not None:
+        return ()
+    kernels = (
         variant
         for variant in CATALOG
-        if isinstance(variant, ForwardVariant)
-        and variant.dtype is problem.kernel_dtype
-        and variant.holds(problem.head_dim, problem.head_dim_v)
-        and _is_built(variant.name, built)
-    ]
-    narrowest = {
-        arch: min((_width(v) for v in serving if v.arch is arch), default=0) for arch in Arch
-    }
-    return tuple(
-        v for arch in Arch for v in serving if v.arch is arch and _width(v) == narrowest[arch]
+        if isinstance(variant, BackwardVariant)
+        and variant.deterministic == problem.deterministic
+        and all(_is_built(name, built) for name in helpers(variant))
+    )
+    return _narrowest(kernels, problem, built)
+
+
+def helpers(variant: BackwardVariant) -> tuple[str, str]:
+    """The kernels that run before and after it, as csrc/backward.cc chooses them."""
+    return (
+        BackwardPreprocessVariant(arch=variant.arch, dtype=variant.dtype).name,
+        BackwardPostprocessVariant(arch=variant.arch, dtype=variant.dtype).name,
     )
 
 
@@ -91,21 +109,27 @@ def for_call(names: Iterable[str], call: Call) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def preprocess_variants(
-    dtype: DType, built: Collection[str] | None = None
-) -> tuple[BackwardPreprocessVariant, ...]:
-    """The backward's preprocess kernels for an element type, one for each architecture."""
-    return tuple(
+def _narrowest(
+    kernels: Iterable[_Wide], problem: Problem, built: Collection[str] | None
+) -> tuple[_Wide, ...]:
+    """Those of the kernels that serve a problem, of the least width in each architecture."""
+    serving = [
         variant
-        for variant in CATALOG
-        if isinstance(variant, BackwardPreprocessVariant)
-        and variant.dtype is dtype
+        for variant in kernels
+        if variant.dtype is problem.kernel_dtype
+        and variant.holds(problem.head_dim, problem.head_dim_v)
         and _is_built(variant.name, built)
+    ]
+    narrowest = {
+        arch: min((_width(v) for v in serving if v.arch is arch), default=0) for arch in Arch
+    }
+    return tuple(
+        v for arch in Arch for v in serving if v.arch is arch and _width(v) == narrowest[arch]
     )
 
 
-def _width(variant: ForwardVariant) -> int:
-    """What its two products cost a key and a query, up to a constant."""
+def _width(variant: ForwardVariant | BackwardVariant) -> int:
+    """What its products cost a key and a query, up to a constant."""
     return variant.head_dim + variant.head_dim_v
 
 

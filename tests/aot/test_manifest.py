@@ -24,7 +24,13 @@ MANIFEST = Manifest(
     entries=tuple(
         map(
             entry,
-            ("fwd_sm90_fp16_d64", "fwd_sm100_bf16_d192_v128", "bwd_preprocess_sm100_bf16"),
+            (
+                "fwd_sm90_fp16_d64",
+                "fwd_sm100_bf16_d192_v128",
+                "bwd_preprocess_sm100_bf16",
+                "bwd_sm90_bf16_d64_deterministic",
+                "bwd_postprocess_sm90_bf16",
+            ),
         )
     ),
 )
@@ -41,8 +47,13 @@ def test_table_states_each_variant():
     assert (
         '{"bwd_preprocess_sm100_bf16", VariantKind::kBackwardPreprocess, 10, "bf16", 0, 0' in text
     )
-    assert "kVariants = {kRows, 3}" in text
+    assert "kVariants = {kRows, 5}" in text
     assert '"fwd_sm100_bf16_d192_v128", VariantKind::kForward, 10, "bf16", 192, 128' in text
+    main = '{"bwd_sm90_bf16_d64_deterministic", VariantKind::kBackward, 9, "bf16", 64, 64, _mlir_'
+    assert main in text
+    assert (
+        '{"bwd_postprocess_sm90_bf16", VariantKind::kBackwardPostprocess, 9, "bf16", 0, 0' in text
+    )
     assert "void _mlir_jax_fa4_fwd_sm90_fp16_d64__mlir_ciface_kernel(void**, int32_t);" in text
     assert "@" not in text
 

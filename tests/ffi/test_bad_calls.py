@@ -16,6 +16,7 @@ from jax_fa4 import _ext
 
 PREFIX = "on_cpu_"
 FORWARD = "jax_fa4_fwd_v1"
+BACKWARD = "jax_fa4_bwd_v1"
 PREPROCESS = "jax_fa4_bwd_preprocess_v1"
 
 FORWARD_FP8 = "jax_fa4_fwd_fp8_v1"
@@ -59,11 +60,54 @@ def forward_fp8(q=((2, 8, 4, 64), E4M3), k=None, v=None, out=None, descales=None
     return call(FORWARD_FP8, [q, k, v or k, *[descales] * 3], results, attributes)
 
 
-def preprocess(out=((2, 8, 4, 64), BF16), dout=None, dlse=None, delta=None, **attributes):
+def scratch(batch, seqlen, heads, width=64):
+    """Results that the preprocess kernel writes, by name."""
+    rows = -(-seqlen // 128) * 128
+    return {
+        "delta": ((batch, heads, rows), F32),
+        "lse_log2": ((batch, heads, rows), F32),
+        "dq_accum": ((batch, heads, rows, width), F32),
+        "semaphores": ((batch, heads, rows // 64), jnp.int32),
+    }
+
+
+def backward(**changes):
+    """Calls the backward target; buffers (shape, dtype) and attributes but for the changes."""
+    q = changes.get("q", ((2, 200, 4, 64), BF16))
+    (batch, seqlen, heads, *_), _ = q
+    rows = ((batch, heads, seqlen), F32)
+    k = changes.get("k", q)
+    v = changes.get("v", k)
+    arguments = {"q": q, "k": k, "v": v, "out": q, "dout": q, "lse": rows, "dlse": rows}
+    results = {"dq": q, "dk": k, "dv": v, **scratch(batch, seqlen, heads)}
+    attributes = {
+        "variants": "bwd_sm90_bf16_d64",
+        "softmax_scale": np.float32(1.0),
+        "band_lower": np.int32(-(2**30)),
+        "band_upper": np.int32(2**30),
+    }
+    return changed(BACKWARD, arguments, results, attributes, changes)
+
+
+def preprocess(**changes):
+    """Calls the preprocess target in the same way."""
+    out = changes.get("out", ((2, 8, 4, 64), BF16))
     (batch, seqlen, heads, _), _ = out
     rows = ((batch, heads, seqlen), F32)
-    attributes = {"variants": "bwd_preprocess_sm90_bf16", **attributes}
-    return call(PREPROCESS, [out, dout or out, dlse or rows], [delta or rows], attributes)
+    arguments = {"out": out, "dout": out, "lse": rows, "dlse": rows}
+    attributes = {"variants": "bwd_preprocess_sm90_bf16"}
+    return changed(PREPROCESS, arguments, scratch(batch, seqlen, heads), attributes, changes)
+
+
+def changed(target, arguments, results, attributes, changes):
+    unknown = set(changes) - {*arguments, *results, *attributes, "extra"}
+    assert not unknown
+    groups = [
+        {n: changes.get(n, x) for n, x in g.items()} for g in (arguments, results, attributes)
+    ]
+    if "extra" in changes:
+        groups[0]["extra"] = changes["extra"]
+    return call(target, list(groups[0].values()), list(groups[1].values()), groups[2])
 
 
 def call(target, arguments, results, attributes):
@@ -108,7 +152,7 @@ FORWARD_REFUSALS = {
     ),
     "an integer q": (
         dict(q=((2, 8, 4, 64), jnp.int32)),
-        "q another type(2, 8, 4, 64): dtype must be bf16 or fp16",
+        "q int32(2, 8, 4, 64): dtype must be bf16 or fp16",
     ),
     "q of rank 3": (
         dict(q=((2, 8, 64), BF16), lse=((2, 8), F32)),
@@ -249,6 +293,34 @@ FP8_REFUSALS = {
     ),
 }
 
+PADDED = "(batch, heads_q, seqlen_q rounded up to 128)"
+SCRATCH_REFUSALS = {
+    "delta without padding": (
+        dict(delta=((2, 4, 8), F32)),
+        f"delta fp32(2, 4, 8): shape must be (2, 4, 128), {PADDED}",
+    ),
+    "lse_log2 without padding": (
+        dict(lse_log2=((2, 4, 8), F32)),
+        f"lse_log2 fp32(2, 4, 8): shape must be (2, 4, 128), {PADDED}",
+    ),
+    "dq_accum of half precision": (
+        dict(dq_accum=((2, 4, 128, 64), BF16)),
+        "dq_accum bf16(2, 4, 128, 64): dtype must be fp32",
+    ),
+    "dq_accum in the order of out": (
+        dict(dq_accum=((2, 128, 4, 64), F32)),
+        "dq_accum fp32(2, 128, 4, 64): shape must be (2, 4, 128, 64), the rows of delta",
+    ),
+    "too few semaphores": (
+        dict(semaphores=((2, 4, 1), jnp.int32)),
+        "semaphores int32(2, 4, 1): shape must be (2, 4, 2), one for each 64 rows of delta",
+    ),
+    "semaphores of float32": (
+        dict(semaphores=((2, 4, 2), F32)),
+        "semaphores fp32(2, 4, 2): dtype must be int32",
+    ),
+}
+
 PREPROCESS_REFUSALS = {
     "out of float32": (
         dict(out=((2, 8, 4, 64), F32)),
@@ -270,18 +342,23 @@ PREPROCESS_REFUSALS = {
         dict(dout=((2, 8, 4, 32), BF16)),
         "dout bf16(2, 8, 4, 32): shape must be (2, 8, 4, 64), the same as out",
     ),
+    "a count of arguments": (
+        dict(extra=((1,), F32)),
+        "5 arguments given, 4 expected",
+    ),
+    "lse of half precision": (
+        dict(lse=((2, 4, 8), BF16)),
+        "lse bf16(2, 4, 8): dtype must be fp32",
+    ),
     "dlse of half precision": (
         dict(dlse=((2, 4, 8), BF16)),
         "dlse bf16(2, 4, 8): dtype must be fp32",
     ),
     "dlse in the order of out": (
         dict(dlse=((2, 8, 4), F32)),
-        "dlse fp32(2, 8, 4): shape must be (2, 4, 8), (batch, heads, seqlen)",
+        "dlse fp32(2, 8, 4): shape must be (2, 4, 8), (batch, heads_q, seqlen_q)",
     ),
-    "delta of another shape": (
-        dict(delta=((2, 4, 9), F32)),
-        "delta fp32(2, 4, 9): shape must be (2, 4, 8), (batch, heads, seqlen)",
-    ),
+    **SCRATCH_REFUSALS,
     "an unknown variant": (
         dict(variants="bwd_preprocess_sm75_bf16"),
         "variant bwd_preprocess_sm75_bf16 is not in this build",
@@ -293,6 +370,103 @@ PREPROCESS_REFUSALS = {
     "a variant of another dtype": (
         dict(variants="bwd_preprocess_sm90_fp16"),
         "variant bwd_preprocess_sm90_fp16 does not take out bf16(2, 8, 4, 64)",
+    ),
+}
+
+
+BACKWARD_REFUSALS = {
+    "q of float32": (
+        dict(q=((2, 200, 4, 64), F32)),
+        "q fp32(2, 200, 4, 64): dtype must be bf16 or fp16",
+    ),
+    "out of another dtype": (
+        dict(out=((2, 200, 4, 64), FP16)),
+        "out fp16(2, 200, 4, 64): dtype must be bf16",
+    ),
+    "dout of another dtype": (
+        dict(dout=((2, 200, 4, 64), F32)),
+        "dout fp32(2, 200, 4, 64): dtype must be bf16",
+    ),
+    "no keys": (
+        dict(k=((2, 0, 4, 64), BF16)),
+        "k bf16(2, 0, 4, 64): every dimension must be from 1 to 2147483647",
+    ),
+    "heads that do not divide": (
+        dict(k=((2, 200, 3, 64), BF16)),
+        "q bf16(2, 200, 4, 64), k bf16(2, 200, 3, 64): the 3 heads of k must divide the 4 heads",
+    ),
+    "out without the head_dim of v": (
+        dict(v=((2, 200, 4, 32), BF16)),
+        "out bf16(2, 200, 4, 64): shape must be (2, 200, 4, 32), the same as q with the head_dim",
+    ),
+    "dout unlike out": (
+        dict(dout=((2, 200, 4, 32), BF16)),
+        "dout bf16(2, 200, 4, 32): shape must be (2, 200, 4, 64), the same as out",
+    ),
+    "lse in the order of q": (
+        dict(lse=((2, 200, 4), F32)),
+        "lse fp32(2, 200, 4): shape must be (2, 4, 200), (batch, heads_q, seqlen_q)",
+    ),
+    "dlse of half precision": (
+        dict(dlse=((2, 4, 200), BF16)),
+        "dlse bf16(2, 4, 200): dtype must be fp32",
+    ),
+    "dq in float32": (
+        dict(dq=((2, 200, 4, 64), F32)),
+        "dq fp32(2, 200, 4, 64): dtype must be bf16",
+    ),
+    "dq unlike q": (
+        dict(dq=((2, 256, 4, 64), BF16)),
+        "dq bf16(2, 256, 4, 64): shape must be (2, 200, 4, 64), the same as q",
+    ),
+    "dk expanded to the heads of q": (
+        dict(k=((2, 200, 2, 64), BF16), dk=((2, 200, 4, 64), BF16)),
+        "dk bf16(2, 200, 4, 64): shape must be (2, 200, 2, 64), the same as k",
+    ),
+    "dv unlike v": (
+        dict(dv=((2, 200, 4, 72), BF16)),
+        "dv bf16(2, 200, 4, 72): shape must be (2, 200, 4, 64), the same as v",
+    ),
+    "delta without padding": (
+        dict(delta=((2, 4, 200), F32)),
+        f"delta fp32(2, 4, 200): shape must be (2, 4, 256), {PADDED}",
+    ),
+    "dq_accum that is too narrow": (
+        dict(dq_accum=((2, 4, 256, 32), F32)),
+        "dq_accum fp32(2, 4, 256, 32): variant bwd_sm90_bf16_d64 needs 64 columns",
+    ),
+    "a count of arguments": (
+        dict(extra=((1,), F32)),
+        "8 arguments given, 7 expected",
+    ),
+    "a negative scale": (
+        dict(softmax_scale=np.float32(-0.5)),
+        "softmax_scale -0.5: must be finite and greater than 0",
+    ),
+    "an empty band": (
+        dict(band_lower=np.int32(1), band_upper=np.int32(0)),
+        "band_lower 1, band_upper 0: must satisfy -2**30 <= band_lower <= band_upper <= 2**30",
+    ),
+    "no variant": (
+        dict(variants=""),
+        'variants="" names no kernel; this build has: ' + " ".join(_ext.variant_names()),
+    ),
+    "a variant of another operation": (
+        dict(variants="fwd_sm90_bf16_d64"),
+        "variant fwd_sm90_bf16_d64 is a forward kernel; a backward kernel is needed",
+    ),
+    "a helper": (
+        dict(variants="bwd_postprocess_sm90_bf16"),
+        "variant bwd_postprocess_sm90_bf16 is a backward postprocess kernel; "
+        "a backward kernel is needed",
+    ),
+    "a variant of another dtype": (
+        dict(variants="bwd_sm90_fp16_d64"),
+        "variant bwd_sm90_fp16_d64 does not take q bf16(2, 200, 4, 64)",
+    ),
+    "a variant that is too narrow": (
+        dict(q=((2, 200, 4, 72), BF16)),
+        "variant bwd_sm90_bf16_d64 takes head_dim up to 64, not q bf16(2, 200, 4, 72)",
     ),
 }
 
@@ -309,6 +483,13 @@ def test_forward_of_8_bits_refuses(case):
     arguments, words = FP8_REFUSALS[case]
     message = refused(re.escape(words), forward_fp8, **arguments)
     assert message.startswith(f"INVALID_ARGUMENT: {FORWARD_FP8}: ")
+
+
+@pytest.mark.parametrize("case", BACKWARD_REFUSALS)
+def test_backward_refuses(case):
+    arguments, words = BACKWARD_REFUSALS[case]
+    message = refused(re.escape(words), backward, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {BACKWARD}: ")
 
 
 @pytest.mark.parametrize("case", PREPROCESS_REFUSALS)
@@ -341,7 +522,12 @@ def has_driver():
 @pytest.mark.skipif(has_driver(), reason="speaks of a machine without a CUDA driver")
 @pytest.mark.parametrize(
     ("function", "target"),
-    [(forward, FORWARD), (forward_fp8, FORWARD_FP8), (preprocess, PREPROCESS)],
+    [
+        (forward, FORWARD),
+        (forward_fp8, FORWARD_FP8),
+        (backward, BACKWARD),
+        (preprocess, PREPROCESS),
+    ],
 )
 def test_a_right_call_gets_as_far_as_the_driver(function, target):
     message = refused("no CUDA driver: libcuda.so.1", function)

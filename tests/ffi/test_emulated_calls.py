@@ -14,9 +14,16 @@ from jax_fa4 import ffi
 from jax_fa4.emulator import Settings, load, ptx_of
 
 SHAPE, ROWS = (2, 8, 4, 64), (2, 4, 8)
+SCRATCH = [
+    ((2, 4, 128), jnp.float32),
+    ((2, 4, 128), jnp.float32),
+    ((2, 4, 128, 64), jnp.float32),
+    ((2, 4, 2), jnp.int32),
+]
 BAND = {"band_lower": np.int32(-(2**30)), "band_upper": np.int32(2**30)}
 SCALARS = {"softmax_scale": np.float32(1.0), **BAND}
 FORWARD = {"variants": "fwd_sm90_bf16_d64", **SCALARS, **Settings().attributes()}
+BACKWARD = {"variants": "bwd_sm90_bf16_d64", **SCALARS, **Settings().attributes()}
 PREPROCESS = {"variants": "bwd_preprocess_sm90_bf16", **Settings().attributes()}
 
 
@@ -25,6 +32,8 @@ def handlers():
     ffi.register_emulator()
     load("fwd_sm90_bf16_d64")
     load("bwd_preprocess_sm90_bf16")
+    load("bwd_sm90_bf16_d64")
+    load("bwd_postprocess_sm90_bf16")
 
 
 def call(target, arguments, results, attributes):
@@ -41,17 +50,32 @@ def forward(q=(SHAPE, jnp.bfloat16), **attributes):
 
 
 def preprocess(**attributes):
-    arguments = [(SHAPE, jnp.bfloat16)] * 2 + [(ROWS, jnp.float32)]
-    results = [(ROWS, jnp.float32)]
-    return call(ffi.EMULATED_BACKWARD_PREPROCESS_TARGET, arguments, results, attributes)
+    arguments = [(SHAPE, jnp.bfloat16)] * 2 + [(ROWS, jnp.float32)] * 2
+    return call(ffi.EMULATED_BACKWARD_PREPROCESS_TARGET, arguments, SCRATCH, attributes)
+
+
+def backward(**attributes):
+    arguments = [(SHAPE, jnp.bfloat16)] * 5 + [(ROWS, jnp.float32)] * 2
+    results = [(SHAPE, jnp.bfloat16)] * 3 + SCRATCH
+    return call(ffi.EMULATED_BACKWARD_TARGET, arguments, results, attributes)
 
 
 def test_right_calls_run():
     out, lse = forward(**FORWARD)
     assert (out == 1).all()  # the mean of ones
     np.testing.assert_allclose(np.asarray(lse), 64 + np.log(8), rtol=1e-6)
-    (delta,) = preprocess(**PREPROCESS)
-    assert (delta == 63).all()
+    delta, lse_log2, dq_accum, semaphores = preprocess(**PREPROCESS)
+    assert (delta[..., :8] == 63).all()
+    assert (delta[..., 8:] == 0).all()
+    np.testing.assert_allclose(np.asarray(lse_log2[..., :8]), np.log2(np.e), rtol=1e-6)
+    assert (lse_log2[..., 8:] == np.inf).all()
+    assert not dq_accum.any()
+    assert not semaphores.any()
+    # Of ones, with lse 1 and dlse 1: P = e^63 each, and dP - delta = 64 - 63.
+    dq, dk, dv, *scratch = backward(**BACKWARD)
+    for gradient in (dq, dk, dv):
+        np.testing.assert_allclose(np.asarray(gradient, np.float64), 8 * np.exp(63), rtol=0.01)
+    assert (scratch[0] == delta).all()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +100,11 @@ def test_bad_attributes_are_refused(changes, words):
 
 @pytest.mark.parametrize("missing", ["seed", "completion", "exact", "variants"])
 def test_missing_attributes_are_named(missing):
-    for function, attributes in ((forward, FORWARD), (preprocess, PREPROCESS)):
+    for function, attributes in (
+        (forward, FORWARD),
+        (backward, BACKWARD),
+        (preprocess, PREPROCESS),
+    ):
         with pytest.raises(jax.errors.JaxRuntimeError, match=missing):
             function(**{name: x for name, x in attributes.items() if name != missing})
 
@@ -93,10 +121,10 @@ def test_levels_differ_in_what_they_let_pass():
         old = {name: x for name, x in PREPROCESS.items() if name != "level"}
         with pytest.raises(jax.errors.JaxRuntimeError, match="barrier-count: the CTA ends"):
             preprocess(**old)  # exported before there were levels
-        (delta,) = preprocess(**PREPROCESS | {"level": "hardware"})
+        delta, *_ = preprocess(**PREPROCESS | {"level": "hardware"})
     finally:
         ffi.extension().emulator_load(name, ptx_of(name))
-    assert (delta == 63).all()
+    assert (delta[..., :8] == 63).all()
 
 
 def test_bad_buffers_are_refused():

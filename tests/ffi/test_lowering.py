@@ -10,7 +10,7 @@ import pytest
 
 import jax_fa4
 from jax_fa4 import ffi
-from jax_fa4.variants import Form
+from jax_fa4.variants import BACKWARD_HEAD_DIMS, Arch, Form
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -88,7 +88,6 @@ def test_head_dims_are_padded_to_eight(width, padded, tiles):
     assert f"(tensor<2x100x4x{padded}xf16>, " in line
     sm90, sm100 = tiles
     assert kernels(line) == f'"fwd_sm90_fp16_d{sm90} fwd_sm100_fp16_d{sm100}"'
-    assert f"(tensor<2x100x4x{padded}xf16>, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 
 def test_values_have_a_head_dim_of_their_own():
@@ -100,7 +99,6 @@ def test_values_have_a_head_dim_of_their_own():
     assert f"({wide}, {wide}, {narrow}) -> ({narrow}, tensor<2x4x100xf32>)" in line
     names = '"fwd_sm90_bf16_d256 fwd_sm100_bf16_d192_v128"'
     assert attributes(line)["variants"] == names
-    assert f"({narrow}, {narrow}, " in call_of(text, "jax_fa4_bwd_preprocess_v1")
 
 
 @pytest.mark.parametrize(("width", "padded", "tile"), [(50, 64, 64), (72, 80, 128)])
@@ -118,16 +116,37 @@ def test_forward_call_of_8_bits(width, padded, tile):
     assert f"{scales}) -> (tensor<2x30x4x{padded}xbf16>, tensor<2x4x30xf32>)" in line
 
 
-def test_preprocess_call():
+def test_backward_call(hopper):
+    """dK and dV keep the heads of K and V; scratch is as long as whole tiles."""
+
     def loss(q, k, v):
-        out, lse = jax_fa4.flash_attention(q, k, v, return_lse=True)
+        out, lse = jax_fa4.flash_attention(q, k, v, causal=True, softmax_scale=0.5, return_lse=True)
         return out.astype(jnp.float32).sum() + lse.sum()
 
-    line = call_of(lowered(jax.grad(loss), *shapes()), "jax_fa4_bwd_preprocess_v1")
-    names = '"bwd_preprocess_sm90_bf16 bwd_preprocess_sm100_bf16"'
-    assert attributes(line) == {"variants": names}
-    operands = "(tensor<2x100x4x64xbf16>, tensor<2x100x4x64xbf16>, tensor<2x4x100xf32>)"
-    assert f"{operands} -> tensor<2x4x100xf32>" in line
+    gradient = jax.grad(loss, argnums=(0, 1, 2))
+    text = lowered(gradient, *shapes(sq=30, sk=50, heads_kv=2, width=60))
+    line = call_of(text, "jax_fa4_bwd_v1")
+    assert attributes(line) == {
+        "variants": '"bwd_sm90_bf16_d64"',
+        "softmax_scale": "5.000000e-01 : f32",
+        "band_lower": f"{-(2**30)} : i32",
+        "band_upper": "20 : i32",
+    }
+    q, k, rows = "tensor<2x30x4x64xbf16>", "tensor<2x50x2x64xbf16>", "tensor<2x4x30xf32>"
+    padded, sums, semaphores = "tensor<2x4x128xf32>", "tensor<2x4x128x64xf32>", "tensor<2x4x2xi32>"
+    operands = ", ".join([q, k, k, q, q, rows, rows])
+    results = ", ".join([q, k, k, padded, padded, sums, semaphores])
+    assert f"({operands}) -> ({results})" in line
+
+
+def test_a_gradient_without_a_kernel_is_portable(hopper):
+    def loss(q, k, v):
+        return jax_fa4.flash_attention(q, k, v, implementation="fa4").astype(jnp.float32).sum()
+
+    wider = max(d for d, _ in BACKWARD_HEAD_DIMS[Arch.SM90]) + 8
+    text = lowered(jax.grad(loss), *shapes(width=wider))
+    assert "@jax_fa4_fwd_v1(" in text
+    assert "@jax_fa4_bwd_v1(" not in text
 
 
 def test_other_platforms_get_the_portable_path():

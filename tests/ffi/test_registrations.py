@@ -20,6 +20,7 @@ def test_targets_and_stages():
     assert set(registrations) == {
         "jax_fa4_fwd_v1",
         "jax_fa4_fwd_fp8_v1",
+        "jax_fa4_bwd_v1",
         "jax_fa4_bwd_preprocess_v1",
     }
     for stages in registrations.values():
@@ -32,6 +33,7 @@ def test_emulator_targets_and_stages():
     assert set(registrations) == {
         "jax_fa4_emulated_fwd_v1",
         "jax_fa4_emulated_fwd_fp8_v1",
+        "jax_fa4_emulated_bwd_v1",
         "jax_fa4_emulated_bwd_preprocess_v1",
     }
     assert all(set(stages) == {"execute"} for stages in registrations.values())

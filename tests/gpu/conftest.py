@@ -53,21 +53,23 @@ def attend() -> Attend:
 
 @pytest.fixture(scope="session")
 def preprocess() -> Attend:
-    """The backward preprocess kernel as one custom call: (out, dout, dlse) -> delta."""
+    """The backward preprocess kernel as one custom call: (out, dout, lse, dlse) -> Scratch."""
     from jax_fa4 import ffi
-    from jax_fa4.ffi.backward import backward_preprocess
+    from jax_fa4.ffi.backward import Scratch, backward_preprocess
     from jax_fa4.variants import CATALOG, BackwardPreprocessVariant
 
     ffi.register()
 
-    def call(out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
+    def call(
+        out: jax.Array, dout: jax.Array, lse: jax.Array, dlse: jax.Array, width: int = 64
+    ) -> Scratch:
         dtype = {"bfloat16": "bf16", "float16": "fp16"}[out.dtype.name]
         names = tuple(
             variant.name
             for variant in CATALOG
             if isinstance(variant, BackwardPreprocessVariant) and variant.dtype.value == dtype
         )
-        return backward_preprocess(out, dout, dlse, variants=names)
+        return backward_preprocess(out, dout, lse, dlse, width=width, variants=names)
 
     return call
 

@@ -1,11 +1,15 @@
-"""The backward preprocess kernel against numpy: delta = rowsum(dO * O) - dlse."""
+"""The backward preprocess kernel against numpy: delta, lse in base 2, and clean scratch."""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from jax_fa4.ffi.backward import Scratch
 
 pytestmark = pytest.mark.gpu
 
@@ -36,33 +40,58 @@ def _check(delta, out, dout, dlse):
 
 def _inputs(draw, shape, dtype, seed=0):
     batch, seqlen, heads, _ = shape
-    return draw(seed, (shape, dtype), (shape, dtype), ((batch, heads, seqlen), jnp.float32))
+    rows = ((batch, heads, seqlen), jnp.float32)
+    return draw(seed, (shape, dtype), (shape, dtype), rows, rows)
+
+
+def _check_scratch(scratch, out, dout, lse, dlse):
+    """All of it: the rows, their padding, and the zeros."""
+    seqlen = out.shape[1]
+    _check(scratch.delta[..., :seqlen], out, dout, dlse)
+    want = np.asarray(lse, np.float64) * np.log2(np.e)
+    found = np.asarray(scratch.lse_log2)
+    np.testing.assert_allclose(found[..., :seqlen], want, rtol=3e-7)
+    assert np.all(found[..., seqlen:] == np.inf)
+    assert np.all(np.asarray(scratch.delta)[..., seqlen:] == 0)
+    assert not np.any(np.asarray(scratch.dq_accum))
+    assert not np.any(np.asarray(scratch.semaphores))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_matches_numpy(draw, preprocess, shape, dtype):
-    out, dout, dlse = _inputs(draw, shape, dtype)
-    _check(jax.jit(preprocess)(out, dout, dlse), out, dout, dlse)
+    arguments = _inputs(draw, shape, dtype)
+    _check_scratch(jax.jit(preprocess)(*arguments), *arguments)
+
+
+def test_rows_that_saw_no_key(draw, preprocess):
+    """The cotangent of an lse of -inf is easily infinite; nothing may come of it."""
+    out, dout, lse, dlse = _inputs(draw, (1, 100, 2, 64), jnp.bfloat16)
+    lse, dlse = lse.at[:, :, 7].set(-jnp.inf), dlse.at[:, 0, 7].set(-jnp.inf)
+    dlse = dlse.at[:, 1, 7].set(jnp.nan)
+    scratch = jax.jit(preprocess)(out, dout, lse, dlse)
+    assert np.all(np.asarray(scratch.delta)[:, :, 7] == 0)
+    assert np.all(np.asarray(scratch.lse_log2)[:, :, 7] == np.inf)
 
 
 def test_the_check_can_fail(draw, preprocess):
     """One element of one row off by an ulp of bf16 must show."""
-    out, dout, dlse = _inputs(draw, (2, 113, 3, 64), jnp.bfloat16)
-    delta = jax.jit(preprocess)(out.at[1, 112, 2, 63].mul(1.01), dout, dlse)
+    out, dout, lse, dlse = _inputs(draw, (2, 113, 3, 64), jnp.bfloat16)
+    scratch = jax.jit(preprocess)(out.at[1, 112, 2, 63].mul(1.01), dout, lse, dlse)
     with pytest.raises(AssertionError):
-        _check(delta, out, dout, dlse)
+        _check_scratch(scratch, out, dout, lse, dlse)
 
 
-def test_every_element_is_written(draw, preprocess, run_on_poison):
+@pytest.mark.parametrize("width", [64, 96, 256])
+def test_every_element_is_written(draw, preprocess, run_on_poison, width):
     arguments = _inputs(draw, (2, 4099, 5, 64), jnp.bfloat16)
-    (delta,) = run_on_poison(jax.jit(preprocess), *arguments)
-    _check(delta, *arguments)
+    call = functools.partial(preprocess, width=width)
+    _check_scratch(Scratch(*run_on_poison(call, *arguments)), *arguments)
 
 
 def test_two_runs_are_bit_equal(draw, preprocess):
     arguments = _inputs(draw, (2, 1023, 3, 128), jnp.bfloat16)
-    first, second = (np.asarray(jax.jit(preprocess)(*arguments)) for _ in range(2))
+    first, second = (np.asarray(jax.jit(preprocess)(*arguments).delta) for _ in range(2))
     np.testing.assert_array_equal(first.view(np.uint32), second.view(np.uint32))
 
 
@@ -74,8 +103,8 @@ def test_inputs_past_two_billion_elements(preprocess):
         # Small integers, exact in bf16; a wrong row has another sum.
         out = jnp.broadcast_to((rows % 251).astype(jnp.bfloat16)[..., None], shape) + 0
         dout = jnp.ones(shape, jnp.bfloat16)
-        dlse = jnp.zeros((batch, heads, seqlen), jnp.float32)
-        delta = jax.jit(preprocess)(out, dout, dlse)
+        zeros = jnp.zeros((batch, heads, seqlen), jnp.float32)
+        delta = jax.jit(preprocess)(out, dout, zeros, zeros).delta[..., :seqlen]
         want = jnp.moveaxis((rows % 251).astype(jnp.float32) * head_dim, 2, 1)
         assert bool(jnp.all(delta == want)), shape
-        del out, dout, dlse, delta, want, rows
+        del out, dout, zeros, delta, want, rows

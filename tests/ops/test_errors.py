@@ -158,7 +158,6 @@ class TestNotSupported:
             ("sinks", jnp.ones(4)),
             ("query_segment_ids", jnp.ones((2, 5), jnp.int32)),
             ("key_value_segment_ids", jnp.ones((2, 5), jnp.int32)),
-            ("deterministic", True),
         ],
     )
     @pytest.mark.parametrize("implementation", [None, "fa4", "xla"])
@@ -167,9 +166,7 @@ class TestNotSupported:
         refuses(NotImplementedError, [f"{option}=", "not supported yet"], dpa, Q, Q, Q, **options)
         assert option in jax_fa4.is_supported(Q, Q, Q, **options)
 
-    @pytest.mark.parametrize(
-        ("option", "value"), [("softcap", 1.0), ("learnable_sink", 0), ("deterministic", True)]
-    )
+    @pytest.mark.parametrize(("option", "value"), [("softcap", 1.0), ("learnable_sink", 0)])
     def test_not_built_at_level_2(self, option, value):
         options = {option: value}
         refuses(NotImplementedError, [f"{option}={value}", "yet"], flash, Q, Q, Q, **options)

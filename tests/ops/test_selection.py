@@ -1,6 +1,7 @@
 """Which path a call takes, on machines that this one only pretends to be."""
 
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ import jax_fa4
 from jax_fa4 import ffi
 from jax_fa4.ops import selection
 from jax_fa4.ops.band import FULL
-from jax_fa4.variants import CATALOG
+from jax_fa4.variants import CATALOG, BackwardVariant
 from jax_fa4.variants.problem import Problem
 
 PLAIN = Problem(dtype="bfloat16", head_dim=128, softmax_scale=0.1)
@@ -50,7 +51,13 @@ def test_hopper_and_blackwell_take_the_kernel(machine, capability):
         hopper, blackwell = path.forward_for(one_query, keys, FULL)
         assert hopper == "fwd_sm90_bf16_d128"
         assert blackwell.startswith("fwd_sm100_bf16_d128")
-        assert "bwd_preprocess_sm90_bf16" in path.preprocess
+        served = any(
+            isinstance(v, BackwardVariant)
+            and str(v.arch.compute_capability_major) == capability[:-2]
+            for v in CATALOG
+        )
+        assert bool(path.backward) == served
+        assert (path.backward_reason is None) == served
     assert registered
 
 
@@ -60,7 +67,7 @@ def test_8_bits_are_for_blackwell(machine, capability, taken):
     problem = Problem(dtype="float8_e4m3fn", head_dim=80, softmax_scale=0.1)
     path = selection.select(problem, None)
     assert path.forward == (("fwd_sm100_e4m3_d128",) if taken else ())
-    assert path.preprocess == ()
+    assert path.backward == ()
     x = jax.ShapeDtypeStruct((1, 8, 2, 80), jnp.float8_e4m3fn)
     text = jax_fa4.explain(x, x, x, causal=True)
     if taken:
@@ -68,6 +75,50 @@ def test_8_bits_are_for_blackwell(machine, capability, taken):
     else:
         assert "compute capability 9.0" in path.reason
         assert "kernels are for compute capability 10.x" in text
+
+
+class TestGradient:
+    """Which path the gradient of a call on the kernel takes."""
+
+    def test_the_kernel_where_there_is_one(self, machine):
+        machine("9.0")
+        path = selection.select(PLAIN, None)
+        assert "bwd_sm90_bf16_d128" in path.backward
+
+    def test_none_for_the_head_dim(self, machine):
+        without = {v.name for v in CATALOG if not isinstance(v, BackwardVariant)}
+        machine("9.0", built=without)
+        path = selection.select(PLAIN, "fa4")
+        assert path.is_kernel
+        assert path.backward == ()
+        assert "no backward kernel for compute capability 9.x takes bfloat16, head dims 128 " in (
+            path.backward_reason
+        )
+
+    @pytest.mark.parametrize("helper", ["bwd_preprocess_sm90_bf16", "bwd_postprocess_sm90_bf16"])
+    def test_a_build_without_a_helper(self, machine, helper):
+        machine("9.0", built={v.name for v in CATALOG} - {helper})
+        assert selection.select(PLAIN, None).backward == ()
+
+    def test_every_gpu_must_have_one(self, machine):
+        """One program for two kinds of GPU: the gradient's kernel must be there for both."""
+        hopper_only = {
+            v.name
+            for v in CATALOG
+            if not (isinstance(v, BackwardVariant) and v.name.startswith("bwd_sm100"))
+        }
+        machine("9.0", "10.0", built=hopper_only)
+        path = selection.select(PLAIN, None)
+        assert path.is_kernel
+        assert path.backward == ()
+        assert "capability 10.x" in path.backward_reason
+
+    def test_a_deterministic_one_or_none(self, machine):
+        machine("9.0")
+        path = selection.select(replace(PLAIN, deterministic=True), None)
+        assert path.is_kernel
+        assert all(name.endswith("_deterministic") for name in path.backward)
+        assert path.backward or "no deterministic backward kernel" in path.backward_reason
 
 
 def test_xla_never_takes_the_kernel(machine):
@@ -178,10 +229,32 @@ class TestInquiry:
         machine("9.0")
         assert jax_fa4.is_supported(self.X, self.X, self.X, is_causal=True) is None
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
-        assert text == "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0)"
+        assert text == (
+            "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0); "
+            "gradient: kernel bwd_sm90_bf16_d64"
+        )
         machine("10.3")
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
         assert text.startswith("kernel fwd_sm100_bf16_d64")
+
+    def test_explain_says_why_a_gradient_is_portable(self, machine):
+        machine("9.0", built={"fwd_sm90_bf16_d64"})
+        text = jax_fa4.explain(self.X, self.X, self.X, deterministic=True)
+        assert text.startswith("kernel fwd_sm90_bf16_d64 on NVIDIA Test")
+        assert "gradient: portable path (XLA): no deterministic backward kernel" in text
+
+    def test_workspace(self, machine):
+        machine("9.0")
+        rows = 2 * 128  # 2 heads of 8 queries
+        expected = 4 * (rows * (64 + 2) + rows // 64)
+        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X, causal=True) == expected
+        batches = jax.ShapeDtypeStruct((3, 5, 8, 2, 64), jnp.bfloat16)
+        assert jax_fa4.backward_workspace_bytes(batches, batches, batches) == 15 * expected
+        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X, implementation="xla") == 0
+        empty = jax.ShapeDtypeStruct((1, 0, 2, 64), jnp.bfloat16)
+        assert jax_fa4.backward_workspace_bytes(empty, self.X, self.X) == 0
+        machine("8.0")
+        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X) == 0
 
     def test_explain_takes_what_calls_take(self, machine):
         """Empty arrays, which no kernel is asked about, and several batch axes."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jax_fa4
-from jax_fa4.ffi import BACKWARD_PREPROCESS_TARGET, FORWARD_TARGET
+from jax_fa4.ffi import BACKWARD_TARGET, FORWARD_TARGET
 
 SHAPE = (2, 24, 4, 16)
 
@@ -31,9 +31,7 @@ def loss(q, k, v, **options):
 def custom_calls(function, *args):
     """How often each target is called in the program lowered for CUDA."""
     text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
-    return tuple(
-        text.count(f"custom_call @{name}(") for name in (FORWARD_TARGET, BACKWARD_PREPROCESS_TARGET)
-    )
+    return tuple(text.count(f"custom_call @{name}(") for name in (FORWARD_TARGET, BACKWARD_TARGET))
 
 
 GRAD = functools.partial(jax.grad, argnums=(0, 1, 2))
@@ -41,7 +39,7 @@ VALUE_AND_GRAD = functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
 
 
 class TestCustomCalls:
-    pytestmark = pytest.mark.usefixtures("no_gpu")
+    pytestmark = pytest.mark.usefixtures("hopper")
 
     def test_forward_and_gradient(self):
         assert custom_calls(loss, *qkv()) == (1, 0)

@@ -22,15 +22,16 @@ JAX_VERSIONS = {
 }
 
 PROBE = """
-import jax, jaxlib, jax.numpy as jnp
+import jax, jaxlib, jax.numpy as jnp, numpy as np
 from jax_fa4 import _ext
-target = "jax_fa4_bwd_preprocess_v1"
+target = "jax_fa4_fwd_v1"
 jax.ffi.register_ffi_target("probe", _ext.registrations()[target], platform="cpu")
-out, rows = jnp.zeros((1, 4, 2, 64), jnp.bfloat16), jnp.zeros((1, 2, 4), jnp.float32)
-result = jax.ShapeDtypeStruct(rows.shape, rows.dtype)
+q = jnp.zeros((1, 4, 2, 64), jnp.bfloat16)
+results = [jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((1, 2, 4), jnp.float32)]
+scalars = dict(softmax_scale=np.float32(1), band_lower=np.int32(0), band_upper=np.int32(0))
 try:
-    call = jax.ffi.ffi_call("probe", result)
-    jax.block_until_ready(call(out, out, rows, variants="no_such_kernel"))
+    call = jax.ffi.ffi_call("probe", results)
+    jax.block_until_ready(call(q, q, q, variants="no_such_kernel", **scalars))
 except Exception as error:
     words = str(error)
     assert "variant no_such_kernel is not in this build" in words, words

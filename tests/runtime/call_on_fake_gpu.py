@@ -4,7 +4,7 @@ and prints their error texts and the fake driver's journal.
     call_on_fake_gpu.py <ffi_caller.so> <threads>
 
 <threads> is a list of lists of calls; each list of calls runs in its own thread. The keys of a call
-are those of test_launch.py's `forward` and `preprocess`.
+are those of test_launch.py's `forward`, `backward` and `preprocess`.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import Any
 from jax_fa4 import _ext
 
 STAGES = {"initialize": 2, "execute": 3}
-DTYPES = {"fp16": 10, "fp32": 11, "bf16": 16}
+DTYPES = {"int32": 4, "fp16": 10, "fp32": 11, "bf16": 16}
 
 
 class Buffer(ctypes.Structure):

@@ -18,6 +18,7 @@ SM90 = "bwd_preprocess_sm90_bf16"
 FORWARD = "fwd_sm90_bf16_d64"
 SM100 = "bwd_preprocess_sm100_bf16"
 BOTH = f"{SM90} {SM100}"
+BACKWARD = "bwd_sm90_bf16_d64"
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,30 @@ def preprocess(stage="execute", device=0, variants=BOTH, data=0x10000):
         "stage": stage,
         "device": device,
         "variants": variants,
-        "arguments": [(*elements, 0x10000), (*elements, data), rows],
-        "results": [rows],
+        "arguments": [(*elements, 0x10000), (*elements, data), rows, rows],
+        "results": scratch(1, 2, 128),
         "scalars": [],
+    }
+
+
+def scratch(batch, heads, rows):
+    padded = ("fp32", (batch, heads, rows), 0x10000)
+    sums = ("fp32", (batch, heads, rows, 64), 0x10000)
+    return [padded, padded, sums, ("int32", (batch, heads, rows // 64), 0x10000)]
+
+
+def backward(stage="execute", device=0, dq_data=0x10000):
+    """A call of jax_fa4_bwd_v1 on the device's stream; `dq_data` is the address of dq."""
+    query, key = ("bf16", (2, 200, 4, 64), 0x10000), ("bf16", (2, 300, 2, 64), 0x10000)
+    rows = ("fp32", (2, 4, 200), 0x10000)
+    return {
+        "target": "jax_fa4_bwd_v1",
+        "stage": stage,
+        "device": device,
+        "variants": BACKWARD,
+        "arguments": [query, key, key, query, query, rows, rows],
+        "results": [(*query[:2], dq_data), key, key, *scratch(2, 4, 256)],
+        "scalars": [0.125, -(2**30), 2**30],
     }
 
 
@@ -198,6 +220,53 @@ def test_the_forward_kernel_is_launched_with_its_shared_memory(on_fake_gpu):
     assert int(words[words.index("shared") + 1]) > 48 * 1024
 
 
+def test_the_backward_is_three_launches_in_order_on_one_stream(on_fake_gpu):
+    """Told apart by their blocks and shared memory: 256 threads, the main kernel's, 128."""
+    result = on_fake_gpu([[backward(device=1)]], devices="80 90")
+    assert result["errors"] == [[""]]
+    words = [line.split() for line in launches(result)]
+    assert [w[2:6] for w in words] == [["device", "1", "stream", "1"]] * 3
+    blocks, shared = ([int(w[w.index(name) + 1]) for w in words] for name in ("block", "shared"))
+    assert (blocks[0], blocks[2]) == (256, 128)
+    assert shared[1] == max(shared) > 48 * 1024
+    assert result["context_depths"] == [0]
+
+
+def test_initialize_loads_all_kernels_of_the_backward(on_fake_gpu):
+    loading = on_fake_gpu([[backward("initialize")]])
+    assert loading["errors"] == [[""]]
+    assert launches(loading) == []
+    assert Counter(loading["journal"])["load "] == 3
+    result = on_fake_gpu([[backward("initialize"), backward(), backward()]])
+    assert result["errors"] == [["", "", ""]]
+    assert Counter(result["journal"])["load "] == 3
+    assert result["journal"][: len(loading["journal"])] == loading["journal"]
+    assert len(result["journal"]) == len(loading["journal"]) + 6
+    assert len(launches(result)) == 6
+
+
+def test_threads_run_the_backward_and_load_once(on_fake_gpu):
+    calls = [backward("initialize", 1), backward(device=0), backward(device=1)]
+    result = on_fake_gpu([calls] * 8, devices="90 90")
+    assert result["errors"] == [["", "", ""]] * 8
+    assert Counter(result["journal"])["load "] == 3
+    assert len(launches(result)) == 8 * 2 * 3
+
+
+@pytest.mark.parametrize("stage", ["initialize", "execute"])
+def test_a_backward_without_a_kernel_for_the_device(on_fake_gpu, stage):
+    result = on_fake_gpu([[backward(stage)]], devices="80")
+    text = f'none of variants="{BACKWARD}" runs on device 0 (Fake GPU, compute capability 8.0)'
+    assert result["errors"] == [[f"9 jax_fa4_bwd_v1: {text}"]]
+
+
+def test_a_failed_launch_ends_the_backward(on_fake_gpu):
+    result = on_fake_gpu([[backward()]], fail="cuLaunchKernelEx 700")
+    text = f"{SM90}: cuLaunchKernelEx failed: CUDA_ERROR_FAKE (700): a fake error"
+    assert result["errors"][0][0].startswith(f"13 jax_fa4_bwd_v1: {text}")
+    assert len(launches(result)) == 1
+
+
 def test_an_unaligned_buffer_is_refused(on_fake_gpu):
     result = on_fake_gpu([[preprocess(data=0x10008)]])
     assert result["errors"] == [
@@ -205,6 +274,10 @@ def test_an_unaligned_buffer_is_refused(on_fake_gpu):
             "3 jax_fa4_bwd_preprocess_v1: dout bf16(1, 4, 2, 64): "
             "address 0x10008 is not aligned to 16 bytes"
         ]
+    ]
+    result = on_fake_gpu([[backward(dq_data=0x10008)]])
+    assert result["errors"] == [
+        ["3 jax_fa4_bwd_v1: dq bf16(2, 200, 4, 64): address 0x10008 is not aligned to 16 bytes"]
     ]
 
 
@@ -224,5 +297,6 @@ def test_handlers_may_be_captured_into_cuda_graphs(on_fake_gpu):
     command_buffer_compatible = 1
     assert on_fake_gpu([[]])["traits"] == {
         "jax_fa4_fwd_v1": command_buffer_compatible,
+        "jax_fa4_bwd_v1": command_buffer_compatible,
         "jax_fa4_bwd_preprocess_v1": command_buffer_compatible,
     }

@@ -4,9 +4,20 @@ import dataclasses
 
 import pytest
 
-from jax_fa4.variants import CATALOG, FORWARD_HEAD_DIMS, Arch, DType, Form, ForwardVariant, parse
+from jax_fa4.variants import (
+    BACKWARD_HEAD_DIMS,
+    CATALOG,
+    FORWARD_HEAD_DIMS,
+    Arch,
+    BackwardPostprocessVariant,
+    BackwardVariant,
+    DType,
+    Form,
+    ForwardVariant,
+    parse,
+)
 from jax_fa4.variants.problem import Problem
-from jax_fa4.variants.select import forward_variants, preprocess_variants, refusal
+from jax_fa4.variants.select import backward_variants, forward_variants, helpers, refusal
 
 PLAIN = Problem(dtype="bfloat16", head_dim=64, softmax_scale=0.125)
 
@@ -77,12 +88,43 @@ def test_a_smaller_build():
     wider = {"fwd_sm90_bf16_d128"}
     assert [v.name for v in forward_variants(PLAIN, wider)] == ["fwd_sm90_bf16_d128"]
     assert forward_variants(PLAIN, set()) == ()
-    assert preprocess_variants(DType.BF16, set()) == ()
+    assert backward_variants(PLAIN, set()) == ()
 
 
-def test_preprocess_serves_both_architectures():
-    names = [v.name for v in preprocess_variants(DType.FP16)]
-    assert names == ["bwd_preprocess_sm90_fp16", "bwd_preprocess_sm100_fp16"]
+@pytest.mark.parametrize("head_dim", [1, 64, 65, 128, 129, 256])
+def test_the_narrowest_backward(head_dim):
+    problem = dataclasses.replace(PLAIN, head_dim=head_dim, head_dim_v=head_dim)
+    found = {v.arch: (v.head_dim, v.head_dim_v) for v in backward_variants(problem)}
+    wide_enough = {
+        arch: [pair for pair in pairs if min(pair) >= head_dim]
+        for arch, pairs in BACKWARD_HEAD_DIMS.items()
+    }
+    assert found == {arch: min(pairs, key=sum) for arch, pairs in wide_enough.items() if pairs}
+
+
+def test_a_backward_needs_its_helpers():
+    everything = {variant.name for variant in CATALOG}
+    for variant in CATALOG:
+        if not isinstance(variant, BackwardVariant):
+            continue
+        problem = dataclasses.replace(
+            PLAIN,
+            dtype={"bf16": "bfloat16", "fp16": "float16"}[variant.dtype.value],
+            head_dim=variant.head_dim,
+            head_dim_v=variant.head_dim_v,
+            deterministic=variant.deterministic,
+        )
+        assert variant in backward_variants(problem, everything)
+        assert set(helpers(variant)) <= everything
+        for name in helpers(variant):
+            assert variant not in backward_variants(problem, everything - {name})
+
+
+def test_determinism_is_a_kernel_of_its_own():
+    for deterministic in (False, True):
+        problem = dataclasses.replace(PLAIN, deterministic=deterministic)
+        found = backward_variants(problem)
+        assert {v.deterministic for v in found} <= {deterministic}
 
 
 @pytest.mark.parametrize("variant", CATALOG, ids=lambda v: v.name)
@@ -100,9 +142,23 @@ def test_names_of_forms(form, suffix):
     assert parse(variant.name) == variant
 
 
+def test_names_of_the_backward():
+    variant = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=128, deterministic=True)
+    assert variant.name == "bwd_sm90_bf16_d128_deterministic"
+    assert parse(variant.name) == variant
+    last = BackwardPostprocessVariant(arch=Arch.SM100, dtype=DType.FP16)
+    assert last.name == "bwd_postprocess_sm100_fp16"
+    assert parse(last.name) == last
+
+
 @pytest.mark.parametrize(
     ("name", "head_dims"),
-    [("fwd_sm100_bf16_d192_v128", (192, 128)), ("fwd_sm90_fp16_d64", (64, 64))],
+    [
+        ("fwd_sm100_bf16_d192_v128", (192, 128)),
+        ("fwd_sm90_fp16_d64", (64, 64)),
+        ("bwd_sm100_bf16_d192_v128_deterministic", (192, 128)),
+        ("bwd_sm90_fp16_d64", (64, 64)),
+    ],
 )
 def test_head_dims_of_names(name, head_dims):
     variant = parse(name)
@@ -124,6 +180,12 @@ def test_head_dims_of_names(name, head_dims):
         "fwd_sm90_bf16_d64_pair_v32",
         "fwd_sm90_bf16_d64_v0",
         "fwd_sm90_bf16_d192_v128_v128",
+        "bwd_sm90_bf16",
+        "bwd_sm90_bf16_d64_pair",
+        "bwd_sm90_bf16_deterministic",
+        "bwd_preprocess_sm90",
+        "bwd_preprocess_sm90_bf16_d64",
+        "bwd_midprocess_sm90_bf16",
     ],
 )
 def test_other_names_are_refused(name):
