@@ -92,3 +92,58 @@ def test_launch_control(run_file, completion, seed):
         seed=seed,
     )
     assert (done == 1).all()
+
+
+CLAIMS = """
+.version 8.7
+.target sm_100a
+.address_size 64
+.shared .align 16 .b8 memory[32];
+.visible .entry kernel(.param .u64 d)
+{
+  .reg .pred %p<3>;
+  .reg .b32 %r<6>;
+  .reg .b64 %rd<3>;
+  .reg .b128 %h;
+  mov.u32 %r0, %ctaid.x;
+  mov.u32 %r1, %r0;
+  mov.u32 %r2, memory;
+  mov.b32 %r3, 0;
+  add.u32 %r4, %r0, 65536;
+  mbarrier.init.shared.b64 [%r2+16], 1;
+work:
+  ld.param.b64 %rd0, [d];
+  mul.wide.u32 %rd1, %r1, 4;
+  add.u64 %rd1, %rd0, %rd1;
+  red.relaxed.gpu.global.add.u32 [%rd1], %r4;
+  mbarrier.arrive.expect_tx.shared.b64 _, [%r2+16], 16;
+  clusterlaunchcontrol.try_cancel.async.shared::cta.mbarrier::complete_tx::bytes.b128
+    [%r2], [%r2+16];
+wait:
+  mbarrier.try_wait.parity.shared.b64 %p0, [%r2+16], %r3;
+  @!%p0 bra wait;
+  xor.b32 %r3, %r3, 1;
+  ld.shared.b128 %h, [%r2];
+  clusterlaunchcontrol.query_cancel.is_canceled.pred.b128 %p1, %h;
+  @!%p1 ret;
+  clusterlaunchcontrol.query_cancel.get_first_ctaid::x.b32.b128 %r1, %h;
+  fence.proxy.async.shared::cta;
+  bra work;
+}
+"""
+
+
+@pytest.mark.parametrize("completion", ["earliest", "latest", "random"])
+def test_the_seed_decides_who_gets_a_cluster(run_ptx, completion):
+    """Each CTA adds 65536 and its number to the cells whose work it does."""
+    rules = {}
+    for seed in range(16):
+        done = np.zeros(20, np.int32)
+        run_ptx(CLAIMS, done, grid=(20, 1, 1), block=(1, 1, 1), completion=completion, seed=seed)
+        times, who = done >> 16, done & 0xFFFF
+        assert (times == 1).all()
+        started = who == np.arange(20)
+        assert started[who].all(), "work of a CTA whose own somebody else did"
+        rules[seed] = "all" if not who.any() else "none" if started.all() else "some"
+    assert rules[0] == "all"
+    assert set(rules.values()) == {"all", "none", "some"}

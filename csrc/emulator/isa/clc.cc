@@ -41,7 +41,7 @@ Step TryCancel(Warp& warp, const Op& op) {
     machine->Start(machine->NewQueue(), [=] {
       uint32_t words[4] = {};
       Dim3 id;
-      if (machine->TakeCluster(&id)) {
+      if (machine->CancelCluster(&id)) {
         const Dim3& size = machine->launch.cluster;
         words[0] = id.x * size.x;
         words[1] = id.y * size.y;

@@ -48,7 +48,11 @@ void Warp::Report(const std::string& kind, const std::string& what, int lane) co
 }
 
 Machine::Machine(const Program& program, const Launch& launch, const Options& options)
-    : program(program), launch(launch), options(options), random(options.seed) {
+    : program(program),
+      launch(launch),
+      options(options),
+      random(options.seed),
+      cancellation_random_(options.seed) {
   if (options.check_races) races = std::make_unique<RaceDetector>(this);
 }
 
@@ -180,20 +184,44 @@ void Machine::MakeCluster(Dim3 id) {
   if (races != nullptr) races->BeginCluster();
 }
 
-bool Machine::TakeCluster(Dim3* id) {
-  const Dim3 count = {launch.grid.x / launch.cluster.x, launch.grid.y / launch.cluster.y,
-                      launch.grid.z / launch.cluster.z};
-  if (clusters_taken_ == count.Count()) return false;
-  const uint64_t index = clusters_taken_++;
-  id->x = static_cast<uint32_t>(index % count.x);
-  id->y = static_cast<uint32_t>(index / count.x % count.y);
-  id->z = static_cast<uint32_t>(index / count.x / count.y);
+Dim3 Machine::ClusterId(uint64_t index) const {
+  const uint32_t x = launch.grid.x / launch.cluster.x, y = launch.grid.y / launch.cluster.y;
+  return {static_cast<uint32_t>(index % x), static_cast<uint32_t>(index / x % y),
+          static_cast<uint32_t>(index / x / y)};
+}
+
+bool Machine::NextCluster(Dim3* id) {
+  if (!passed_over_.empty()) {
+    *id = ClusterId(passed_over_.front());
+    passed_over_.pop_front();
+    return true;
+  }
+  if (clusters_taken_ == Clusters()) return false;
+  *id = ClusterId(clusters_taken_++);
+  return true;
+}
+
+// Clusters run one after the other here. On a device others run beside, and take clusters, too; and
+// a request may fail though some are left. So of four seeds one lets every request have the next
+// cluster, as seed 0 does; one lets none have any; for two it is chance.
+bool Machine::CancelCluster(Dim3* id) {
+  constexpr uint64_t kGoldenRatio = 0x9e3779b97f4a7c15;  // times 2^64: spreads neighbouring seeds
+  const uint64_t rule = options.seed * kGoldenRatio >> 62;
+  if (rule == 1) return false;
+  if (rule > 1) {
+    if (cancellation_random_() % 4 == 0) return false;
+    while (clusters_taken_ < Clusters() && cancellation_random_() % 4 == 0) {
+      passed_over_.push_back(clusters_taken_++);
+    }
+  }
+  if (clusters_taken_ == Clusters()) return false;
+  *id = ClusterId(clusters_taken_++);
   return true;
 }
 
 void Machine::Run() {
   Dim3 id;
-  while (TakeCluster(&id)) {
+  while (NextCluster(&id)) {
     MakeCluster(id);
     RunCluster();
   }

@@ -204,8 +204,9 @@ struct Machine {
   // A queue of its own, for an operation that is ordered with nothing.
   uint64_t NewQueue() { return (next_queue++ << 1) | 1; }
 
-  // The next cluster that has not started; false if all have.
-  bool TakeCluster(Dim3* id);
+  // What a request to cancel a cluster that has not started finds: the next one, or what other
+  // multiprocessors leave, or nothing. False: nothing.
+  bool CancelCluster(Dim3* id);
 
   // ---- memory; all report out-of-bounds and misaligned accesses
   // `size` bytes at a global address.
@@ -223,6 +224,10 @@ struct Machine {
   Cta& CtaOf(const Warp& warp, int lane, uint64_t address);
 
  private:
+  uint64_t Clusters() const { return launch.grid.Count() / launch.cluster.Count(); }
+  Dim3 ClusterId(uint64_t index) const;
+  // The next cluster to start, in the order of the grid; false if none is left.
+  bool NextCluster(Dim3* id);
   void MakeCluster(Dim3 id);
   std::unique_ptr<Warp> MakeWarp(Cta* cta, int index);
   uint32_t SpecialValue(Special special, const Cta& cta, int warp, int lane) const;
@@ -239,7 +244,9 @@ struct Machine {
   size_t last_range_ = 0;
   int timeout_rounds_ = 0;  // of try_waits, since anything else happened
   uint64_t version_after_timeouts_ = 0;
-  uint64_t clusters_taken_ = 0;
+  uint64_t clusters_taken_ = 0;          // the first so many: started, cancelled or passed over
+  std::deque<uint64_t> passed_over_;     // by requests to cancel: these start later, in order
+  std::mt19937_64 cancellation_random_;  // of its own: requests change nothing else of a schedule
 };
 
 inline void Warp::Note(uint64_t object, uint64_t phase, uint64_t amount) const {
