@@ -31,7 +31,7 @@ Step TryCancel(Warp& warp, const Op& op) {
       if (op.count == 0 && cta.get() != warp.cta) continue;
       const uint64_t rank = uint64_t{cta->rank} << 24;
       machine->Shared(warp, lane, rank | response_at, kResponseBytes, true);
-      MbarrierAt(warp, lane, rank | barrier_at);
+      warp.Note(rank | barrier_at, MbarrierAt(warp, lane, rank | barrier_at).phase, kResponseBytes);
       ctas.push_back(cta.get());
       watched.push_back(WatchLoad(warp, lane, *cta, response_at, kResponseBytes, *cta, barrier_at));
     }
