@@ -44,6 +44,7 @@ _CARRIERS = frozenset(
         "WARPGROUP",
         "UBLKCP",
         "WARPSYNC",
+        "UGETNEXTWORKID",
     ]
 )
 
@@ -189,6 +190,8 @@ def _events(
             facts = (int(event["object"]), int(np.int64(event["phase"])), int(event["amount"]))
             (started if event["kind"] == ASYNC else about).append(facts)
         line = recording.instructions[pc]
+        if line.opcode.startswith("bar.warp"):
+            continue  # often nothing in SASS, and another's place there if it stood for something
         found[cta, warp].append((line.line, Event(line.opcode, tuple(about), tuple(started))))
     return found
 
