@@ -30,6 +30,7 @@ FP8_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
 FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.PAIR): ((128, 128), (256, 256)),
     (Arch.SM100, Form.SPLITKEYS): ((64, 64), (128, 128)),
+    (Arch.SM100, Form.DYNAMIC): ((64, 64), (96, 96), (128, 128), (192, 128)),
 }
 
 # Likewise of the backward's main kernel, and of those the ones with a deterministic twin.

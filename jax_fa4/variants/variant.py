@@ -67,6 +67,7 @@ class Form(Enum):
 
     USUAL = ""  # on Blackwell, a CTA has two tiles of queries, or one where two do not fit
     PAIR = "pair"  # two CTAs multiply together, each with half of K and of V
+    DYNAMIC = "dynamic"  # two tiles of queries; a CTA that is done claims another's, not started
     SPLITKEYS = "splitkeys"  # one tile of queries, its keys dealt to two softmax warpgroups
 
 

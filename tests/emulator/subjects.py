@@ -112,12 +112,15 @@ def _arguments(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
 
 def forward_subject(run: Emulator, path: Path, cache: Path) -> Subject:
     """A forward kernel of this package, by its PTX file."""
+    from jax_fa4.variants import Form
+
     host = HostCode.of(path, cache)
     launches = []
     for seed, problem in enumerate(PROBLEMS[host.variant.arch.value]):
         values = _arguments(host.variant, problem, seed)
         saved = host.launch(values)
-        saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever the host code chose
+        if host.variant.form is not Form.DYNAMIC:  # there one CTA claims the tiles of others
+            saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever the host chose
         launches.append(_captured(run, saved, level="ptx"))
     cluster = int(saved["geometry"][6:9].prod())
     return Subject(path.stem, plain(host.ptx), cluster, tuple(launches))

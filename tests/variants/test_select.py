@@ -134,7 +134,12 @@ def test_names_round_trip(variant):
 
 @pytest.mark.parametrize(
     ("form", "suffix"),
-    [(Form.USUAL, ""), (Form.PAIR, "_pair"), (Form.SPLITKEYS, "_splitkeys")],
+    [
+        (Form.USUAL, ""),
+        (Form.PAIR, "_pair"),
+        (Form.SPLITKEYS, "_splitkeys"),
+        (Form.DYNAMIC, "_dynamic"),
+    ],
 )
 def test_names_of_forms(form, suffix):
     variant = ForwardVariant(arch=Arch.SM100, dtype=DType.BF16, head_dim=128, form=form)

@@ -51,6 +51,18 @@ def test_a_causal_call_is_about_half():
     assert 0.45 < cycles(SIMPLE, causal) / cycles(SIMPLE, CALL) < 0.6
 
 
+def test_claimed_tiles_cost_what_further_ones_do():
+    """As many units as multiprocessors, two tiles each: one of 1 block, one of 2."""
+    call = dataclasses.replace(
+        CALL, heads=148, heads_kv=148, seqlen_q=512, seqlen_k=256, band_upper=-256
+    )
+    claims = dataclasses.replace(SIMPLE, claims_tiles=True)
+    assert cycles(SIMPLE, call) == 2 * 10 + 3 * 100
+    assert cycles(claims, call) == 10 + 5 + 3 * 100
+    alike = dataclasses.replace(call, band_upper=OPEN)
+    assert cycles(claims, alike) == cycles(SIMPLE, alike)
+
+
 def test_heads_share_a_tile():
     """16 heads of one query: one tile where heads are packed, 16 where they are not."""
     call = dataclasses.replace(CALL, heads=16, heads_kv=1, seqlen_q=1, batch=148)

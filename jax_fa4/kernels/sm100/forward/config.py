@@ -10,6 +10,8 @@ WARP_SIZE = 32
 WARPS = 4  # of a warpgroup
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
+TILE_PLACES = 2  # for numbers of claimed tiles that not all roles have heard of
+CLAIM_BYTES = 16  # of the answer to a claim
 SLOTS = 2  # of scores and P in tensor memory where a CTA has one tile of queries
 TMEM_COLUMNS = 512  # all of it: one CTA a multiprocessor
 POLYNOMIAL_PERIOD = 16  # pairs of columns
@@ -87,6 +89,8 @@ class ForwardConfig:
     `element_bytes` an element, O has two. The largest P of a row is 2^`p_exponent` while the
     running maximum is the true one, and the maximum moves when it would be `rescale_threshold`
     powers of two more: the sum of both is the largest exponent that P can have.
+    With `claims_tiles` the grid has a CTA for every tile, and those that run claim the tiles of
+    others: see `schedule`.
     """
 
     head_dim: int
@@ -107,11 +111,14 @@ class ForwardConfig:
     element_bytes: int = 2
     p_exponent: float = 0.0
     rescale_threshold: float = RESCALE_THRESHOLD
+    claims_tiles: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
         if self.head_dim * self.v_parts != self.head_dim_v * self.k_parts:
             raise ValueError(f"{self} has parts of K and of V that differ in size")
+        if self.claims_tiles and (self.q_tiles, self.cta_group) != (2, 1):
+            raise ValueError(f"{self} claims tiles, for which a CTA must be alone and have two")
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         registers = 128 * (
@@ -282,6 +289,12 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         correction_registers=64,
         other_registers=64,
     ),
+}
+
+# As usual, but that a CTA claims further tiles.
+FORWARD_CONFIGS |= {
+    (d, Form.DYNAMIC): replace(FORWARD_CONFIGS[d, Form.USUAL], claims_tiles=True)
+    for d in (64, 96, 128, 192)
 }
 
 

@@ -8,7 +8,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import SLOTS, WARPS, ForwardConfig
+from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_PLACES, WARPS, ForwardConfig
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import Descales, GlobalTensors
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking
@@ -26,6 +26,8 @@ class SharedTensors:
     sO: cute.Tensor  # (128, output_columns, q_tiles)
     output: cute.Pointer  # where sO begins
     sStats: cute.Tensor  # (128, 2, outputs) float32: `softmax` says what
+    tiles: cute.Tensor  # numbers of tiles, where they are claimed: `schedule`
+    claim: cute.Pointer  # what became of a claim
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
     """The table in the docstring of `kernel`, as data."""
     tiles, stages, groups = config.q_tiles, config.kv_stages, config.outputs
     paired, warps = config.cta_group == 2, WARPS * config.cta_group  # of a role in both CTAs
-    return {
+    table = {
         "q_full": MbarrierSpec(tiles, 1, paired),
         "q_empty": MbarrierSpec(tiles, 1, paired),
         "kv_full": MbarrierSpec(stages, 1, paired),
@@ -89,3 +91,12 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
         "o_staged": MbarrierSpec(tiles, WARPS),
         "o_stored": MbarrierSpec(tiles, 1),
     }
+    if config.claims_tiles:
+        table |= {
+            "claim_due": MbarrierSpec(1, 1),
+            "claim_full": MbarrierSpec(1, 1),
+            "tile_full": MbarrierSpec(TILE_PLACES, 1),
+            # Softmax, correction; load, MMA, store.
+            "tile_empty": MbarrierSpec(TILE_PLACES, WARPS * (groups + 1) + 3),
+        }
+    return table

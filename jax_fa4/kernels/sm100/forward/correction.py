@@ -14,7 +14,13 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import ROWS, WARP_SIZE
-from jax_fa4.kernels.sm100.forward.roles import NamedBarrier, first_tile, next_tile, work_of
+from jax_fa4.kernels.sm100.forward.roles import (
+    NamedBarrier,
+    first_tile,
+    make_turn,
+    next_tile,
+    work_of,
+)
 from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
@@ -135,7 +141,7 @@ def run(context) -> None:
     for t in cutlass.range_constexpr(tiles):
         barriers["pv_ready"].arrive_as_warp(t)
 
-    tile = first_tile(context)
+    tile, turn = first_tile(context), make_turn(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         _keep_in_scale(context, work.blocks, thread, warp)
@@ -147,4 +153,4 @@ def run(context) -> None:
                 wait_next(barriers["o_full"], o_full, t)
                 tensor_memory.fence_after_sync()
                 _finish(context, t, o_stored, work, total, thread)
-        tile = next_tile(context, tile)
+        tile = next_tile(context, tile, turn)

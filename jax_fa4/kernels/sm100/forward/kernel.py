@@ -37,6 +37,10 @@ of S: the modules `*_one_tile`.
 |            |           | one O for two slots, every one          |                    |
 | o_staged   | q_tiles   | 4 correction warps: a part of an O      | store              |
 | o_stored   | q_tiles   | the TMA store has read it               | correction         |
+| claim_due  | 1         | the load warp nears its tile's end      | schedule           |
+| claim_full | 1         | the answer to a claim is there          | schedule           |
+| tile_full  | 2         | the next tile's number is there         | all other warps    |
+| tile_empty | 2         | all other warps have read it            | schedule           |
 
 With two tiles the scale of every block goes by a named barrier (`roles.NamedBarrier`). With one,
 nobody uses s_empty and p_empty: the next S and the next P wait for the product with V by the order
@@ -58,6 +62,8 @@ and stats_empty also answers for scales, which no barrier of both orders. Both w
 of 512 rows, and all blocks that any of a product's 256 rows sees; a CTA without rows takes part.
 Without a pair, nothing of this is in the code.
 
+In the form `dynamic` CTAs claim tiles (`schedule`): the last four barriers are there only then.
+
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks (`block_range` of
 its own rows, 128 or a pair's 256): under a causal band tile 0 skips the last block of tile 1.
 The MMA warp runs through the ends of tiles: the next tile's first S is issued before this tile's
@@ -67,7 +73,7 @@ last O is read out.
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, max, min
+from cutlass import Boolean, Float32, Int32, max, min
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
@@ -78,6 +84,7 @@ from jax_fa4.kernels.sm100.forward import (
     load_one_tile,
     mma,
     mma_one_tile,
+    schedule,
     softmax,
     softmax_one_tile,
     store,
@@ -194,8 +201,11 @@ class ForwardSm100:
         else:
             scheduler = shape.scheduler(config.tile_m, self.dtype)
         tiles = scheduler.tiles()
-        # Tiles that differ in length are left to the hardware, one a CTA, longest first.
-        alike = cuts_nothing(shape.band(*band))
+        # Tiles that differ in length are left to the hardware, one a CTA, longest first; so are all
+        # where a CTA may claim those of others.
+        stay = cuts_nothing(shape.band(*band))
+        if cutlass.const_expr(config.claims_tiles):
+            stay = Boolean(False)
         self.kernel(
             (qk, pv),
             tuple(tma_q),
@@ -211,7 +221,7 @@ class ForwardSm100:
             tokens,
             softmax_scale * LOG2_E,
         ).launch(
-            grid=((min(tiles, max(sm_count // group, 1)) if alike else tiles) * group, 1, 1),
+            grid=((min(tiles, max(sm_count // group, 1)) if stay else tiles) * group, 1, 1),
             block=(THREADS, 1, 1),
             cluster=(group, 1, 1) if group > 1 else None,
             stream=stream,
@@ -305,6 +315,8 @@ class ForwardSm100:
                     load_one_tile.run(context)
                 else:
                     load.run(context)
+            if cutlass.const_expr(config.claims_tiles):
+                schedule.run(context, warp)
 
         # Tensor memory is read by softmax and correction; who allocated it gives it back. Of a
         # pair, none leaves before the other's last arrival.

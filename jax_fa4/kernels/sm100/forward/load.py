@@ -3,7 +3,8 @@
 CONTRACT: in the scheduler's order of tiles, and from the last block that any of a CTA's tiles
 visits to the first, it fills the ring in the order in which `mma` empties it: K of a block, then V
 of the block before, which may be of the tile before. sQ[t], for each t that has rows, follows its
-tile's first K. Of a pair of CTAs, each copies its half of every block and its own rows of Q.
+tile's first K. Of a pair of CTAs, each copies its half of every block and its own rows of Q. Where
+tiles are claimed (`schedule`), it says when.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Int32, min
 from cutlass.cute.nvgpu import cpasync
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N
-from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, work_of
+from jax_fa4.kernels.sm100.forward.roles import first_tile, make_turn, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     advance,
     make_counters,
@@ -24,6 +25,10 @@ from jax_fa4.kernels.toolkit.mbarriers import (
     wait_next,
     wait_stage,
 )
+
+# So many blocks of a tile are left to load when the next tile is claimed: the fewer, the better are
+# tiles shared out, but the answer must be there before the last of them is multiplied.
+_LAST_BLOCKS = 2
 
 
 def partition_tiles(tma, thread_tiles, shared):
@@ -111,24 +116,33 @@ def _load_queries(context, q_uses, work) -> None:
 
 
 @cute.jit
+def _ask_for_tile(context, left: Int32, blocks: Int32) -> None:
+    """Have a tile claimed, once in a tile: `left` of its `blocks` come after the next."""
+    if left == min(_LAST_BLOCKS, blocks) - 1:
+        context.barriers["claim_due"].arrive_as_warp(0)
+
+
+@cute.jit
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
     config, barriers = context.config, context.barriers
     ring, q_uses = make_ring(config.kv_stages), make_counters(config.q_tiles)
     due = head = batch = block = Int32(0)  # whether a V is due, and of which block
-    tile = first_tile(context)
+    tile, turn = first_tile(context), make_turn(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         head_kv = work.head // context.ratio
         for i in cutlass.range(work.last - work.first, unroll=1):
             keys = work.last - 1 - i
+            if cutlass.const_expr(config.claims_tiles):
+                _ask_for_tile(context, keys - work.first, work.last - work.first)
             load_keys(context, ring, Block(head_kv, work.batch, keys))
             if i == 0:
                 _load_queries(context, q_uses, work)
             if due > 0:
                 load_values(context, ring, Block(head, batch, block))
             due, head, batch, block = Int32(1), head_kv, work.batch, keys
-        tile = next_tile(context, tile)
+        tile = next_tile(context, tile, turn)
     if due > 0:
         load_values(context, ring, Block(head, batch, block))
 

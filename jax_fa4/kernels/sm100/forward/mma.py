@@ -22,7 +22,7 @@ from cutlass.cute.nvgpu import tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
 from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_N
-from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, next_tile, work_of
+from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, make_turn, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
     make_counters,
@@ -171,7 +171,7 @@ def run(context) -> None:
     tiles = config.q_tiles
     progress = make_progress(ring, tiles)
 
-    tile = first_tile(context)
+    tile, turn = first_tile(context), make_turn(context)
     if tile < context.scheduler.tiles():
         work = work_of(context, tile)
         stages = take(ring, config.k_parts)
@@ -184,7 +184,7 @@ def run(context) -> None:
         for i in cutlass.range(work.last - 1 - work.first, unroll=1):
             block = work.last - 1 - i
             _step(context, operands, progress, work.blocks, block, work.blocks, block - 1)
-        tile = next_tile(context, tile)
+        tile = next_tile(context, tile, turn)
         if tile < context.scheduler.tiles():
             following = work_of(context, tile)
             _step(

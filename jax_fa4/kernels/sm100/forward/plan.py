@@ -10,7 +10,13 @@ from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N, ForwardConfig
+from jax_fa4.kernels.sm100.forward.config import (
+    CLAIM_BYTES,
+    ROWS,
+    TILE_N,
+    TILE_PLACES,
+    ForwardConfig,
+)
 from jax_fa4.kernels.sm100.forward.context import Boxes, SharedTensors, barrier_table
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.head_packing import BOX_COLUMNS, BOX_ROWS
@@ -102,7 +108,7 @@ class Plan:
 
     def shared_storage(self, layouts: SharedLayouts):
         """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
-        groups = self.config.outputs
+        groups, claims = self.config.outputs, int(self.config.claims_tiles)
 
         def tile(layout, dtype=self.dtype):
             return cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(layout)], 1024]
@@ -112,6 +118,8 @@ class Plan:
             barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(self.config))]
             tmem: Int32
             sStats: cute.struct.MemRange[Float32, 2 * ROWS * groups]
+            claim: cute.struct.Align[cute.struct.MemRange[Int32, claims * CLAIM_BYTES // 4], 16]
+            tiles: cute.struct.MemRange[Int32, claims * TILE_PLACES]
             sQ: tile(layouts.sQ)
             sKV: tile(layouts.sK)
             sO: tile(layouts.sO, self.out_dtype)
@@ -130,4 +138,6 @@ class Plan:
             sO=tensor(storage.sO, layouts.sO),
             output=storage.sO.data_ptr(),
             sStats=storage.sStats.get_tensor(stats),
+            tiles=cute.make_tensor(storage.tiles.data_ptr(), cute.make_layout(TILE_PLACES)),
+            claim=storage.claim.data_ptr(),
         )

@@ -8,8 +8,9 @@ from enum import IntEnum
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, max, min
 
-from jax_fa4.kernels.sm100.forward.config import TILE_N
+from jax_fa4.kernels.sm100.forward.config import TILE_N, TILE_PLACES
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
+from jax_fa4.kernels.toolkit.mbarriers import make_counters
 
 THREADS = 512
 
@@ -22,6 +23,7 @@ class Role(IntEnum):
     MMA = 12
     STORE = 13
     LOAD = 14
+    SCHEDULE = 15  # where a CTA claims its tiles
 
 
 class NamedBarrier(IntEnum):
@@ -124,6 +126,31 @@ def first_tile(context) -> Int32:
     return cute.arch.block_idx()[0]
 
 
-def next_tile(context, tile: Int32) -> Int32:
+def make_turn(context):
+    """How many tiles a role has heard of; None where it counts for itself."""
+    return make_counters(1) if context.config.claims_tiles else None
+
+
+def place_of(turn: Int32) -> tuple[Int32, Int32]:
+    """Where the schedule warp tells of its claim number `turn`, and the parity of the phase."""
+    return turn & (TILE_PLACES - 1), (turn >> (TILE_PLACES.bit_length() - 1)) & 1
+
+
+@cute.jit
+def _hear_of_tile(context, turn) -> Int32:
+    """What the schedule warp tells this warp."""
+    barriers = context.barriers
+    place, parity = place_of(turn[0])
+    barriers["tile_full"].wait(place, parity)
+    tile = context.shared.tiles[place]
+    barriers["tile_empty"].arrive_as_warp(place)
+    turn[0] = turn[0] + 1
+    return cute.arch.make_warp_uniform(tile)
+
+
+def next_tile(context, tile: Int32, turn=None) -> Int32:
+    """The tile after `tile`, or one past all; `turn` is the role's `make_turn`."""
+    if context.config.claims_tiles:
+        return _hear_of_tile(context, turn)
     pair = context.config.cta_group == 2
     return tile + Int32((cute.arch.cluster_dim() if pair else cute.arch.grid_dim())[0])

@@ -19,6 +19,7 @@ from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import (
     first_row,
     first_tile,
+    make_turn,
     next_tile,
     part_of,
 )
@@ -65,7 +66,7 @@ def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) 
 def run(context, t: Int32) -> None:
     """Walk this CTA's tiles as softmax `t`; see the contract above."""
     config, row = context.config, make_row(context, t)
-    tile = first_tile(context)
+    tile, turn = first_tile(context), make_turn(context)
     while tile < context.scheduler.tiles():
         first = first_row(context, tile)
         product_row = first + t * config.rows
@@ -86,6 +87,6 @@ def run(context, t: Int32) -> None:
             shift = shift_of_p(context, shift)
             tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
-        tile = next_tile(context, tile)
+        tile = next_tile(context, tile, turn)
     # Stay until the last product has said so: nothing orders its arrivals at two barriers.
     context.barriers["p_empty"].wait(t, row.s_full[0] ^ 1)

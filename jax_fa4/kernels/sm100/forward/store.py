@@ -14,6 +14,7 @@ from cutlass.cute.nvgpu import cpasync
 from jax_fa4.kernels.sm100.forward.config import ROWS
 from jax_fa4.kernels.sm100.forward.roles import (
     first_tile,
+    make_turn,
     next_tile,
     part_of,
     work_of,
@@ -42,7 +43,7 @@ def run(context) -> None:
     tma, _ = context.gmem.o
     staged = make_counters(config.q_tiles)
 
-    tile = first_tile(context)
+    tile, turn = first_tile(context), make_turn(context)
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         source, target = partition_output(context, work.head, work.batch)
@@ -57,4 +58,4 @@ def run(context) -> None:
                         cute.arch.cp_async_bulk_commit_group()
                         cute.arch.cp_async_bulk_wait_group(0, read=True)
                         barriers["o_stored"].arrive(stage)
-        tile = next_tile(context, tile)
+        tile = next_tile(context, tile, turn)
