@@ -59,10 +59,10 @@ def _pair(options: argparse.Namespace, head_dim: int) -> page.Pair:
 
 
 def _forms(options: argparse.Namespace) -> list[Recorded]:
-    """Our other forms that `select_sm100` chooses among."""
+    """Our other forms that `select_sm100` chooses among, but those that claim tiles (`claims`)."""
     found = []
     for (head_dim, _, form), cost in COSTS.items():
-        if head_dim in HEAD_DIMS and form is not Form.USUAL:
+        if head_dim in HEAD_DIMS and form is not Form.USUAL and not cost.claims_tiles:
             place = options.folder.resolve() / f"ours_{head_dim}_{form.value}"
             if not place.is_dir():
                 record(place, f"fwd_sm100_bf16_d{head_dim}_{form.value}", options.library)
