@@ -1,0 +1,1 @@
+"""The backward kernel for Blackwell; read kernel.py first."""
