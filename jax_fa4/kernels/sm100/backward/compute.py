@@ -10,7 +10,8 @@ columns of dV and dK: see `store`.
 
 A query that sees nothing, or is past the end, has an lse of +inf: P is 0 with no mask.
 
-sdS is free for the next visit when dp_full ends: dQ, which reads it, is an earlier product.
+sdS is free for the next visit when dQ, which reads it, is over: that product comes before dP^T,
+so that dp_full says it, but where dQ has columns of its own: there dq_full does.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Row:
     stats: Ring
     s_full: cute.Tensor
     dp_full: cute.Tensor
+    dq_full: cute.Tensor
 
 
 def _make_row(context, half: Int32) -> Row:
@@ -65,6 +67,7 @@ def _make_row(context, half: Int32) -> Row:
         stats=make_ring(Q_STAGES),
         s_full=make_counters(1),
         dp_full=make_counters(1),
+        dq_full=make_counters(1),
     )
 
 
@@ -141,6 +144,9 @@ def _dscores(context, row: Row, probabilities: cute.Tensor) -> None:
     wait_next(barriers["dp_full"], row.dp_full, 0)
     tensor_memory.fence_after_sync()
     tile = context.shared.dscores + row.half * (TILE * HALF)
+    if cutlass.const_expr(context.config.tensor_memory.dq_apart):
+        # The dQ before, which reads sdS. On a new barrier this returns at once.
+        wait_next(barriers["dq_full"], row.dq_full, 0, producer=True)
     for first in cutlass.range_constexpr(0, HALF, _LOAD):
         values = cute.make_rmem_tensor(_LOAD, Float32)
         tensor_memory.load(row.dscores + first, values, row.lane)

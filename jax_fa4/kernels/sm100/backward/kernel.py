@@ -23,9 +23,9 @@ which order it lies there.
 
 What the tensor core, compute and reduce do at a time, for visits t, t + 1 (`mma`):
 
-    tensor   dP(t) | S(t+1) |  dK(t)  |  dQ(t)  | dV(t+1) | dP(t+1) | S(t+2) | dK(t+1) ...
-    compute        | dS(t)  | P(t+1) ...........|.........          | dS(t+1)| P(t+2) ...
-    reduce                                      | dQ(t) out of tensor memory, then to memory ...
+    tensor   dV(t) | S(t+1) |  dK(t)  |  dQ(t)  |       | dP(t+1) | dV(t+1) | S(t+2) | dK(t+1) ...
+    compute     dS(t)       | P(t+1) ...................|         | dS(t+1)          | P(t+2) ...
+    reduce                                      | dQ(t) out, then to memory ...
 
 | barrier     | stages    | a phase ends when                         | who waits              |
 |-------------|-----------|-------------------------------------------|------------------------|
@@ -39,9 +39,9 @@ What the tensor core, compute and reduce do at a time, for visits t, t + 1 (`mma
 | stats_empty | 2         | 8 compute warps have read them            | load                   |
 | s_full      | 1         | S^T                                       | compute                |
 | p_ready     | 1         | 8 compute warps: P^T, and S^T was read    | MMA                    |
-| dp_full     | 1         | dP^T, and dQ before it: sdS is free       | compute                |
+| dp_full     | 1         | dP^T, and, but at 64, dQ before it        | compute                |
 | ds_ready    | 1         | 8 compute warps: dS^T, sdS; dP^T was read | MMA                    |
-| dq_full     | 1         | dQ                                        | reduce                 |
+| dq_full     | 1         | dQ, so that sdS is free                   | reduce; at 64 compute  |
 | dq_empty    | 1         | 4 reduce warps have read it               | MMA                    |
 | dv_full     | 1         | the last product into dV                  | compute                |
 | dk_full     | 1         | the last product of all                   | compute                |

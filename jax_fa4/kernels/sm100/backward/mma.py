@@ -7,11 +7,12 @@ CONTRACT: with tile t the square of scores of visit t, once its operands and col
         S^T(t + 1)       while compute makes dS of dP(t)
         dK += dS^T Q (t)
         dQ(t) = dS K     both while it makes P of S(t + 1)
-        dV(t + 1)        while dQ(t) leaves tensor memory
-        dP^T(t + 1)
+        dP^T(t + 1)      which waits for reduce to take dQ(t) out, where they share columns
+        dV(t + 1)
     dK, dQ of the last
 
-so that each wait for another role has a product or two before it that do not depend on it.
+so that each wait for another role has a product or two before it that do not depend on it. Where
+dQ has columns of its own, dP^T(t + 1) comes before dQ(t), and compute need not wait for it.
 What a product overwrites of an earlier one's operands in tensor memory (`config.TensorMemory`)
 is protected by the order of the two: they are of one thread, and a
 tcgen05.fence::before_thread_sync between them orders the earlier before the later (PTX ISA
@@ -162,8 +163,8 @@ def _dvalues(context, operands, progress, stage, accumulate) -> None:
 
 
 @cute.jit
-def _dkeys_dqueries(context, operands, progress, accumulate) -> None:
-    """dK += dS^T Q and dQ = dS K of the earliest visit that has not had them."""
+def _dkeys(context, operands, progress, accumulate) -> None:
+    """dK += dS^T Q of the earliest visit that has not had it."""
     barriers, ring = context.barriers, progress.q_gradient
     wait_next(barriers["ds_ready"], progress.ds_ready, 0)
     fence_after_sync()
@@ -174,6 +175,12 @@ def _dkeys_dqueries(context, operands, progress, accumulate) -> None:
         _multiply(context.mmas.dk, operands.tKtdK, a, b, first, accumulate if half == 0 else True)
     barriers["q_empty"].commit(ring.stage)
     advance(ring)
+
+
+@cute.jit
+def _dqueries(context, operands, progress) -> None:
+    """dQ = dS K of the same visit."""
+    barriers = context.barriers
     if cutlass.const_expr(context.config.tensor_memory.dq_apart):
         wait_next(barriers["dq_empty"], progress.dq_empty, 0, producer=True)
         fence_after_sync()
@@ -207,15 +214,19 @@ def run(context) -> None:
     advance(do_ring)
     for t in cutlass.range(work.visits - 1, unroll=1):
         _scores(context, operands, progress)
-        _dkeys_dqueries(context, operands, progress, t > 0)
-        wait_stage(barriers["do_full"], do_ring)
-        _dvalues(context, operands, progress, do_ring.stage, True)
+        _dkeys(context, operands, progress, t > 0)
         if cutlass.const_expr(not context.config.tensor_memory.dq_apart):
+            _dqueries(context, operands, progress)
             wait_next(barriers["dq_empty"], progress.dq_empty, 0)
             fence_after_sync()
+        wait_stage(barriers["do_full"], do_ring)
         _dscores(context, operands, progress, do_ring.stage)
+        if cutlass.const_expr(context.config.tensor_memory.dq_apart):
+            _dqueries(context, operands, progress)
+        _dvalues(context, operands, progress, do_ring.stage, True)
         barriers["do_empty"].commit(do_ring.stage)
         advance(do_ring)
     barriers["dv_full"].commit(0)
-    _dkeys_dqueries(context, operands, progress, work.visits > 1)
+    _dkeys(context, operands, progress, work.visits > 1)
+    _dqueries(context, operands, progress)
     barriers["dk_full"].commit(0)
