@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 
 import pytest
@@ -18,15 +19,24 @@ from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.kernels.sm100.backward.config import BACKWARD_CONFIGS
 from jax_fa4.kernels.sm100.backward.context import barrier_table
 from jax_fa4.kernels.sm100.backward.kernel import BackwardSm100
+from jax_fa4.kernels.sm100.backward.roles import cuts_something, turn_of, visited_queries
+from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.variants import Arch, BackwardVariant, DType
 
 
 @pytest.mark.parametrize("dims", BACKWARD_CONFIGS, ids=lambda dims: f"d{dims[0]}v{dims[1]}")
 @pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.value)
-def test_nothing_spills(dims, dtype, tmp_path, monkeypatch):
+@pytest.mark.parametrize("deterministic", [False, True], ids=["", "deterministic"])
+def test_nothing_spills(dims, dtype, deterministic, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
     monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
-    variant = BackwardVariant(arch=Arch.SM100, dtype=dtype, head_dim=dims[0], head_dim_v=dims[1])
+    variant = BackwardVariant(
+        arch=Arch.SM100,
+        dtype=dtype,
+        head_dim=dims[0],
+        head_dim_v=dims[1],
+        deterministic=deterministic,
+    )
     compiled = cute.compile(
         BackwardSm100(variant), *fake_arguments(variant), options=compile_options(variant)
     )
@@ -61,3 +71,56 @@ def test_the_memory_maps_fit(dims):
     assert config.smem_bytes <= 232448
     barriers = sum(spec.stages for spec in barrier_table(config).values())
     assert 8 * barriers + 128 + 4 * 2 * 128 * 2 <= 3072
+
+
+UNBOUNDED = 2**30
+
+
+def _bands(count):
+    """Lengths and bands at random, with ends beyond all queries and keys among them."""
+    choose = random.Random(0)
+    for _ in range(count):
+        lower, upper = (
+            choose.choice([-UNBOUNDED, UNBOUNDED, choose.randrange(-900, 900)]) for _ in range(2)
+        )
+        yield Band(lower, upper, choose.randrange(1, 800), choose.randrange(1, 800))
+
+
+def _visits(band):
+    """The blocks of queries that each block of keys visits."""
+    spans = (visited_queries(band, key) for key in range(0, band.seqlen_k, 128))
+    return [range(first, first + blocks) for first, blocks in spans]
+
+
+def _sees(band, query, key):
+    return band.lower <= key - query <= band.upper
+
+
+def test_every_visible_pair_is_visited_and_what_is_cut_is_masked():
+    for band in _bands(100):
+        visits = _visits(band)
+        for query in range(0, band.seqlen_q, 31):
+            for key in range(band.seqlen_k):
+                if _sees(band, query, key):
+                    assert query // 128 in visits[key // 128], band
+        for n, blocks in enumerate(visits):
+            for m in blocks:
+                corners = [(128 * m + i, 128 * n + j) for i in (0, 127) for j in (0, 127)]
+                whole = all(_sees(band, *corner) for corner in corners)
+                whole = whole and 128 * (n + 1) <= band.seqlen_k
+                assert bool(cuts_something(band, 128 * n, 128 * m)) == (not whole), band
+
+
+def test_visits_stay_within_the_queries():
+    for band in _bands(1000):
+        blocks = -(-band.seqlen_q // 128)
+        assert all(0 <= v.start < v.stop <= blocks for v in _visits(band)), band
+
+
+def test_turns_count_those_who_came_before():
+    for band in _bands(1000):
+        visits = _visits(band)
+        for m in range(-(-band.seqlen_q // 128)):
+            visitors = [n for n, blocks in enumerate(visits) if m in blocks]
+            turns = [turn_of(band, 128 * n, m) for n in visitors]
+            assert turns == list(range(len(visitors))), (band, m)

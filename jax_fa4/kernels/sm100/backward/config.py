@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jax_fa4.variants.variant import BackwardVariant
 
@@ -17,6 +17,7 @@ _SMEM_BYTES = 232448  # what one CTA may have on sm_100: 227 KiB
 _SMALL_BYTES = 3072  # barriers and statistics, before the tiles
 _ELEMENT_BYTES = 2
 _REGISTERS = 65536
+LAUNCH_REGISTERS = 128  # of each of 512 threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,4 +124,8 @@ BACKWARD_CONFIGS: dict[tuple[int, int], BackwardConfig] = {
 
 def config_of(variant: BackwardVariant) -> BackwardConfig:
     """How the variant's CTAs are built."""
-    return BACKWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
+    config = BACKWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
+    if not variant.deterministic:
+        return config
+    # Reduce holds a row of dQ while it waits for its turn, and would spill.
+    return replace(config, compute_registers=LAUNCH_REGISTERS, reduce_registers=160)

@@ -107,6 +107,7 @@ class GlobalTensors:
     lse_log2: cute.Pointer  # (batch, heads_q, blocks of 128)
     delta: cute.Pointer
     dq_accum: cute.Pointer  # (batch, heads_q, blocks of 128, head_dim of the tile)
+    semaphores: cute.Pointer  # (batch, heads_q, blocks of 64) Int32
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,4 @@ class Context:
     ratio: Int32  # query heads a KV head
     scale: Float32
     scale_log2: Float32
+    deterministic: bool  # whether additions to dQ have an order

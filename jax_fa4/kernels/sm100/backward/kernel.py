@@ -57,6 +57,7 @@ bytes a cycle, 2 x 512 for S and dP, 2 x 256 for dV and dK, 512 for dQ, 256 for 
 
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
 import cuda.bindings.driver as cuda
+import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
@@ -68,6 +69,7 @@ from jax_fa4.kernels.sm100.backward import compute, load, mma, reduce
 from jax_fa4.kernels.sm100.backward.config import (
     CHUNK,
     HALVES,
+    LAUNCH_REGISTERS,
     Q_STAGES,
     TILE,
     TMEM_COLUMNS,
@@ -97,6 +99,7 @@ class BackwardSm100:
 
     def __init__(self, variant: BackwardVariant):
         self.config = config_of(variant)
+        self.deterministic = variant.deterministic
         self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
@@ -144,7 +147,7 @@ class BackwardSm100:
                 ),
             ),
             self._stores(layouts, of_qk.keys(dk_ptr), of_v.keys(dv_ptr)),
-            (lse_log2_ptr, delta_ptr, dq_accum_ptr),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
             (band_lower, band_upper, seqlen_q, seqlen_k),
             (scheduler.row_blocks, scheduler.heads, batch, scheduler.heads_per_group),
             (heads_q, of_qk.ratio),
@@ -282,7 +285,7 @@ class BackwardSm100:
         tiled_mmas: tuple[cute.TiledMma, cute.TiledMma, cute.TiledMma, cute.TiledMma],
         loads: tuple,  # TMA atoms and tensors of Q, K, V, dO
         stores: tuple,  # and of dK, dV
-        floats: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
+        scratch: tuple[cute.Pointer, cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         heads: tuple[Int32, Int32],
@@ -310,7 +313,7 @@ class BackwardSm100:
             mmas=mmas,
             barriers=barriers,
             shared=self._shared_tensors(storage, layouts),
-            gmem=GlobalTensors(*loads, *stores, *floats),
+            gmem=GlobalTensors(*loads, *stores, *scratch),
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             band=Band(*band),
             scheduler=LongestFirst(*tiles),
@@ -318,11 +321,13 @@ class BackwardSm100:
             ratio=heads[1],
             scale=scales[0],
             scale_log2=scales[1],
+            deterministic=self.deterministic,
         )
 
         # ---- compute: P and dS of a half of the queries; then dK and dV
         if warp < WARPS * HALVES:
-            cute.arch.setmaxregister_increase(config.compute_registers)
+            if cutlass.const_expr(config.compute_registers > LAUNCH_REGISTERS):
+                cute.arch.setmaxregister_increase(config.compute_registers)
             compute.run(context, warp // WARPS)
 
         # ---- reduce: dQ

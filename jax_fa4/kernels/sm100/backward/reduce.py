@@ -10,21 +10,29 @@ A tile of dq_accum is four pieces, one a warp, each of 32 rows; in it, element (
     column / 4 * 128 + row * 4 + column mod 4
 
 so that a warp's stores of 16 bytes a thread are contiguous, and so is what a bulk copy takes.
+
+Deterministic: the CTAs of a head add to a tile one after the other, by ascending keys. That is also
+the order in which the hardware starts them, so that nobody waits for a CTA that has no
+multiprocessor yet. The tile's semaphore counts warps that are done: a warp waits until those of
+all CTAs before this one are, which `roles.turn_of` counts. It says that it is done with a tile
+when it comes to the next one: by then the additions are over, and nothing waits for memory.
 """
 
 from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32
+from cutlass import Float32, Int32, Int64
 
 from jax_fa4.kernels.sm100.backward.config import CHUNK, TILE, WARP_SIZE
-from jax_fa4.kernels.sm100.backward.roles import next_visit, place_of, work_of
-from jax_fa4.kernels.toolkit import bulk_rows, tensor_memory
+from jax_fa4.kernels.sm100.backward.context import WARPS
+from jax_fa4.kernels.sm100.backward.roles import next_visit, place_of, turn_of, work_of
+from jax_fa4.kernels.toolkit import bulk_rows, semaphores, tensor_memory
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 _PIECE = WARP_SIZE * CHUNK  # floats that a warp sends at a time
 _VECTOR = 4  # floats of 16 bytes
+_SEMAPHORES = 2  # a tile: there is one for 64 queries, of which the first serves
 
 
 @cute.jit
@@ -68,6 +76,23 @@ def _send(
 
 
 @cute.jit
+def _take_turn(context, work, place: Int64, block: Int32, lane: Int32) -> None:
+    """Wait until the CTAs before this one have added to block of queries `block`."""
+    if lane == 0:
+        others = WARPS * turn_of(context.band, work.key, block)
+        semaphores.wait_for(context.gmem.semaphores + place * _SEMAPHORES, others)
+    cute.arch.sync_warp()
+
+
+@cute.jit
+def _end_turn(context, place: Int64, lane: Int32) -> None:
+    """Say that this warp's additions to the block are over, once they are."""
+    if lane == 0:
+        cute.arch.cp_async_bulk_wait_group(0, read=False)
+        semaphores.count_one(context.gmem.semaphores + place * _SEMAPHORES)
+
+
+@cute.jit
 def run(context) -> None:
     """See the contract above."""
     work, width = work_of(context), context.config.head_dim
@@ -77,12 +102,19 @@ def run(context) -> None:
     staging = context.shared.dq + warp * (context.config.dq_stages * _PIECE)
     uses = make_counters(1)
     head, block = work.head_kv * context.ratio, work.first
+    before = Int64(-1)  # the block of the visit before
     for _ in cutlass.range(work.visits, unroll=1):
         row = _take(context, uses, warp)
-        tile = place_of(context, work, head, block) * (TILE * width)
-        _send(
-            context, row, staging, context.gmem.dq_accum + (tile + warp * (WARP_SIZE * width)), lane
-        )
+        place = place_of(context, work, head, block)
+        if cutlass.const_expr(context.deterministic):
+            if before >= 0:
+                _end_turn(context, before, lane)
+            _take_turn(context, work, place, block, lane)
+        target = context.gmem.dq_accum + (place * TILE + warp * WARP_SIZE) * width
+        _send(context, row, staging, target, lane)
         head, block = next_visit(work, head, block)
-    if lane == 0:
+        before = place
+    if cutlass.const_expr(context.deterministic):
+        _end_turn(context, before, lane)
+    elif lane == 0:
         cute.arch.cp_async_bulk_wait_group(0, read=False)

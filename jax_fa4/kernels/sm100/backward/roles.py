@@ -64,6 +64,23 @@ def work_of(context) -> Work:
     return Work(key, head_kv, batch, first, blocks, blocks * context.ratio)
 
 
+def turn_of(band: Band, key: Int32, block: Int32) -> Int32:
+    """How many CTAs of smaller keys visit block of queries `block`, which this one visits.
+
+    They follow each other, since neither end of what a CTA visits (`visited_queries`) moves back
+    from one CTA to the next: so what counts is the first of them. It is the first whose keys
+    reach as far as those that the block's first query sees, or that visits no block before this.
+    """
+    query = block * TILE
+    reaching = max(query + band.lower, 0) // TILE
+    # Past the last key nothing reaches: then a number that is never the smaller one.
+    past = max(query + band.lower - (band.seqlen_k - 1), 0)
+    starting = max(query + band.upper + TILE - 1, 0) // TILE
+    # The first block is everybody's who has none before it.
+    first = min(reaching + past, starting, block * TILE)
+    return key // TILE - first
+
+
 def cuts_something(band: Band, key: Int32, query: Int32) -> Boolean:
     """Whether a query of [query, query + TILE) does not see one of the keys [key, key + TILE)."""
     right = key + TILE - 1 - query > band.upper
