@@ -130,7 +130,9 @@ class BackwardPostprocess:
         # A warp reads 32 rows of 4 columns; warps take turns over rows, then columns.
         at_row = tidx % 64
         at_column = (step * 2 + tidx // 64) * FLOATS
-        offset = at_row // 32 * 32 * width + (column + at_column) * 32 + at_row % 32 * FLOATS
+        # The last panel may be wider than what is left: its columns past the width go nowhere.
+        taken = cutlass.min(column + at_column, width - FLOATS)
+        offset = at_row // 32 * 32 * width + taken * 32 + at_row % 32 * FLOATS
         at = at_row * _ROW_STRIDE + at_column
         return offset, (at, at + 2)
 
