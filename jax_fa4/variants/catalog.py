@@ -36,8 +36,11 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 # Likewise of the backward's main kernel, and of those the ones with a deterministic twin.
 BACKWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM90: ((64, 64), (128, 128)),
+    Arch.SM100: ((64, 64), (96, 96), (128, 128)),
 }
-DETERMINISTIC_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {}
+DETERMINISTIC_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
+    Arch.SM100: ((64, 64), (96, 96), (128, 128)),
+}
 
 
 def widest_head_dim(dtype: DType) -> int:
