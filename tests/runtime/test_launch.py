@@ -297,6 +297,7 @@ def test_handlers_may_be_captured_into_cuda_graphs(on_fake_gpu):
     command_buffer_compatible = 1
     assert on_fake_gpu([[]])["traits"] == {
         "jax_fa4_fwd_v1": command_buffer_compatible,
+        "jax_fa4_fwd_fp8_v1": command_buffer_compatible,
         "jax_fa4_bwd_v1": command_buffer_compatible,
         "jax_fa4_bwd_preprocess_v1": command_buffer_compatible,
     }
