@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cutlass.cute as cute
 from cutlass import Int32
 
+_LANES = 32  # of a warp
 _ARRIVE = (
     "{{ .reg .pred p; bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
     "@p mbarrier.arrive.shared::cta.b64 _, [{$r0}]; }}"
@@ -44,12 +45,20 @@ class MbarrierSpec:
     of the cluster; the products, which the leader issues, arrive at both CTAs'. Those `of_tensors`
     guard nothing but tensor memory, whose fences order it, so that threads arrive and wait
     relaxed: a release or an acquire of the cluster's scope would be a fence of all memory.
+    At those that are `by_lanes`, every lane of a warp arrives, where `arrivals` counts warps: one
+    instruction that hangs on nothing, for the three of meeting, electing and arriving.
     """
 
     stages: int
     arrivals: int
     paired: bool = False
     of_tensors: bool = False
+    by_lanes: bool = False
+
+    @property
+    def count(self) -> int:
+        """Of arrivals that end a phase, as the barrier counts them."""
+        return self.arrivals * (_LANES if self.by_lanes else 1)
 
 
 @dataclass(frozen=True)
@@ -77,11 +86,14 @@ class MbarrierArray:
         cute.arch.mbarrier_arrive(self.at(stage))
 
     def arrive_as_warp(self, stage) -> None:
-        """One arrival of the calling warp, after all of its lanes."""
-        cute.arch.inline_ptx(
-            _ARRIVE_AT_LEADER if self.spec.paired else _ARRIVE,
-            read_only_args=[self.at(stage).toint()],
-        )
+        """The calling warp's arrival, after all of its lanes."""
+        if self.spec.by_lanes:
+            self.arrive(stage)
+        else:
+            cute.arch.inline_ptx(
+                _ARRIVE_AT_LEADER if self.spec.paired else _ARRIVE,
+                read_only_args=[self.at(stage).toint()],
+            )
 
     def arrive_with_bytes(self, stage, count: int) -> None:
         """One arrival, and `count` bytes for copies to complete."""
@@ -118,7 +130,7 @@ def initialise(arrays: dict[str, MbarrierArray]) -> None:
     """Set every count. For one thread; a fence and a barrier must follow."""
     for array in arrays.values():
         for stage in range(array.spec.stages):
-            cute.arch.mbarrier_init(array.at(stage), array.spec.arrivals)
+            cute.arch.mbarrier_init(array.at(stage), array.spec.count)
 
 
 def make_counters(stages: int) -> cute.Tensor:

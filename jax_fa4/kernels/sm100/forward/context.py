@@ -75,15 +75,18 @@ def barrier_table(config: ForwardConfig) -> dict[str, MbarrierSpec]:
     """The table in the docstring of `kernel`, as data."""
     tiles, stages, groups = config.q_tiles, config.kv_stages, config.outputs
     paired, warps = config.cta_group == 2, WARPS * config.cta_group  # of a role in both CTAs
+    # Not with a pair, where each lane's arrival would cross to the leader by itself. With one tile
+    # ptxas would spill.
+    lanes = not paired and tiles > 1
     table = {
         "q_full": MbarrierSpec(tiles, 1, paired),
         "q_empty": MbarrierSpec(tiles, 1, paired),
         "kv_full": MbarrierSpec(stages, 1, paired),
         "kv_empty": MbarrierSpec(stages, 1, paired),
         "s_full": MbarrierSpec(SLOTS, 1, paired, of_tensors=True),
-        "s_empty": MbarrierSpec(config.score_slots, warps, paired, of_tensors=True),
-        "pv_ready": MbarrierSpec(SLOTS, 2 * warps, paired, of_tensors=True),
-        "p_tail": MbarrierSpec(SLOTS, warps, paired, of_tensors=True),
+        "s_empty": MbarrierSpec(config.score_slots, warps, paired, of_tensors=True, by_lanes=lanes),
+        "pv_ready": MbarrierSpec(SLOTS, 2 * warps, paired, of_tensors=True, by_lanes=lanes),
+        "p_tail": MbarrierSpec(SLOTS, warps, paired, of_tensors=True, by_lanes=lanes),
         "p_empty": MbarrierSpec(SLOTS, 1, paired, of_tensors=True),
         "stats_full": MbarrierSpec(WARPS * groups, 1),
         "stats_empty": MbarrierSpec(WARPS * groups, 1),

@@ -42,6 +42,7 @@ of S: the modules `*_one_tile`.
 | tile_full  | 2         | the next tile's number is there         | all other warps    |
 | tile_empty | 2         | all other warps have read it            | schedule           |
 
+Where warps arrive, it is one lane of each, or, `by_lanes` in `context.barrier_table`, all of them.
 With two tiles the scale of every block goes by a named barrier (`roles.NamedBarrier`). With one,
 nobody uses s_empty and p_empty: the next S and the next P wait for the product with V by the order
 of products.

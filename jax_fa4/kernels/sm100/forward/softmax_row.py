@@ -89,6 +89,7 @@ def _load_scores(context, row: Row) -> cute.Tensor:
     config = context.config
     if cutlass.const_expr(not config.tensor_memory.p_over_s):
         tensor_memory.fence_before_sync()
+        # `by_lanes`: ptxas moves an elected lane's arrival below the row's maximum.
         context.barriers["s_empty"].arrive_as_warp(row.t if config.score_slots == SLOTS else 0)
     return scores
 
