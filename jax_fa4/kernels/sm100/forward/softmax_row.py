@@ -10,9 +10,15 @@ from enum import Enum
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, max, min
+from cutlass import Boolean, Float32, Int32, max, min
 
-from jax_fa4.kernels.sm100.forward.config import POLYNOMIAL_PERIOD, ROWS, SLOTS, TILE_N, WARP_SIZE
+from jax_fa4.kernels.sm100.forward.config import (
+    POLYNOMIAL_PERIOD,
+    ROWS,
+    SLOTS,
+    TILE_N,
+    WARP_SIZE,
+)
 from jax_fa4.kernels.sm100.forward.roles import NamedBarrier
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
@@ -114,6 +120,12 @@ def tell_sum(context, row: Row) -> None:
     barriers["stats_full"].arrive_as_warp(row.place)
 
 
+def _wait_for_product(context, row: Row) -> None:
+    """Until the product with V before this block's is done."""
+    # One product a block: the parity is that of the scores after these.
+    context.barriers["p_empty"].wait(row.t, row.s_full[0])
+
+
 @cute.jit
 def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     """Hand a block's scale over, if the correction warp waits for it: `tells`.
@@ -121,8 +133,7 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
     That it has read the scale before needs no barrier: it did so before it let the product before
     go, whose end this waits for. Nor, therefore, does it wait for O, or the next store of P.
     """
-    # One product a block: the parity is that of the scores after these.
-    context.barriers["p_empty"].wait(row.t, row.s_full[0])
+    _wait_for_product(context, row)
     tensor_memory.fence_after_sync()
     if cutlass.const_expr(context.config.cta_group == 2):
         # A pair's barriers of tensor memory order nothing else, so that the reader answers.
@@ -186,6 +197,17 @@ def with_descales(context, tile: Int32):
 
 
 @cute.jit
+def _scale_of(context, old: Float32, stays: Boolean, shift: Float32) -> Float32:
+    """What the row's sums and outputs so far are multiplied by.
+
+    For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
+    maximum stays it is exactly 1: the exponent would be the rounding of a product.
+    """
+    scale = cute.math.exp2(fma(old, context.scale_log2, shift), fastmath=True)
+    return Float32(1.0) if stays else scale
+
+
+@cute.jit
 def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     """One block of keys, which `row.visible` says what is seen of.
 
@@ -200,13 +222,16 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     block, threshold = row_softmax.block_maximum(scores), context.config.rescale_threshold
     new, stays = row_softmax.advance_maximum(old, block, scale_log2, threshold)
     shift = row_softmax.shift_of(new, scale_log2)
-    # For a tile's first block it says nothing: no sum is there yet, and O is overwritten. Where the
-    # maximum stays it is exactly 1: the exponent would be the rounding of a product.
-    scale = cute.math.exp2(fma(old, scale_log2, shift), fastmath=True)
-    scale = Float32(1.0) if stays else scale
     if cutlass.const_expr(context.config.q_tiles == 1):
+        scale = _scale_of(context, old, stays, shift)
         tell(context, row, scale, None)
     else:
+        scale = Float32(1.0)
+        if cute.arch.vote_any_sync(Boolean(not stays)):
+            scale = _scale_of(context, old, stays, shift)
+            # A wait on the rare way, so that it stays a branch: the exponential is off the usual
+            # way, and the wait below stays behind the row's maximum (benchmarks/NOTES.md).
+            _wait_for_product(context, row)
         _tell_scale(context, row, scale, tells)
     running[0] = new
     shift = shift_of_p(context, shift)
