@@ -10,6 +10,7 @@ WARP_SIZE = 32
 WARPS = 4  # of a warpgroup
 ROWS = 128  # of a tile of queries: the lanes of tensor memory, a softmax thread each
 TILE_N = 128  # keys of a block
+P_HEAD = TILE_N * 3 // 4  # columns of P that a product with V may begin with
 TILE_PLACES = 2  # for numbers of claimed tiles that not all roles have heard of
 CLAIM_BYTES = 16  # of the answer to a claim
 SLOTS = 2  # of scores and P in tensor memory where a CTA has one tile of queries
@@ -83,7 +84,8 @@ class ForwardConfig:
     which of POLYNOMIAL_PERIOD neighbouring pairs of exponentials the CUDA cores compute instead
     of the special-function units. The output leaves through shared memory `output_columns` at a
     time, in as many stages as there are tiles; `scaled_columns` of it a correction thread has in
-    registers while it scales it. `score_slots` are those of `TensorMemory`. Registers
+    registers while it scales it. P goes to tensor memory by columns as `p_parts` has it, of which
+    one ends at P_HEAD. `score_slots` are those of `TensorMemory`. Registers
     are for a thread of a softmax warp, of a correction warp, and of the other four warps; without a
     second accumulator, the warps of its softmax keep the 128 of the launch. Q, K, V and P have
     `element_bytes` an element, O has two. The largest P of a row is 2^`p_exponent` while the
@@ -105,6 +107,7 @@ class ForwardConfig:
     head_dim_v: int = 0
     score_slots: int = SLOTS
     scaled_columns: int = 32
+    p_parts: tuple[tuple[int, int], ...] = ((0, 32), (32, 64), (64, 96), (96, 128))
     k_parts: int = 1
     v_parts: int = 1
     cta_group: int = 1
@@ -171,6 +174,8 @@ class ForwardConfig:
         )
 
 
+_HALF_FIRST = ((0, 64), (64, 96), (96, 128))  # `p_parts`, an instruction less
+
 FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
     (64, Form.USUAL): ForwardConfig(
         head_dim=64,
@@ -191,6 +196,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         # Both K, V and what the next step needs; for that, O leaves in halves.
         kv_stages=4,
         output_columns=64,
+        p_parts=_HALF_FIRST,
         polynomial=(5, 11),
         softmax_registers=184,
         correction_registers=80,
@@ -214,6 +220,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         score_slots=1,
         kv_stages=5,
         output_columns=96,
+        p_parts=_HALF_FIRST,
         polynomial=(5, 11),
         softmax_registers=184,
         correction_registers=80,
@@ -242,6 +249,7 @@ FORWARD_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
         v_parts=2,
         output_columns=32,
         scaled_columns=16,
+        p_parts=_HALF_FIRST,
         polynomial=(5, 11),
         softmax_registers=184,
         correction_registers=64,

@@ -21,7 +21,7 @@ from cutlass import Int32
 from cutlass.cute.nvgpu import tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_N
+from jax_fa4.kernels.sm100.forward.config import P_HEAD, SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.roles import Blocks, first_tile, make_turn, next_tile, work_of
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
@@ -143,7 +143,7 @@ def _output(
     if blocks.has(block):
         mma, acc, a = context.tiled_mma_pv, operands.tOtO[t], operands.tOrP[t]
         whole = cute.size(a, mode=[2])
-        depth, head = whole // len(stages), whole * 3 // 4
+        depth, head = whole // len(stages), whole * P_HEAD // TILE_N
         wait_next(barriers["pv_ready"], progress.pv_ready, t)
         fence_after_sync()
         for part in cutlass.range_constexpr(len(stages)):

@@ -24,7 +24,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Int32
 
-from jax_fa4.kernels.sm100.forward.config import SLOTS
+from jax_fa4.kernels.sm100.forward.config import P_HEAD, SLOTS, TILE_N
 from jax_fa4.kernels.sm100.forward.mma import make_operands, make_progress, multiply
 from jax_fa4.kernels.sm100.forward.roles import first_tile, next_tile, packed_tile
 from jax_fa4.kernels.toolkit.mbarriers import (
@@ -83,7 +83,7 @@ def _output(context, operands, progress, step: Step) -> None:
     columns = config.tensor_memory.output_of(t)
     output = cute.make_tensor(context.tmem + columns, operands.tOtO[0].layout)
     whole = cute.size(a, mode=[2])
-    depth, head = whole // config.v_parts, whole * 3 // 4
+    depth, head = whole // config.v_parts, whole * P_HEAD // TILE_N
     wait_next(barriers["pv_ready"], progress.pv_ready, step.slot, counter=0, turns=SLOTS)
     fence_after_sync()
     mma = context.tiled_mma_pv

@@ -13,6 +13,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import (
+    P_HEAD,
     POLYNOMIAL_PERIOD,
     ROWS,
     SLOTS,
@@ -28,7 +29,6 @@ from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 fma = cute.math.fma
 _LOAD = 32  # columns of S that one instruction loads
-_PARTS = 4  # of a row: P goes to tensor memory a quarter at a time
 
 
 class Edges(Enum):
@@ -151,11 +151,10 @@ def _tell_scale(context, row: Row, scale: Float32, tells) -> None:
 @cute.jit
 def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
     """P[t], rounded, to tensor memory; tells the MMA warp. Returns the sum of P."""
-    columns, cells_of_p = TILE_N // _PARTS, context.config.tensor_memory.p_columns // _PARTS
+    p_columns = context.config.tensor_memory.p_columns
     scale = (context.scale_log2, context.scale_log2)
-    for part in cutlass.range_constexpr(_PARTS):
-        first = part * columns
-        for c in cutlass.range_constexpr(first, first + columns, 2):
+    for first, end in context.config.p_parts:
+        for c in cutlass.range_constexpr(first, end, 2):
             pair = (scores[c], scores[c + 1])
             a, b = cute.arch.fma_packed_f32x2(pair, scale, (shift, shift))
             scores[c], scores[c + 1] = a, b
@@ -165,17 +164,19 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
             else:
                 scores[c] = cute.math.exp2(a, fastmath=True)
                 scores[c + 1] = cute.math.exp2(b, fastmath=True)
+        columns = end - first
         rP = cute.make_rmem_tensor(columns, context.dtype)
         convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
         cells = cute.make_tensor(
-            cute.recast_ptr(rP.iterator, dtype=Float32), cute.make_layout(cells_of_p)
+            cute.recast_ptr(rP.iterator, dtype=Float32),
+            cute.make_layout(columns * p_columns // TILE_N),
         )
-        tensor_memory.store(cells, row.probabilities + part * cells_of_p, row.lane)
-        if cutlass.const_expr(part >= _PARTS - 2):
+        tensor_memory.store(cells, row.probabilities + first * p_columns // TILE_N, row.lane)
+        if cutlass.const_expr(end >= P_HEAD):
             tensor_memory.wait_stores()
             tensor_memory.fence_before_sync()
-            last = part == _PARTS - 1
-            context.barriers["p_tail" if last else "pv_ready"].arrive_as_warp(row.slot)
+            name = "p_tail" if end == TILE_N else "pv_ready"
+            context.barriers[name].arrive_as_warp(row.slot)
     return row_softmax.row_sum(scores)
 
 
