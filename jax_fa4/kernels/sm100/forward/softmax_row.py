@@ -226,6 +226,9 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     if cutlass.const_expr(context.config.q_tiles == 1):
         scale = _scale_of(context, old, stays, shift)
         tell(context, row, scale, None)
+    elif cutlass.const_expr(context.config.rescale_threshold == 0):
+        scale = _scale_of(context, old, stays, shift)
+        _tell_scale(context, row, scale, tells)
     else:
         scale = Float32(1.0)
         if cute.arch.vote_any_sync(Boolean(not stays)):
