@@ -15,24 +15,27 @@ class ForwardConfig:
     """How one CTA is built.
 
     A CTA has one producer warpgroup (one warp of it loads) and `consumers` warpgroups,
-    each with 64 rows of queries. K and V have rings of `stages` tiles each. Where
-    `output_in_q` the output is staged in the queries' shared memory, and the next tile's
-    queries wait for its store; elsewhere it has its own.
+    each with 64 rows of queries. K and V have rings of `stages` tiles each, a consumer's
+    queries `query_stages`. Where there are two, the next tile's first product is issued
+    with this tile's last one and runs beside its end. Where `output_in_values` the output
+    is staged in the values' shared memory, and the next tile's values wait for its store;
+    elsewhere it has its own.
 
-    Persistent CTAs hide a tile's epilogue under the next one's loads, but share the work
-    out beforehand; a CTA a tile lets the hardware balance it. `persistent_below` is the
-    number of KV blocks a tile below which CTAs are persistent: for problems whose tiles
-    are all alike, and for those that the band cuts (measured: benchmarks/NOTES.md).
+    Persistent CTAs hide a tile's end under the next one's beginning, but share the work
+    out beforehand; a CTA a tile lets the hardware balance it. CTAs are persistent where
+    all tiles are alike, and where a tile that the band cuts visits fewer than
+    `persistent_below` blocks (measured: benchmarks/NOTES.md).
     """
 
     head_dim: int
     consumers: int
     tile_n: int
     stages: int
-    output_in_q: bool
+    query_stages: int
+    output_in_values: bool
     producer_registers: int
     consumer_registers: int
-    persistent_below: tuple[int, int]
+    persistent_below: int
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -40,6 +43,10 @@ class ForwardConfig:
         registers = 128 * (self.producer_registers + self.consumers * self.consumer_registers)
         if registers > 65536:
             raise ValueError(f"{self} needs {registers} registers of the SM's 65536")
+        if self.output_in_values and self.tile_m > self.stages * self.tile_n:
+            raise ValueError(f"{self} has no room for the output among the values")
+        if self.tile_m - ROWS_PER_WARPGROUP > self.tile_n:
+            raise ValueError(f"{self} would let a consumer skip more than a block")
 
     @property
     def tile_m(self) -> int:
@@ -51,8 +58,8 @@ class ForwardConfig:
 
     @property
     def smem_bytes(self) -> int:
-        query_tiles = 1 if self.output_in_q else 2
-        elements = query_tiles * self.tile_m + 2 * self.stages * self.tile_n
+        row_tiles = self.query_stages + (not self.output_in_values)
+        elements = row_tiles * self.tile_m + 2 * self.stages * self.tile_n
         return elements * self.head_dim * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
@@ -62,29 +69,32 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         consumers=3,
         tile_n=128,
         stages=4,
-        output_in_q=False,
+        query_stages=2,
+        output_in_values=False,
         producer_registers=32,
         consumer_registers=160,
-        persistent_below=(1 << 30, 16),
+        persistent_below=48,
     ),
     128: ForwardConfig(
         head_dim=128,
         consumers=2,
         tile_n=128,
         stages=2,
-        output_in_q=False,
+        query_stages=2,
+        output_in_values=False,
         producer_registers=24,
         consumer_registers=240,
-        persistent_below=(1 << 30, 6),
+        persistent_below=48,
     ),
     256: ForwardConfig(
         head_dim=256,
         consumers=2,
         tile_n=80,
         stages=2,
-        output_in_q=True,
+        query_stages=1,
+        output_in_values=True,
         producer_registers=24,
         consumer_registers=240,
-        persistent_below=(8, 0),
+        persistent_below=64,
     ),
 }

@@ -4,9 +4,12 @@ Within a warpgroup the next block's S = Q K^T runs on the tensor cores together 
 block's O += P V, and the softmax of the former hides the latter (FlashAttention-3,
 section 3.2). Between warpgroups, named barriers pass the right to issue products in turn.
 
-CONTRACT: for every tile of its CTA a consumer takes one stage of `q` (index: its own
-number) and one stage of `k` and of `v` a visited block; it gives back each stage once,
-one arrival a warp.
+The last blocks of a tile may lie right of all that this consumer's rows see: it skips them,
+at most one, as the rows of the first and the last consumer are at most a block apart.
+
+CONTRACT: for every tile of its CTA a consumer takes one stage of `q` (of its own) and one
+stage of `k` and of `v` a visited block, and as many turns as every other consumer; it gives
+back each stage once, one arrival a warp.
 """
 
 from __future__ import annotations
@@ -15,201 +18,216 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, pipeline
+from cutlass import Boolean, Int32, pipeline
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.forward import epilogue
-from jax_fa4.kernels.sm90.forward.barriers import NamedBarrier
+from jax_fa4.kernels.sm90.forward import epilogue, products, walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit import softmax
-from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert, make_a_operand
-from jax_fa4.kernels.toolkit.block_range import block_range
+from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert
+from jax_fa4.kernels.toolkit.block_range import block_range, visited_blocks
 from jax_fa4.kernels.toolkit.masks import mask_outside_band
 
 
 @dataclass(frozen=True)
-class Fragments:
-    """This warpgroup's operands and registers, allocated once for all tiles."""
+class Rows:
+    """Whose rows a tile's blocks are multiplied with: this consumer's, and this thread's."""
 
-    tSrQ: cute.Tensor  # descriptors (MMA, 1, MMA_K) of this warpgroup's queries
-    tSrK: cute.Tensor  # descriptors (MMA, 1, MMA_K, stages)
-    tOrV: cute.Tensor  # descriptors (MMA, 1, MMA_K, stages)
-    tOrP: cute.Tensor  # registers, operand A of P V
-    acc_O: cute.Tensor  # registers
-    row_max: cute.Tensor  # registers, running maximum; after the tile: lse
-    row_sum: cute.Tensor  # registers, this thread's share
-    rescale: cute.Tensor  # registers
-
-
-def _make_fragments(context, wg: Int32) -> Fragments:
-    shared, config = context.shared, context.config
-    thr_qk = context.tiled_mma_qk.get_slice(0)
-    thr_pv = context.tiled_mma_pv.get_slice(0)
-    acc_S = _make_scores(context)
-    row_max, row_sum = softmax.make_row_state()
-    return Fragments(
-        tSrQ=thr_qk.make_fragment_A(thr_qk.partition_A(shared.sQ))[None, None, None, wg],
-        tSrK=thr_qk.make_fragment_B(thr_qk.partition_B(shared.sK)),
-        tOrV=thr_pv.make_fragment_B(thr_pv.partition_B(shared.sV)),
-        tOrP=make_a_operand(acc_S, context.dtype),
-        acc_O=thr_pv.make_fragment_C(
-            thr_pv.partition_shape_C((ROWS_PER_WARPGROUP, config.head_dim))
-        ),
-        row_max=row_max,
-        row_sum=row_sum,
-        rescale=cute.make_rmem_tensor_like(row_max),
-    )
-
-
-def _make_scores(context) -> cute.Tensor:
-    thr_qk = context.tiled_mma_qk.get_slice(0)
-    shape = thr_qk.partition_shape_C((ROWS_PER_WARPGROUP, context.config.tile_n))
-    return thr_qk.make_fragment_C(shape)
+    wg: Int32
+    thread: ThreadCoordinates
+    q_index: Int32
+    row: Int32
 
 
 @cute.jit
-def _issue(tiled_mma, acc, a, b, zero_first: cutlass.Constexpr):
-    """Issue acc (+)= a b over all of the depth, and commit it as one group."""
-    warpgroup.fence()
-    # NOTES: an atom of its own, since setting a field rebinds a value of this region.
-    atom = cute.make_mma_atom(tiled_mma.op)
-    atom.set(warpgroup.Field.ACCUMULATE, not zero_first)
-    for kk in cutlass.range_constexpr(cute.size(a, mode=[2])):
-        cute.gemm(atom, acc, a[None, None, kk], b[None, None, kk], acc)
-        atom.set(warpgroup.Field.ACCUMULATE, True)
-    warpgroup.commit_group()
-
-
-@cute.jit
-def _wait_turn(context, wg: Int32):
-    cute.arch.barrier(barrier_id=int(NamedBarrier.TURN) + wg, number_of_threads=256)
-
-
-@cute.jit
-def _pass_turn(context, wg: Int32):
-    following = wg + 1
-    following = 0 if following == context.config.consumers else following
-    cute.arch.barrier_arrive(barrier_id=int(NamedBarrier.TURN) + following, number_of_threads=256)
-
-
-@cute.jit
-def _first_block(context, frag, band_position, thread, k_state):
-    """S of the last block, its softmax, and P for the first product with V."""
+def _scores_into_p(context, frag, band_position, thread):
+    """Mask and softmax of a tile's first block, and P for the first product with V."""
     row, key = band_position
-    pipe = context.pipelines.k
-    acc_S = _make_scores(context)
-    pipe.consumer_wait(k_state)
-    _issue(context.tiled_mma_qk, acc_S, frag.tSrQ, frag.tSrK[None, None, None, k_state.index], True)
-    warpgroup.wait_group(0)
-    pipe.consumer_release(k_state)
-    k_state.advance()
-    mask_outside_band(acc_S, context.band, row, key, thread)
-    softmax.step(acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
-    convert(acc_S, frag.tOrP)
-    return k_state
+    mask_outside_band(frag.acc_S, context.band, row, key, thread)
+    softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
+    convert(frag.acc_S, frag.tOrP)
 
 
 @cute.jit
-def _block(context, frag, band_position, thread, wg, masked: cutlass.Constexpr, k_state, v_state):
+def _block(context, frag, rows, key, masked: cutlass.Constexpr, k_state, v_state):
     """S of one block together with O += P V of the block before it, then the softmax."""
-    row, key = band_position
     pipe_k, pipe_v = context.pipelines.k, context.pipelines.v
-    acc_S = _make_scores(context)
     pipe_k.consumer_wait(k_state)
-    _wait_turn(context, wg)
-    _issue(context.tiled_mma_qk, acc_S, frag.tSrQ, frag.tSrK[None, None, None, k_state.index], True)
+    products.wait_turn(context, rows.wg)
+    products.issue_scores(context, frag, rows.q_index, k_state)
     pipe_v.consumer_wait(v_state)
-    _issue(
-        context.tiled_mma_pv,
-        frag.acc_O,
-        frag.tOrP,
-        frag.tOrV[None, None, None, v_state.index],
-        False,
-    )
-    _pass_turn(context, wg)
+    products.issue_values(context, frag, v_state)
+    products.pass_turn(context, rows.wg)
     warpgroup.wait_group(1)
-    pipe_k.consumer_release(k_state)
-    k_state.advance()
+    k_state = products.release(pipe_k, k_state)
     if cutlass.const_expr(masked):
-        mask_outside_band(acc_S, context.band, row, key, thread)
-    softmax.step(acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
+        mask_outside_band(frag.acc_S, context.band, rows.row, key, rows.thread)
+    softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     warpgroup.wait_group(0)
-    pipe_v.consumer_release(v_state)
-    v_state.advance()
+    v_state = products.release(pipe_v, v_state)
     softmax.rescale_accumulator(frag.acc_O, frag.rescale)
-    convert(acc_S, frag.tOrP)
+    convert(frag.acc_S, frag.tOrP)
     return k_state, v_state
 
 
 @cute.jit
-def _last_product(context, frag, v_state):
-    """O += P V of the first block."""
+def _first_scores(context, frag, q_state, skipped, k_state):
+    """Begin a tile: wait for Q and its first K, and issue their product."""
+    context.pipelines.q.consumer_wait(q_state)
+    k_state = products.skip(context.pipelines.k, skipped, k_state)
+    context.pipelines.k.consumer_wait(k_state)
+    products.issue_scores(context, frag, q_state.index, k_state)
+    return k_state
+
+
+@cute.jit
+def _finish(context, frag, position, wg, thread_index):
+    softmax.finish(frag.acc_O, frag.row_max, frag.row_sum, context.scale_log2)
+    epilogue.run(context, frag, position, wg, thread_index)
+
+
+@cute.jit
+def _last_product(context, frag, wg, coming, v_state):
+    """O += P V of the tile's last block; looks up the tile after `coming` meanwhile."""
     pipe = context.pipelines.v
     pipe.consumer_wait(v_state)
-    _issue(
-        context.tiled_mma_pv,
-        frag.acc_O,
-        frag.tOrP,
-        frag.tOrV[None, None, None, v_state.index],
-        False,
-    )
+    products.issue_values(context, frag, v_state)
+    after = _tile_after(context, wg, coming)
     warpgroup.wait_group(0)
-    pipe.consumer_release(v_state)
-    v_state.advance()
-    return v_state
+    return after, products.release(pipe, v_state)
+
+
+@cute.jit
+def _last_product_and_next_scores(context, frag, wg, coming, q_state, k_state, v_state):
+    """The last product and the first of tile `coming`; the former is done on return."""
+    pipe_k, pipe_v = context.pipelines.k, context.pipelines.v
+    context.pipelines.q.consumer_wait(q_state)
+    k_state = products.skip(pipe_k, coming[2], k_state)
+    pipe_k.consumer_wait(k_state)
+    pipe_v.consumer_wait(v_state)
+    products.wait_turn(context, wg)
+    products.issue_values(context, frag, v_state)
+    products.issue_scores(context, frag, q_state.index, k_state)
+    products.pass_turn(context, wg)
+    after = _tile_after(context, wg, coming)
+    warpgroup.wait_group(1)
+    return after, k_state, products.release(pipe_v, v_state)
+
+
+@cute.jit
+def _blocks(context, row_block, wg):
+    """This consumer's first row, the blocks that its CTA visits, and its own rows' range."""
+    config = context.config
+    tile_row = row_block * config.tile_m
+    first, last = visited_blocks(context.band, tile_row, config.tile_m, config.tile_n)
+    row = tile_row + wg * ROWS_PER_WARPGROUP
+    return row, first, last, block_range(context.band, row, ROWS_PER_WARPGROUP, config.tile_n)
+
+
+@cute.jit
+def _tile(context, wg, unit, second):
+    """(unit, second, blocks skipped, row block, head, batch).
+
+    Of the last blocks that its CTA visits, a consumer skips those that its rows cannot see:
+    none or one. To decode a tile takes several divisions, so callers do it beside a product.
+    """
+    row_block, head, batch = walk.decode(context.walk, unit, second)
+    _, first, last, own = _blocks(context, row_block, wg)
+    skipped = last - cutlass.min(cutlass.max(own.last, first + 1), last)
+    return unit, second, skipped, row_block, head, batch
+
+
+@cute.jit
+def _tile_after(context, wg, tile):
+    unit, second = walk.following(context.walk, tile[0], tile[1])
+    return _tile(context, wg, unit, second)
+
+
+@cute.jit
+def _next_queries(context, wg, q_index, q_phase):
+    """This consumer's next stage of Q, and the phase of its barrier."""
+    config = context.config
+    q_index = q_index + config.consumers
+    if q_index >= config.consumers * config.query_stages:
+        q_index = wg
+        q_phase = q_phase ^ 1
+    return q_index, q_phase
 
 
 @cute.jit
 def run(context, wg: Int32) -> None:
     """Walk this CTA's tiles as consumer number `wg`; see the contract above."""
     config, pipes = context.config, context.pipelines
+    overlaps = config.query_stages == 2
     thread_index = cute.arch.thread_idx()[0] % 128
     thread = ThreadCoordinates.of_thread(thread_index)
-    frag = _make_fragments(context, wg)
+    frag = products.make_fragments(context)
     consumer = pipeline.PipelineUserType.Consumer
     k_state = pipeline.make_pipeline_state(consumer, config.stages)
     v_state = pipeline.make_pipeline_state(consumer, config.stages)
-    q_phase = Int32(0)
+    q_index, q_phase = wg, Int32(0)
     if wg == config.consumers - 1:
-        _pass_turn(context, wg)
+        products.pass_turn(context, wg)
 
-    tile = cute.arch.block_idx()[0]
-    while tile < context.scheduler.tiles():
-        row_block, head, batch = context.scheduler.decode(tile)
-        tile_row = row_block * config.tile_m
-        row = tile_row + wg * ROWS_PER_WARPGROUP
-        blocks = block_range(context.band, tile_row, config.tile_m, config.tile_n)
-        q_state = pipeline.PipelineState(config.consumers, Int32(0), wg, q_phase)
-        pipes.q.consumer_wait(q_state)
+    all_units = walk.units(context.walk)
+    tile = _tile(context, wg, Int32(cute.arch.block_idx()[0]), Int32(0))
+    coming = _tile_after(context, wg, tile)
+    if cutlass.const_expr(overlaps):
+        first_q = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
+        k_state = _first_scores(context, frag, first_q, tile[2], k_state)
+        warpgroup.wait_group(0)
+        k_state = products.release(pipes.k, k_state)
+    is_first = Boolean(True)
+    while tile[0] < all_units:
+        _, _, skipped, row_block, head, batch = tile
+        row, first, last, own = _blocks(context, row_block, wg)
+        q_state = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
+        rows = Rows(wg, thread, q_index, row)
         softmax.reset(frag.row_max, frag.row_sum)
+        for _ in cutlass.range(skipped, unroll=1):
+            products.wait_turn(context, wg)
+            products.pass_turn(context, wg)
+        if cutlass.const_expr(not overlaps):
+            k_state = _first_scores(context, frag, q_state, skipped, k_state)
+            if cutlass.const_expr(config.output_in_values) and not is_first:
+                epilogue.output_was_read(context, thread_index)
+            warpgroup.wait_group(0)
+            k_state = products.release(pipes.k, k_state)
         frag.acc_O.fill(0.0)
+        v_state = products.skip(pipes.v, skipped, v_state)
 
-        block = blocks.last - 1
-        k_state = _first_block(context, frag, (row, block * config.tile_n), thread, k_state)
-        for i in cutlass.range(block - blocks.unmasked_last, unroll=1):
+        block = last - skipped - 1
+        _scores_into_p(context, frag, (row, block * config.tile_n), thread)
+        for i in cutlass.range(block - own.unmasked_last, unroll=1):
             key = (block - 1 - i) * config.tile_n
-            k_state, v_state = _block(context, frag, (row, key), thread, wg, True, k_state, v_state)
-        block = cutlass.min(block, blocks.unmasked_last)
-        for i in cutlass.range(block - blocks.unmasked_first, unroll=1):
+            k_state, v_state = _block(context, frag, rows, key, True, k_state, v_state)
+        block = cutlass.min(block, own.unmasked_last)
+        for i in cutlass.range(block - own.unmasked_first, unroll=1):
             key = (block - 1 - i) * config.tile_n
-            k_state, v_state = _block(
-                context, frag, (row, key), thread, wg, False, k_state, v_state
+            k_state, v_state = _block(context, frag, rows, key, False, k_state, v_state)
+        block = cutlass.min(block, own.unmasked_first)
+        for i in cutlass.range(block - first, unroll=1):
+            key = (block - 1 - i) * config.tile_n
+            k_state, v_state = _block(context, frag, rows, key, True, k_state, v_state)
+        pipes.q.consumer_release(q_state)
+        q_index, q_phase = _next_queries(context, wg, q_index, q_phase)
+        is_first = Boolean(False)
+
+        position = (row, head, batch)
+        tile = coming
+        if overlaps and tile[0] < all_units:
+            next_q = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
+            coming, k_state, v_state = _last_product_and_next_scores(
+                context, frag, wg, tile, next_q, k_state, v_state
             )
-        block = cutlass.min(block, blocks.unmasked_first)
-        for i in cutlass.range(block - blocks.first, unroll=1):
-            key = (block - 1 - i) * config.tile_n
-            k_state, v_state = _block(context, frag, (row, key), thread, wg, True, k_state, v_state)
-        if cutlass.const_expr(not config.output_in_q):
-            pipes.q.consumer_release(q_state)
-        v_state = _last_product(context, frag, v_state)
-        softmax.finish(frag.acc_O, frag.row_max, frag.row_sum, context.scale_log2)
-        epilogue.run(context, frag, (row, head, batch), wg, thread_index)
-        if cutlass.const_expr(config.output_in_q):
-            pipes.q.consumer_release(q_state)
-        q_phase = q_phase ^ 1
-        tile += Int32(cute.arch.grid_dim()[0])
+            _finish(context, frag, position, wg, thread_index)
+            warpgroup.wait_group(0)
+            k_state = products.release(pipes.k, k_state)
+        else:
+            coming, v_state = _last_product(context, frag, wg, tile, v_state)
+            _finish(context, frag, position, wg, thread_index)
 
     # The last turn that was passed on has no taker; take it, so that every barrier ends whole.
     if wg == 0:
-        _wait_turn(context, wg)
+        products.wait_turn(context, wg)
     epilogue.drain()

@@ -1,8 +1,8 @@
 """The end of a tile: output through shared memory by TMA, lse by ordinary stores.
 
 CONTRACT: each consumer stages its own 64 rows in its own stage of sO. On return the
-stage may be overwritten by TMA only after `pipelines.q` was released (where it lies in
-sQ), and by the next tile's epilogue only after the wait at the start of `run`.
+stage may be overwritten by the next tile's epilogue only after the wait at the start of
+`run`. Where it lies in sV it may be overwritten by TMA only after `output_was_read`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,17 @@ def run(context, frag, position, wg, thread_index) -> None:
     config = context.config
     _store_lse(context, frag.row_max, position, ThreadCoordinates.of_thread(thread_index))
 
-    # sO must have been read by the store of this warpgroup's previous tile.
     is_storing_thread = thread_index == 0
-    if is_storing_thread:
-        cute.arch.cp_async_bulk_wait_group(0, read=True)
-    _sync(wg)
+    if cutlass.const_expr(config.output_in_values):
+        # Every consumer must have multiplied the values that lie there.
+        cute.arch.barrier(
+            barrier_id=int(NamedBarrier.VALUES_READ), number_of_threads=128 * config.consumers
+        )
+    else:
+        # sO must have been read by the store of this warpgroup's previous tile.
+        if is_storing_thread:
+            cute.arch.cp_async_bulk_wait_group(0, read=True)
+        _sync(wg)
 
     rO = cute.make_rmem_tensor(frag.acc_O.layout, context.dtype)
     convert(frag.acc_O, rO)
@@ -65,10 +71,14 @@ def run(context, frag, position, wg, thread_index) -> None:
     if is_storing_thread:
         cute.copy(tma, source[None, wg], target[None, row // ROWS_PER_WARPGROUP])
         cute.arch.cp_async_bulk_commit_group()
-        if cutlass.const_expr(config.output_in_q):
-            cute.arch.cp_async_bulk_wait_group(0, read=True)
-    if cutlass.const_expr(config.output_in_q):
-        _sync(wg)
+
+
+@cute.jit
+def output_was_read(context, thread_index) -> None:
+    """Wait for this consumer's last store, and tell the producer."""
+    if thread_index == 0:
+        cute.arch.cp_async_bulk_wait_group(0, read=True)
+        cute.arch.mbarrier_arrive(context.pipelines.output_read)
 
 
 @cute.jit

@@ -7,79 +7,33 @@
     producer warp --TMA--> sV --+      O += P V         WGMMA, P from registers
                                        sO --TMA--> O, lse by ordinary stores
 
-| pipeline | stages        | full: producer      | empty: consumer                         |
-| q        | one a consumer| TMA, 1 arrival + tx | its consumer's 4 warps, Q (or O) is read |
-| k, v     | config.stages | TMA, 1 arrival + tx | every consumer warp                     |
+| pipeline | stages         | full: producer      | empty: consumer              |
+| q        | query_stages a consumer | TMA, 1 arrival + tx | its consumer's 4 warps |
+| k, v     | config.stages  | TMA, 1 arrival + tx | every consumer warp          |
+| output_read (where O lies among the values) | one | every consumer: its store was read | - |
 
 Named barriers keep the consumers in turn: while one runs its softmax, the next issues its
-products (FlashAttention-3's ping-pong). A CTA walks the scheduler's tiles, one or many,
-and its producer runs ahead into the next tile.
+products (FlashAttention-3's ping-pong). A CTA walks tiles, one or many (walk.py); its
+producer runs ahead into the next tile, and so do its consumers by the first product.
 """
 
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
-from dataclasses import dataclass
-
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, min, pipeline
+from cutlass import Boolean, Float32, Int32, Int64, min, pipeline
 from cutlass.cute.nvgpu import cpasync, warpgroup
 from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.forward import consumer, load
-from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP, ForwardConfig
+from jax_fa4.kernels.sm90.forward import consumer, load, walk
+from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.context import Context, Pipelines, SharedLayouts, SharedTensors
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing, visited_blocks
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
-
-
-@dataclass(frozen=True)
-class SharedLayouts:
-    """Swizzled layouts of the tiles; the last mode is the stage."""
-
-    sQ: cute.ComposedLayout
-    sK: cute.ComposedLayout
-    sV: cute.ComposedLayout
-    sO: cute.ComposedLayout
-
-
-@dataclass(frozen=True)
-class SharedTensors:
-    """Tiles in shared memory: sQ and sO hold a stage a consumer, sK and sV are rings."""
-
-    sQ: cute.Tensor  # (64, head_dim, consumers)
-    sK: cute.Tensor  # (tile_n, head_dim, stages)
-    sV: cute.Tensor  # (head_dim, tile_n, stages)
-    sO: cute.Tensor  # (64, head_dim, consumers)
-
-
-@dataclass(frozen=True)
-class Pipelines:
-    """TMA to consumers; see the table above."""
-
-    q: pipeline.PipelineTmaAsync
-    k: pipeline.PipelineTmaAsync
-    v: pipeline.PipelineTmaAsync
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every role knows: static facts and handles, nothing that changes."""
-
-    config: ForwardConfig
-    dtype: type[cutlass.Numeric]
-    tiled_mma_qk: cute.TiledMma
-    tiled_mma_pv: cute.TiledMma
-    pipelines: Pipelines
-    shared: SharedTensors
-    gmem: GlobalTensors
-    band: Band
-    scheduler: LongestFirst
-    ratio: Int32  # query heads a KV head
-    scale_log2: Float32
 
 
 class ForwardSm90:
@@ -128,8 +82,8 @@ class ForwardSm90:
         tma_v = cpasync.make_tiled_tma_atom(g2s, mV, cute.slice_(layouts.sV, one), tile_v)
         tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_q)
 
-        scheduler = shape.scheduler(config.tile_m, self.dtype)
         band = shape.band(band_lower, band_upper)
+        order, ctas = self._walk(shape, band, sm_count)
         self.kernel(
             (tiled_mma_qk, tiled_mma_pv),
             tuple(tma_q),
@@ -138,25 +92,33 @@ class ForwardSm90:
             tuple(tma_o),
             mLSE,
             (band_lower, band_upper, seqlen_q, seqlen_k),
-            (scheduler.row_blocks, heads_q, batch, scheduler.heads_per_group),
+            (order.tiles.row_blocks, heads_q, batch, order.tiles.heads_per_group),
+            order.is_paired,
             shape.ratio,
             softmax_scale * LOG2_E,
         ).launch(
-            grid=(self._grid_size(scheduler, band, sm_count), 1, 1),
+            grid=(ctas, 1, 1),
             block=(config.threads, 1, 1),
             stream=stream,
             min_blocks_per_mp=1,
         )
 
     @cute.jit
-    def _grid_size(self, scheduler: LongestFirst, band: Band, sm_count: Int32) -> Int32:
-        """A CTA a tile, or persistent CTAs, one a multiprocessor; see ForwardConfig."""
+    def _walk(self, shape: Shape, band: Band, sm_count: Int32) -> tuple[walk.Walk, Int32]:
+        """The order of the tiles, and how many CTAs walk it; see ForwardConfig and walk.py."""
         c = self.config
+        tiles = shape.scheduler(c.tile_m, self.dtype)
         first, last = visited_blocks(band, band.seqlen_q // 2, c.tile_m, c.tile_n)
-        alike, cut = c.persistent_below
-        limit = Int32(alike) if cuts_nothing(band) else Int32(cut)
-        tiles = scheduler.tiles()
-        return min(tiles, sm_count) if last - first < limit else tiles
+        alike = cuts_nothing(band)
+        persistent = alike | (last - first < c.persistent_below)
+        heads_per_group = Int32(1) if alike else tiles.heads_per_group
+        order = walk.Walk(
+            LongestFirst(tiles.row_blocks, tiles.heads, tiles.batch, heads_per_group),
+            Boolean(False) if alike else persistent,
+        )
+        units = walk.units(order)
+        ctas = min(units, sm_count) if persistent else units
+        return order, ctas
 
     def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
         """S = Q K^T from shared memory, O += P V with P from registers; one warpgroup each."""
@@ -188,12 +150,13 @@ class ForwardSm90:
         qk_tile = (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim)
         pv_tile = (ROWS_PER_WARPGROUP, c.head_dim, c.tile_n)
         row, column = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
-        sQ = hopper.make_smem_layout_a(row, qk_tile, self.dtype, c.consumers)
         return SharedLayouts(
-            sQ=sQ,
+            sQ=hopper.make_smem_layout_a(row, qk_tile, self.dtype, c.consumers * c.query_stages),
             sK=hopper.make_smem_layout_b(row, qk_tile, self.dtype, c.stages),
             sV=hopper.make_smem_layout_b(column, pv_tile, self.dtype, c.stages),
-            sO=sQ,
+            sO=hopper.make_smem_layout_a(
+                row, (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim), self.dtype, c.consumers
+            ),
         )
 
     def _shared_storage(self, layouts: SharedLayouts):
@@ -206,16 +169,18 @@ class ForwardSm90:
 
         @cute.struct
         class SharedStorage:
-            q_barriers: cute.struct.MemRange[Int64, 2 * c.consumers]
+            q_barriers: cute.struct.MemRange[Int64, 2 * c.consumers * c.query_stages]
             k_barriers: cute.struct.MemRange[Int64, 2 * c.stages]
             v_barriers: cute.struct.MemRange[Int64, 2 * c.stages]
+            output_read: cute.struct.MemRange[Int64, 1]
             sQ: tile(layouts.sQ)
             sK: tile(layouts.sK)
             sV: tile(layouts.sV)
-            sO: tile(layouts.sO, not c.output_in_q)
+            sO: tile(layouts.sO, not c.output_in_values)
 
         return SharedStorage
 
+    @cute.jit
     def _pipelines(self, storage, layouts: SharedLayouts) -> Pipelines:
         """Barriers initialised by one thread; the caller fences and synchronises."""
         c = self.config
@@ -230,8 +195,13 @@ class ForwardSm90:
                 defer_sync=True,
             )
 
+        output_read = storage.output_read.data_ptr()
+        if cutlass.const_expr(c.output_in_values) and cute.arch.warp_idx() == 0:
+            with cute.arch.elect_one():
+                cute.arch.mbarrier_init(output_read, c.consumers)
         return Pipelines(
-            q=create(storage.q_barriers, c.consumers, 4, layouts.sQ),
+            output_read=output_read,
+            q=create(storage.q_barriers, c.consumers * c.query_stages, 4, layouts.sQ),
             k=create(storage.k_barriers, c.stages, 4 * c.consumers, layouts.sK),
             v=create(storage.v_barriers, c.stages, 4 * c.consumers, layouts.sV),
         )
@@ -240,7 +210,7 @@ class ForwardSm90:
         def tensor(field, layout):
             return field.get_tensor(layout.outer, swizzle=layout.inner)
 
-        sO_field = storage.sQ if self.config.output_in_q else storage.sO
+        sO_field = storage.sV if self.config.output_in_values else storage.sO
         return SharedTensors(
             sQ=tensor(storage.sQ, layouts.sQ),
             sK=tensor(storage.sK, layouts.sK),
@@ -259,6 +229,7 @@ class ForwardSm90:
         mLSE: cute.Tensor,
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
+        is_paired: Boolean,
         ratio: Int32,
         scale_log2: Float32,
     ):
@@ -278,7 +249,7 @@ class ForwardSm90:
             shared=self._shared_tensors(storage, layouts),
             gmem=GlobalTensors(q, k, v, o, mLSE),
             band=Band(*band),
-            scheduler=LongestFirst(*tiles),
+            walk=walk.Walk(LongestFirst(*tiles), is_paired),
             ratio=ratio,
             scale_log2=scale_log2,
         )

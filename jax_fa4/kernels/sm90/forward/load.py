@@ -2,7 +2,9 @@
 
 CONTRACT: for every tile of its CTA, in the scheduler's order, the producer fills one
 stage of `q` a consumer and one stage each of `k` and `v` a visited block, from the last
-block to the first, V following K by one block as the consumers ask for them.
+block to the first, V following K by one block as the consumers ask for them. Where the
+output lies among the values, a tile's first V waits until `output_read` says that the
+tile before it was stored.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import cutlass.cute as cute
 from cutlass import Int32, pipeline
 from cutlass.cute.nvgpu import cpasync
 
+from jax_fa4.kernels.sm90.forward import walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
 
@@ -50,13 +53,15 @@ def run(context) -> None:
     tma_k, mK = context.gmem.k
     tma_v, mV = context.gmem.v
     producer = pipeline.PipelineUserType.Producer
-    q_state = pipeline.make_pipeline_state(producer, config.consumers)
+    q_state = pipeline.make_pipeline_state(producer, config.consumers * config.query_stages)
     k_state = pipeline.make_pipeline_state(producer, config.stages)
     v_state = pipeline.make_pipeline_state(producer, config.stages)
 
-    tile = cute.arch.block_idx()[0]
-    while tile < context.scheduler.tiles():
-        row_block, head, batch = context.scheduler.decode(tile)
+    output_phase = Int32(1)  # of the tile before the first, which left nothing
+
+    unit, second = Int32(cute.arch.block_idx()[0]), Int32(0)
+    row_block, head, batch = walk.decode(context.walk, unit, second)
+    while unit < walk.units(context.walk):
         head_kv = head // context.ratio
         gQ = cute.local_tile(
             mQ[None, None, head, batch], (ROWS_PER_WARPGROUP, config.head_dim), (None, 0)
@@ -81,9 +86,17 @@ def run(context) -> None:
         for i in cutlass.range(last - 1 - first, unroll=1):
             block = last - 1 - i
             k_state = _fill(tma_k, k_source, k_stage, block - 1, pipes.k, k_state)
+            if cutlass.const_expr(config.output_in_values) and i == 0:
+                cute.arch.mbarrier_wait(pipes.output_read, output_phase)
             v_state = _fill(tma_v, v_source, v_stage, block, pipes.v, v_state)
+        if cutlass.const_expr(config.output_in_values):
+            if last - 1 == first:
+                cute.arch.mbarrier_wait(pipes.output_read, output_phase)
+            output_phase = output_phase ^ 1
+        # Look the next tile up before the wait for a stage, not after it.
+        unit, second = walk.following(context.walk, unit, second)
+        row_block, head, batch = walk.decode(context.walk, unit, second)
         v_state = _fill(tma_v, v_source, v_stage, first, pipes.v, v_state)
-        tile += Int32(cute.arch.grid_dim()[0])
 
     # Stay until every stage was read, so that no consumer arrives at a dead CTA's barrier.
     pipes.k.producer_tail(k_state)
