@@ -79,4 +79,4 @@ def test_p_is_within_its_type(key):
     """The largest P while the maximum is behind: 448 ends e4m3, 2^15 is far from float16's end."""
     config = CONFIGS[key]
     limit = 448 if config.element_bytes == 1 else 2**15
-    assert 2 ** (config.p_exponent + config.rescale_threshold) <= limit
+    assert config.p_factor * 2**config.rescale_threshold <= limit

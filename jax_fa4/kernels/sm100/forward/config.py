@@ -88,9 +88,8 @@ class ForwardConfig:
     one ends at P_HEAD. `score_slots` are those of `TensorMemory`. Registers
     are for a thread of a softmax warp, of a correction warp, and of the other four warps; without a
     second accumulator, the warps of its softmax keep the 128 of the launch. Q, K, V and P have
-    `element_bytes` an element, O has two. The largest P of a row is 2^`p_exponent` while the
-    running maximum is the true one, and the maximum moves when it would be `rescale_threshold`
-    powers of two more: the sum of both is the largest exponent that P can have.
+    `element_bytes` an element, O has two. P, and its sum, are `p_factor` times exp2 of the distance
+    from the running maximum, which moves when that would be above `rescale_threshold`.
     With `claims_tiles` the grid has a CTA for every tile, and those that run claim the tiles of
     others: see `schedule`.
     """
@@ -112,7 +111,7 @@ class ForwardConfig:
     v_parts: int = 1
     cta_group: int = 1
     element_bytes: int = 2
-    p_exponent: float = 0.0
+    p_factor: float = 1.0
     rescale_threshold: float = RESCALE_THRESHOLD
     claims_tiles: bool = False
 
@@ -317,12 +316,12 @@ _E4M3 = ForwardConfig(
     score_slots=1,
     kv_stages=8,
     output_columns=128,
-    polynomial=(2, 6, 10, 14),
+    polynomial=(1, 5, 9, 13),
     softmax_registers=184,
     correction_registers=80,
     other_registers=64,
     element_bytes=1,
-    p_exponent=8.0,
+    p_factor=256.0,
     rescale_threshold=0.0,
 )
 E4M3_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {

@@ -6,9 +6,9 @@ It is the kernel of `kernel` with products of kind f8f6f4: a step of the tensor 
 elements of depth, a cell of tensor memory holds four of P, and V has its keys apart as 16-bit V
 does, which the kind allows for 8-bit elements. What differs for the roles:
 
-- softmax scales the scores by dq dk too, once a tile, and makes P up to 2^8 of the 448 that e4m3
-  ends at (`config`): the shift of the exponents has the summand, and sum and product with V both
-  have the factor, which the division takes out.
+- softmax scales the scores by dq dk too, and multiplies P by 2^8, of the 448 that e4m3 ends at
+  (`config`): sum and product with V both have the factor, which the division takes out, and lse
+  the sum without it.
 - correction multiplies by dv beside the division, and writes bfloat16.
 """
 

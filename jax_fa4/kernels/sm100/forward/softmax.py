@@ -29,7 +29,6 @@ from jax_fa4.kernels.sm100.forward.softmax_row import (
     look_at,
     look_on,
     make_row,
-    shift_of_p,
     take_block,
     tell_sum,
     with_descales,
@@ -56,6 +55,8 @@ def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) 
     """lse of this row; -inf if it has seen nothing."""
     _, head, batch = context.scheduler.decode(tile)
     mLSE, total = context.gmem.mLSE, row.running[1]
+    if cutlass.const_expr(context.config.p_factor != 1):
+        total = total * (1 / context.config.p_factor)
     # The very shift that the exponents had: its rounding is in `total`, and cancels.
     lse = (cute.math.log2(total, fastmath=True) - shift) * LN_2
     if position < context.band.seqlen_q:
@@ -84,7 +85,6 @@ def run(context, t: Int32) -> None:
             _blocks(here, row, position, middle, None)
             _blocks(here, row, position, left, Edges.BOTH)
             shift = row_softmax.shift_of(row.running[0], here.scale_log2)
-            shift = shift_of_p(context, shift)
             tell_sum(context, row)
             _write_lse(context, row, tile, position, shift)
         tile = next_tile(context, tile, turn)

@@ -164,6 +164,11 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
             else:
                 scores[c] = cute.math.exp2(a, fastmath=True)
                 scores[c + 1] = cute.math.exp2(b, fastmath=True)
+            if cutlass.const_expr(context.config.p_factor != 1):
+                # Not a summand of the shift: exponents near 8 have three bits less, and lse them.
+                factor = (Float32(context.config.p_factor), Float32(context.config.p_factor))
+                pair = (scores[c], scores[c + 1])
+                scores[c], scores[c + 1] = cute.arch.mul_packed_f32x2(pair, factor)
         columns = end - first
         rP = cute.make_rmem_tensor(columns, context.dtype)
         convert(cute.make_tensor(scores.iterator + first, cute.make_layout(columns)), rP)
@@ -178,12 +183,6 @@ def _exponentials(context, row: Row, scores: cute.Tensor, shift: Float32):
             name = "p_tail" if end == TILE_N else "pv_ready"
             context.barriers[name].arrive_as_warp(row.slot)
     return row_softmax.row_sum(scores)
-
-
-def shift_of_p(context, shift: Float32) -> Float32:
-    """The shift of a row's exponents, of that which brings their largest to 0."""
-    exponent = context.config.p_exponent
-    return shift + exponent if exponent else shift
 
 
 def with_descales(context, tile: Int32):
@@ -238,7 +237,6 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
             _wait_for_product(context, row)
         _tell_scale(context, row, scale, tells)
     running[0] = new
-    shift = shift_of_p(context, shift)
     running[1] = fma(running[1], scale, _exponentials(context, row, scores, shift))
 
 
