@@ -57,7 +57,8 @@ class BackwardConfig:
         keys = 2 * self.tile_n * self.head_dim
         queries = 2 * self.stages * self.tile_m * (self.head_dim + 2)
         ds = self.ds_buffers * self.tile_m * self.tile_n
-        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
+        dq = 2 * self.tile_m * self.head_dim
+        return (keys + queries + ds + dq) * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
 BACKWARD_CONFIGS: dict[int, BackwardConfig] = {

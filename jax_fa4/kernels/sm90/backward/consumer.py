@@ -34,7 +34,7 @@ from jax_fa4.kernels.toolkit.accumulators import (
     make_a_operand,
     rows_view,
 )
-from jax_fa4.kernels.toolkit.bulk_copies import add_four
+from jax_fa4.kernels.toolkit.bulk_copies import add_floats, wait_until_added
 
 
 @dataclass(frozen=True)
@@ -152,17 +152,27 @@ def _publish(context, tKrdS, buffer, wg, thread_index):
 def _add_queries(context, acc_dQ, head, block, wg, thread_index):
     """Add this panel of dQ to global memory, in the order in which registers hold it.
 
-    Panels of a (batch, head) follow one another; the thread's registers 4 g .. 4 g + 3 are
-    floats 512 g + 4 thread .. + 3 of its panel, so that a warp adds 512 bytes in a row.
+    A warp stages its share and adds it on its own. Panels of a (batch, head) follow one another,
+    and within one the shares of its four warps; registers 4 g .. 4 g + 3 of a lane are floats
+    128 g + 4 lane .. + 3 of its warp's share.
     """
     config = context.config
-    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
-    size = config.tile_m * config.head_dim // config.consumers
-    panel = row * config.head_dim + (block * config.consumers + wg) * size
-    target = context.gmem.dq_accum + cute.assume(panel + thread_index * 4, divby=4)
-    flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
+    warp, lane = cute.arch.make_warp_uniform(thread_index // 32), thread_index % 32
+    size = config.dq_columns * KEYS_PER_WARPGROUP
+    share = cute.size(acc_dQ) * 32
+    staged = (wg * 4 + warp) * share
+    wait_until_added(lane)
     for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
-        add_four(target + group * 512, flat, 4 * group)
+        source = cute.make_tensor(acc_dQ.iterator + group * 4, cute.make_layout(4))
+        place = staged + group * 128 + lane * 4
+        target = context.shared.sdQ.iterator + cute.assume(place, divby=4)
+        cute.autovec_copy(source, cute.make_tensor(target, cute.make_layout(4)))
+    cute.arch.fence_view_async_shared()
+    cute.arch.sync_warp()
+    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
+    panel = row * config.head_dim + (block * config.consumers + wg) * size + warp * share
+    target = context.gmem.dq_accum + cute.assume(panel, divby=4)
+    add_floats(context.shared.sdQ.iterator + staged, target, share, lane)
 
 
 def _make_state(context) -> State:
@@ -255,4 +265,5 @@ def run(context, wg: Int32) -> None:
         block = queries.first if wraps else block
         buffer = Int32(0) if buffer == config.ds_buffers - 1 else buffer + 1
 
+    wait_until_added(thread_index % 32)
     epilogue.run(context, frag, wg, thread_index)

@@ -8,7 +8,7 @@
                   --TMA--> sdO, delta   --+       S^T = K Q^T, dP^T = V dO^T    from shared memory
                                                   dV += P^T dO, dK += dS^T Q    A from registers
                                                   sdS, dQ = dS K                from shared memory
-                                                  dQ to dq_accum                by vector reductions
+                                                  dQ to dq_accum                by bulk reductions
                                                   dK, dV --> sK, sV --TMA-->    at the end
 
 | barrier | stages | full: producer             | empty: consumer                          |
@@ -74,6 +74,7 @@ class SharedTensors:
     sQ: cute.Tensor  # (tile_m, head_dim, stages)
     sdO: cute.Tensor  # (tile_m, head_dim, stages)
     sdS: cute.Tensor  # (64, tile_m, consumers * buffers): keys by queries
+    sdQ: cute.Tensor  # (tile_m * head_dim) floats on their way to dq_accum
     sLSE: cute.Tensor  # (tile_m * stages)
     sDelta: cute.Tensor  # (tile_m * stages)
 
@@ -226,6 +227,7 @@ class BackwardSm90:
             sQ: tile("sQ")
             sdO: tile("sdO")
             sdS: tile("sdS")
+            sdQ: cute.struct.Align[cute.struct.MemRange[Float32, c.tile_m * c.head_dim], 128]
 
         return SharedStorage
 
@@ -237,6 +239,7 @@ class BackwardSm90:
         rows = cute.make_layout(self.config.stages * self.config.tile_m)
         return SharedTensors(
             **{name: tensor(name) for name in layouts},
+            sdQ=storage.sdQ.get_tensor(cute.make_layout(self.config.tile_m * self.config.head_dim)),
             sLSE=storage.sLSE.get_tensor(rows),
             sDelta=storage.sDelta.get_tensor(rows),
         )
