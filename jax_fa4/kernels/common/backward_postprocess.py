@@ -8,10 +8,9 @@ Work of a CTA: 64 rows of one (b, h), 128 threads, in panels of 64 columns.
     dq_accum --16 bytes a thread--> registers, scaled and rounded --> a tile of shared memory,
     its rows padded by 16 bytes --> 16 bytes a thread, 128 bytes a row --> dq
 
-Order on sm_90: rows go in blocks of 64, and a row of blocks in panels of 64 columns, or of 32 where
-W is 64. A panel is the accumulators of a warpgroup's dQ (PTX ISA, matrix D of wgmma m64nNk16), one
-warp after the other, four registers a thread: float 128 g + 4 t + e of warp w, t below 32, is row
-16 w + t / 4 + 8 (e / 2), column 8 g + 2 (t % 4) + e % 2.
+Order on sm_90: rows go in blocks of 64, and a row of blocks in panels of 64 columns. A panel is the
+accumulators of a warpgroup's dQ (PTX ISA, matrix D of wgmma m64n64k16), four registers a thread:
+float 512 g + 4 t + e is row 16 (t / 32) + t % 32 / 4 + 8 (e / 2), column 8 g + 2 (t % 4) + e % 2.
 
 Order on sm_100: tiles of 32 rows; float 128 c + 4 r + e of one is row r, column 4 c + e.
 
@@ -123,9 +122,7 @@ class BackwardPostprocess:
     def _place(self, step: int, column: Int32, width: Int32, tidx: Int32):
         """Where a thread's four floats of a step are, and where their two pairs go to."""
         if self.arch is Arch.SM90:
-            groups = cutlass.min(width // 16, COLUMNS // 8)  # of eight columns, in a panel
-            place = step % groups + tidx // 32 * groups + step // groups * 4 * groups
-            offset = column * ROWS + place * 128 + tidx % 32 * FLOATS
+            offset = column * ROWS + step * (THREADS * FLOATS) + tidx * FLOATS
             at_row = tidx // 32 * 16 + tidx % 32 // 4
             at = at_row * _ROW_STRIDE + step * 8 + tidx % 4 * 2
             return offset, (at, at + 8 * _ROW_STRIDE)

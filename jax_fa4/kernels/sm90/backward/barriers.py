@@ -11,7 +11,7 @@ from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 class NamedBarrier(IntEnum):
     """Named barriers; 0 is sync_threads'."""
 
-    CONSUMERS = 1  # all consumers: dS is written; at the end, K is no longer read
+    KEYS_READ = 1  # all threads: K is no longer read
     EPILOGUE = 2  # and 3: 128 threads, one consumer's own
 
 
@@ -24,4 +24,6 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
         "q_empty": MbarrierSpec(config.stages, warps),
         "do_full": MbarrierSpec(config.stages, 1),
         "do_empty": MbarrierSpec(config.stages, warps),
+        "ds_full": MbarrierSpec(config.ds_stages, warps),
+        "ds_empty": MbarrierSpec(config.ds_stages, 4),
     }

@@ -5,48 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 KEYS_PER_WARPGROUP = 64
+DQ_ROWS = 64
+LAUNCH_REGISTERS = 168  # a thread, of 65536 for 384 threads, in eights
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024
 _ELEMENT_BYTES = 2
-_MMA_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardConfig:
     """How one CTA is built.
 
-    A CTA has one producer warpgroup (one warp of it loads) and two consumer warpgroups, each
-    with 64 keys. Q and dO have rings of `stages` tiles of `tile_m` queries, with a log-sum-exp
-    and a delta a query. Of dQ, `tile_m` x `head_dim`, each consumer makes a panel: 64 rows of all
-    columns, or all 64 rows of its share of the columns.
+    Two consumer warpgroups have 64 keys each; a third makes dQ, and one warp of it loads. Q and dO
+    have rings of `stages` tiles of `tile_m` queries, with a log-sum-exp and a delta a query, and dS
+    one of `ds_stages` tiles of `tile_m` queries and all keys.
     """
 
     head_dim: int
-    tile_m: int
     stages: int
+    tile_m: int = DQ_ROWS
     consumers: int = 2
-    ds_buffers: int = 2
-    producer_registers: int = 24
-    consumer_registers: int = 240
+    ds_stages: int = 2
+    lookahead: bool = True
+    dq_columns: int
+    query_registers: int
+    consumer_registers: int
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
-        if self.tile_m not in (_MMA_ROWS, _MMA_ROWS * self.consumers):
-            raise ValueError(f"{self} does not cut dQ into a panel a consumer")
+        if self.tile_m != DQ_ROWS or self.head_dim % self.dq_columns != 0:
+            raise ValueError(f"{self} does not cut dQ into whole panels")
+        registers = 128 * (self.query_registers + self.consumers * self.consumer_registers)
+        if registers > self.threads * LAUNCH_REGISTERS:
+            raise ValueError(f"{self} needs {registers} registers, more than the launch has")
 
     @property
     def tile_n(self) -> int:
         return KEYS_PER_WARPGROUP * self.consumers
-
-    @property
-    def dq_by_rows(self) -> bool:
-        """Whether consumers share dQ's rows; else they share its columns."""
-        return self.tile_m > _MMA_ROWS
-
-    @property
-    def dq_columns(self) -> int:
-        return self.head_dim if self.dq_by_rows else self.head_dim // self.consumers
 
     @property
     def threads(self) -> int:
@@ -56,12 +52,23 @@ class BackwardConfig:
     def smem_bytes(self) -> int:
         keys = 2 * self.tile_n * self.head_dim
         queries = 2 * self.stages * self.tile_m * (self.head_dim + 2)
-        ds = self.ds_buffers * self.tile_m * self.tile_n
-        dq = 2 * self.tile_m * self.head_dim
-        return (keys + queries + ds + dq) * _ELEMENT_BYTES + _BARRIER_BYTES
+        ds = self.ds_stages * self.tile_m * self.tile_n
+        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
 BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
-    64: BackwardConfig(head_dim=64, tile_m=64, stages=2),
-    128: BackwardConfig(head_dim=128, tile_m=64, stages=2),
+    64: BackwardConfig(
+        head_dim=64,
+        stages=3,
+        dq_columns=64,
+        query_registers=88,
+        consumer_registers=208,
+    ),
+    128: BackwardConfig(
+        head_dim=128,
+        stages=3,
+        dq_columns=32,
+        query_registers=56,
+        consumer_registers=224,
+    ),
 }

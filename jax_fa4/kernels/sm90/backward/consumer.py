@@ -1,16 +1,14 @@
-"""A consumer: one warpgroup that owns 64 keys, their dK and dV, and a panel of every dQ.
+"""A consumer: one warpgroup that owns 64 keys, their dK and dV.
 
 Scores are transposed, S^T = K Q^T, keys by queries: then P^T and dS^T are, in the registers
-in which they come up, the operands A of dV += P^T dO and dK += dS^T Q, and only dQ = dS K wants
-dS in shared memory. The products of block j are issued in this order, each pair of lines being
-what the tensor cores have to do meanwhile:
+in which they come up, the operands A of dV += P^T dO and dK += dS^T Q. dS^T also goes to shared
+memory, from which the queries' warpgroup makes dQ (queries.py). Consumers never wait for one
+another, so that one's exponentials and loop overhead run under another's products.
 
-    dP(j)                            exponentials of S(j)             S(j), dK(j-1), dP(j)
-    dV(j)                            dS = P (dP - delta), to sdS      dV(j)
-    dQ(j), S(j+1), dK(j)             dQ to global memory              S(j+1), dK(j)
+    S, dP issued    exponentials under dP    dV issued    dS under dV    dK issued
 
-CONTRACT: for every query head of the group and every visited block of queries a consumer takes
-one stage of `q` and one of `do` and gives each back once, one arrival a warp.
+CONTRACT: for every step of the walk a consumer takes one stage of `q` and one of `do` and gives
+each back once, and fills its half of one stage of `ds`; one arrival a warp each.
 """
 
 from __future__ import annotations
@@ -19,12 +17,12 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64
+from cutlass import Int32
 from cutlass.cute.nvgpu import warpgroup
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import epilogue, products
+from jax_fa4.kernels.sm90.backward import epilogue, products, walk
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import (
@@ -34,7 +32,6 @@ from jax_fa4.kernels.toolkit.accumulators import (
     make_a_operand,
     rows_view,
 )
-from jax_fa4.kernels.toolkit.bulk_copies import add_floats, wait_until_added
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,6 @@ class Fragments:
     tPrdO: cute.Tensor  # (MMA, 1, depth, stages)
     tVrdO: cute.Tensor  # (MMA, 1, depth, stages): dO as the second operand of dV
     tKrQ: cute.Tensor  # (MMA, 1, depth, stages)
-    tQrdS: cute.Tensor  # (MMA, depth, consumer and buffer): this warpgroup's rows of dQ
-    tQrK: cute.Tensor  # (MMA, depth, consumers): its columns
     acc_dK: cute.Tensor
     acc_dV: cute.Tensor
 
@@ -67,14 +62,10 @@ def _make_fragments(context, wg: Int32) -> Fragments:
     shared, config = context.shared, context.config
     thr_s = context.tiled_mma_s.get_slice(0)
     thr_kv = context.tiled_mma_kv.get_slice(0)
-    thr_q = context.tiled_mma_q.get_slice(0)
 
     def second(thread, tensor):
         return thread.make_fragment_B(thread.partition_B(tensor))
 
-    tQrdS = thr_q.make_fragment_A(thr_q.partition_A(products.transposed(shared.sdS)))
-    tQrK = second(thr_q, products.transposed(shared.sK))
-    by_rows = config.dq_by_rows
     return Fragments(
         tSrK=thr_s.make_fragment_A(thr_s.partition_A(shared.sK))[None, None, None, wg],
         tSrQ=second(thr_s, shared.sQ),
@@ -82,8 +73,6 @@ def _make_fragments(context, wg: Int32) -> Fragments:
         tPrdO=second(thr_s, shared.sdO),
         tVrdO=second(thr_kv, products.transposed(shared.sdO)),
         tKrQ=second(thr_kv, products.transposed(shared.sQ)),
-        tQrdS=tQrdS[None, wg if by_rows else 0, None, None],
-        tQrK=tQrK[None, 0 if by_rows else wg, None, None],
         acc_dK=products.accumulator(context.tiled_mma_kv, config.head_dim),
         acc_dV=products.accumulator(context.tiled_mma_kv, config.head_dim),
     )
@@ -133,48 +122,6 @@ def _score_gradients(context, acc_P, acc_dP, stage, thread):
                 gradients[r, c] = probabilities[r, c] * (gradients[r, c] - delta)
 
 
-@cute.jit
-def _publish(context, tKrdS, buffer, wg, thread_index):
-    """dS^T of this warpgroup's keys to shared memory, then wait for the other consumer's."""
-    atom = hopper.get_smem_store_op(LayoutEnum.ROW_MAJOR, context.dtype, cutlass.Float32)
-    copy = cute.make_tiled_copy_C(atom, context.tiled_mma_s).get_slice(thread_index)
-    registers = cute.make_tensor(
-        tKrdS.iterator,
-        products.accumulator(context.tiled_mma_s, context.config.tile_m).layout,
-    )
-    tile = context.shared.sdS[None, None, buffer * context.config.consumers + wg]
-    cute.copy(copy, copy.retile(registers), copy.partition_D(tile))
-    cute.arch.fence_view_async_shared()
-    epilogue.sync_consumers(context)
-
-
-@cute.jit
-def _add_queries(context, acc_dQ, head, block, wg, thread_index):
-    """Add this panel of dQ to global memory, in the order in which registers hold it.
-
-    A warp stages its share and adds it on its own. Panels of a (batch, head) follow one another,
-    and within one the shares of its four warps; registers 4 g .. 4 g + 3 of a lane are floats
-    128 g + 4 lane .. + 3 of its warp's share.
-    """
-    config = context.config
-    warp, lane = cute.arch.make_warp_uniform(thread_index // 32), thread_index % 32
-    size = config.dq_columns * KEYS_PER_WARPGROUP
-    share = cute.size(acc_dQ) * 32
-    staged = (wg * 4 + warp) * share
-    wait_until_added(lane)
-    for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
-        source = cute.make_tensor(acc_dQ.iterator + group * 4, cute.make_layout(4))
-        place = staged + group * 128 + lane * 4
-        target = context.shared.sdQ.iterator + cute.assume(place, divby=4)
-        cute.autovec_copy(source, cute.make_tensor(target, cute.make_layout(4)))
-    cute.arch.fence_view_async_shared()
-    cute.arch.sync_warp()
-    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
-    panel = row * config.head_dim + (block * config.consumers + wg) * size + warp * share
-    target = context.gmem.dq_accum + cute.assume(panel, divby=4)
-    add_floats(context.shared.sdQ.iterator + staged, target, share, lane)
-
-
 def _make_state(context) -> State:
     acc_S = products.accumulator(context.tiled_mma_s, context.config.tile_m)
     return State(
@@ -185,85 +132,95 @@ def _make_state(context) -> State:
     )
 
 
-def _issue_queries(context, frag, buffer) -> cute.Tensor:
-    """dQ = dS K, this warpgroup's panel."""
-    acc_dQ = products.accumulator(context.tiled_mma_q, context.config.dq_columns)
-    pairs = []
-    for j in range(context.config.consumers):
-        a = frag.tQrdS[None, None, buffer * context.config.consumers + j]
-        b = frag.tQrK[None, None, j]
-        pairs += products.by_depth(products.one_tile(a), products.one_tile(b))
-    products.issue(context.tiled_mma_q, acc_dQ, pairs, zero_first=True)
-    return acc_dQ
+@cute.jit
+def _write_gradients(context, state, stage, wg, thread_index):
+    """dS^T of this warpgroup's keys to shared memory."""
+    atom = hopper.get_smem_store_op(LayoutEnum.ROW_MAJOR, context.dtype, cutlass.Float32)
+    copy = cute.make_tiled_copy_C(atom, context.tiled_mma_s).get_slice(thread_index)
+    registers = cute.make_tensor(state.tKrdS.iterator, state.acc_dP.layout)
+    tile = context.shared.sdS[None, None, stage * context.config.consumers + wg]
+    cute.copy(copy, copy.retile(registers), copy.partition_D(tile))
+
+
+def _issue_scores(context, frag, state, stage) -> None:
+    """S^T = K Q^T of the queries in this stage."""
+    pairs = products.by_depth(frag.tSrK, frag.tSrQ[None, None, None, stage])
+    products.issue(context.tiled_mma_s, state.acc_S, pairs, zero_first=True)
 
 
 @cute.jit
-def _probabilities(context, frag, state, rings, block, key, thread, first):
-    """S and dP; P of S under dP; issues dV += P^T dO."""
-    barriers, queries = context.barriers, context.queries
-    (q_stage, q_parity), (do_stage, do_parity) = rings
-    barriers["q_full"].wait(q_stage, q_parity)
-    pairs = products.by_depth(frag.tSrK, frag.tSrQ[None, None, None, q_stage])
-    products.issue(context.tiled_mma_s, state.acc_S, pairs, zero_first=True)
-    barriers["do_full"].wait(do_stage, do_parity)
-    pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, do_stage])
+def _probabilities(context, frag, state, stage, parity, block, key, thread):
+    """P of S, under dP, which is issued here."""
+    barriers = context.barriers
+    if cutlass.const_expr(not context.config.lookahead):
+        barriers["q_full"].wait(stage, parity)
+        _issue_scores(context, frag, state, stage)
+    barriers["do_full"].wait(stage, parity)
+    pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, stage])
     products.issue(context.tiled_mma_s, state.acc_dP, pairs, zero_first=True)
-    warpgroup.wait_group(1)
-    _exponentials(context, state.acc_S, q_stage, thread)
-    if queries.needs_mask(block):
+    if cutlass.const_expr(not context.config.lookahead):
+        warpgroup.wait_group(1)
+    _exponentials(context, state.acc_S, stage, thread)
+    if context.queries.needs_mask(block):
         _hide(context, state.acc_S, block * context.config.tile_m, key, thread)
-    convert(state.acc_S, state.tVrP)
-    pairs = products.by_depth(state.tVrP, frag.tVrdO[None, None, None, do_stage])
+
+
+@cute.jit
+def _issue_sums(context, frag, state, stage, first):
+    """dV += P^T dO and dK += dS^T Q."""
+    pairs = products.by_depth(state.tVrP, frag.tVrdO[None, None, None, stage])
     products.issue(context.tiled_mma_kv, frag.acc_dV, pairs, zero_first=first)
+    pairs = products.by_depth(state.tKrdS, frag.tKrQ[None, None, None, stage])
+    products.issue(context.tiled_mma_kv, frag.acc_dK, pairs, zero_first=first)
+
+
+@cute.jit
+def _issue_next_scores(context, frag, state, ring, stage, parity, is_last):
+    """S of the next step; the last, which has none, does its own again: no branch."""
+    following = stage if is_last else ring.place[0]
+    context.barriers["q_full"].wait(following, parity if is_last else ring.place[1])
+    _issue_scores(context, frag, state, following)
 
 
 @cute.jit
 def run(context, wg: Int32) -> None:
     """Walk this CTA's blocks of queries as consumer number `wg`; see the contract above."""
-    config, barriers, queries = context.config, context.barriers, context.queries
+    config, barriers = context.config, context.barriers
     thread_index = cute.arch.thread_idx()[0] % 128
     thread = ThreadCoordinates.of_thread(thread_index)
     key = context.position.key_block * config.tile_n + wg * KEYS_PER_WARPGROUP
     frag, state = _make_fragments(context, wg), _make_state(context)
+    ring, ds_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.ds_stages)
 
     barriers["kv_full"].wait(0, 0)
+    if cutlass.const_expr(config.lookahead):
+        mbarriers.wait_stage(barriers["q_full"], ring)
+        _issue_scores(context, frag, state, Int32(0))
+        warpgroup.wait_group(0)
     barriers["kv_full"].wait(1, 0)
-    q_ring, do_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.stages)
-    head = context.position.head_kv * context.ratio
-    block = queries.first
-    buffer = Int32(0)
-    blocks = (queries.last - queries.first) * context.ratio
-    for i in cutlass.range(blocks, unroll=1):
-        ((q_stage, q_parity),), ((do_stage, do_parity),) = (
-            mbarriers.take(q_ring, 1),
-            mbarriers.take(do_ring, 1),
-        )
-        rings = (q_stage, q_parity), (do_stage, do_parity)
-        _probabilities(context, frag, state, rings, block, key, thread, i == 0)
-
-        # ---- dS, under dV
-        warpgroup.wait_group(1)
-        _score_gradients(context, state.acc_S, state.acc_dP, do_stage, thread)
+    head, block = walk.first_step(context)
+    count = walk.steps(context)
+    for i in cutlass.range(count, unroll=1):
+        stage, parity = mbarriers.take(ring, 1)[0]
+        _probabilities(context, frag, state, stage, parity, block, key, thread)
+        warpgroup.wait_group(0)
+        _score_gradients(context, state.acc_S, state.acc_dP, stage, thread)
+        convert(state.acc_S, state.tVrP)
         convert(state.acc_dP, state.tKrdS)
-        _publish(context, state.tKrdS, buffer, wg, thread_index)
+        ds_stage, ds_parity = mbarriers.take(ds_ring, 1)[0]
+        barriers["ds_empty"].wait(ds_stage, ds_parity ^ 1)
+        _write_gradients(context, state, ds_stage, wg, thread_index)
+        _issue_sums(context, frag, state, stage, i == 0)
+        if cutlass.const_expr(config.lookahead):
+            _issue_next_scores(context, frag, state, ring, stage, parity, i == count - 1)
+        cute.arch.fence_view_async_shared()
+        barriers["ds_full"].arrive_as_warp(ds_stage)
 
-        # ---- dQ to global memory, under dK
-        acc_dQ = _issue_queries(context, frag, buffer)
-        pairs = products.by_depth(state.tKrdS, frag.tKrQ[None, None, None, q_stage])
-        products.issue(context.tiled_mma_kv, frag.acc_dK, pairs, zero_first=i == 0)
-        warpgroup.wait_group(2)
-        barriers["do_empty"].arrive_as_warp(do_stage)
-        warpgroup.wait_group(1)
-        _add_queries(context, acc_dQ, head, block, wg, thread_index)
+        warpgroup.wait_group(1 + int(config.lookahead))
+        barriers["do_empty"].arrive_as_warp(stage)
         # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
         warpgroup.wait_group(0)
-        barriers["q_empty"].arrive_as_warp(q_stage)
+        barriers["q_empty"].arrive_as_warp(stage)
+        head, block = walk.next_step(context, head, block)
 
-        block = block + 1
-        wraps = block == queries.last
-        head = head + 1 if wraps else head
-        block = queries.first if wraps else block
-        buffer = Int32(0) if buffer == config.ds_buffers - 1 else buffer + 1
-
-    wait_until_added(thread_index % 32)
     epilogue.run(context, frag, wg, thread_index)

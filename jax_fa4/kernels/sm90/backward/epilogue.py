@@ -18,10 +18,11 @@ from jax_fa4.kernels.toolkit.accumulators import convert
 
 
 @cute.jit
-def sync_consumers(context) -> None:
-    """Wait for every consumer."""
-    threads = 128 * context.config.consumers
-    cute.arch.barrier(barrier_id=int(NamedBarrier.CONSUMERS), number_of_threads=threads)
+def release_keys(context) -> None:
+    """Say, as one who reads K no more, that its shared memory may be written."""
+    cute.arch.barrier_arrive(
+        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.threads
+    )
 
 
 @cute.jit
@@ -55,7 +56,9 @@ def _store(context, gmem, shared, wg):
 @cute.jit
 def run(context, frag, wg, thread_index) -> None:
     """Write dK, which still wants the scale, and dV of this warpgroup's 64 keys."""
-    sync_consumers(context)
+    cute.arch.barrier(
+        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.threads
+    )
     for i in cutlass.range_constexpr(cute.size(frag.acc_dK)):
         frag.acc_dK[i] = frag.acc_dK[i] * context.scale
     _stage(context, frag.acc_dV, context.shared.sV[None, None, wg], thread_index)

@@ -32,7 +32,8 @@ from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import consumer, load, products
+from jax_fa4.kernels.sm90.backward import consumer, products
+from jax_fa4.kernels.sm90.backward import queries as queries_role
 from jax_fa4.kernels.sm90.backward.barriers import mbarrier_table
 from jax_fa4.kernels.sm90.backward.config import (
     BACKWARD_CONFIGS,
@@ -73,8 +74,7 @@ class SharedTensors:
     sV: cute.Tensor  # (64, head_dim, consumers)
     sQ: cute.Tensor  # (tile_m, head_dim, stages)
     sdO: cute.Tensor  # (tile_m, head_dim, stages)
-    sdS: cute.Tensor  # (64, tile_m, consumers * buffers): keys by queries
-    sdQ: cute.Tensor  # (tile_m * head_dim) floats on their way to dq_accum
+    sdS: cute.Tensor  # (64, tile_m, consumers * stages): keys by queries
     sLSE: cute.Tensor  # (tile_m * stages)
     sDelta: cute.Tensor  # (tile_m * stages)
 
@@ -102,6 +102,7 @@ class Context:
     gmem: GlobalTensors
     band: Band
     queries: QueryRange
+    start: Int32  # the block of queries to begin with
     position: Position
     heads_q: Int32
     ratio: Int32  # query heads a KV head
@@ -204,7 +205,7 @@ class BackwardSm90:
             "sV": rows(KEYS_PER_WARPGROUP, c.head_dim, c.consumers),
             "sQ": rows(c.tile_m, c.head_dim, c.stages),
             "sdO": rows(c.tile_m, c.head_dim, c.stages),
-            "sdS": rows(KEYS_PER_WARPGROUP, c.tile_m, c.consumers * c.ds_buffers),
+            "sdS": rows(KEYS_PER_WARPGROUP, c.tile_m, c.consumers * c.ds_stages),
         }
 
     def _shared_storage(self, layouts):
@@ -227,7 +228,6 @@ class BackwardSm90:
             sQ: tile("sQ")
             sdO: tile("sdO")
             sdS: tile("sdS")
-            sdQ: cute.struct.Align[cute.struct.MemRange[Float32, c.tile_m * c.head_dim], 128]
 
         return SharedStorage
 
@@ -239,7 +239,6 @@ class BackwardSm90:
         rows = cute.make_layout(self.config.stages * self.config.tile_m)
         return SharedTensors(
             **{name: tensor(name) for name in layouts},
-            sdQ=storage.sdQ.get_tensor(cute.make_layout(self.config.tile_m * self.config.head_dim)),
             sLSE=storage.sLSE.get_tensor(rows),
             sDelta=storage.sDelta.get_tensor(rows),
         )
@@ -273,6 +272,7 @@ class BackwardSm90:
         # The first keys are seen by the most queries: theirs are the longest tiles.
         key_block = scheduler.row_blocks - 1 - block
         visible = Band(*band)
+        queries = query_range(visible, key_block * config.tile_n, config.tile_m, config.tile_n)
         heads_q, ratio, scale = numbers
         context = Context(
             config=config,
@@ -284,7 +284,8 @@ class BackwardSm90:
             shared=self._shared_tensors(storage, layouts),
             gmem=GlobalTensors(q, k, v, do, dk, dv, *rows),
             band=visible,
-            queries=query_range(visible, key_block * config.tile_n, config.tile_m, config.tile_n),
+            queries=queries,
+            start=queries.first,
             position=Position(key_block, head_kv, batch),
             heads_q=heads_q,
             ratio=ratio,
@@ -298,13 +299,12 @@ class BackwardSm90:
         cute.arch.mbarrier_init_fence()
         cute.arch.sync_threads()
 
-        # ---- producer: warp 0 loads, warps 1 to 3 only give their registers away
+        # ---- queries: dQ, and warp 0 loads
         if warp < 4:
-            cute.arch.setmaxregister_decrease(config.producer_registers)
-            if warp == 0:
-                load.run(context)
+            cute.arch.setmaxregister_decrease(config.query_registers)
+            queries_role.run(context, warp)
 
-        # ---- consumers: dK and dV, 64 keys a warpgroup, and dQ
+        # ---- consumers: dK and dV, 64 keys a warpgroup
         if warp >= 4:
             cute.arch.setmaxregister_increase(config.consumer_registers)
             consumer.run(context, warp // 4 - 1)

@@ -1,16 +1,19 @@
-"""The producer: one warp that fetches K and V once, and Q, dO and their rows' numbers in rings.
+"""Loads, by one warp: K and V once, and Q, dO and their rows' numbers in rings.
 
-CONTRACT: for every query head of the group and every visited block of queries, upwards, the
-producer fills one stage of `q` (Q and lse_log2) and one of `do` (dO and delta).
+CONTRACT: for every step of the walk one stage of `q` (Q and lse_log2) and one of `do` (dO and
+delta) is filled, as many steps ahead of dQ as there are stages.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int64
+from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
+from jax_fa4.kernels.sm90.backward import walk
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import load_floats
@@ -86,11 +89,35 @@ def _fill_do(context, ring, head, block):
     _fill(context, ring, "do", context.gmem.do[0], source[None, block], stages, numbers)
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Where the loads are: rings, and the step of the walk that is next (head, block)."""
+
+    q_ring: mbarriers.Ring
+    do_ring: mbarriers.Ring
+    step: cute.Tensor
+
+
+def make_loader(context) -> Loader:
+    """At the walk's first step."""
+    stages = context.config.stages
+    step = cute.make_rmem_tensor(2, Int32)
+    step[0], step[1] = walk.first_step(context)
+    return Loader(mbarriers.make_ring(stages), mbarriers.make_ring(stages), step)
+
+
 @cute.jit
-def run(context) -> None:
-    """Load what this CTA's consumers ask for; see the contract above."""
-    config, shared, position = context.config, context.shared, context.position
-    queries = context.queries
+def _advance(context, loader):
+    step = loader.step
+    head, block = walk.next_step(context, step[0], step[1])
+    step[0] = head
+    step[1] = block
+
+
+@cute.jit
+def start(context, loader) -> None:
+    """Load K and V, and as many steps as there are stages; what is wanted first comes first."""
+    shared, position = context.shared, context.position
     tma_k, mK = context.gmem.k
     tma_v, mV = context.gmem.v
     head_kv, batch = position.head_kv, position.batch
@@ -98,17 +125,21 @@ def run(context) -> None:
     v_tile = (KEYS_PER_WARPGROUP, cute.size(shared.sV, mode=[1]))
     gK = cute.local_tile(mK[None, None, head_kv, batch], k_tile, (None, 0))
     gV = cute.local_tile(mV[None, None, head_kv, batch], v_tile, (None, 0))
-    q_ring, do_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.stages)
-
-    # What the first products need comes first.
-    head = head_kv * context.ratio
+    step = loader.step
     _load_keys(context, tma_k, gK, shared.sK, 0)
-    _fill_q(context, q_ring, head, queries.first)
+    _fill_q(context, loader.q_ring, step[0], step[1])
     _load_keys(context, tma_v, gV, shared.sV, 1)
-    _fill_do(context, do_ring, head, queries.first)
-    for i in cutlass.range(context.ratio, unroll=1):
-        head = head_kv * context.ratio + i
-        start = queries.first + 1 if i == 0 else queries.first
-        for block in cutlass.range(start, queries.last, unroll=1):
-            _fill_q(context, q_ring, head, block)
-            _fill_do(context, do_ring, head, block)
+    _fill_do(context, loader.do_ring, step[0], step[1])
+    _advance(context, loader)
+    for i in cutlass.range(1, context.config.stages, unroll=1):
+        go_on(context, loader, i)
+
+
+@cute.jit
+def go_on(context, loader, number) -> None:
+    """Load step `number` of the walk, which is the next, if there is one."""
+    step = loader.step
+    if number < walk.steps(context):
+        _fill_q(context, loader.q_ring, step[0], step[1])
+        _fill_do(context, loader.do_ring, step[0], step[1])
+        _advance(context, loader)

@@ -7,7 +7,10 @@ from cutlass import Float32
 from cutlass.cute.nvgpu import warpgroup
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP, BackwardConfig
+from jax_fa4.kernels.sm90.backward.config import (
+    KEYS_PER_WARPGROUP,
+    BackwardConfig,
+)
 
 _MMA_ROWS = 64
 

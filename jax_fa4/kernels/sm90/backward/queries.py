@@ -1,0 +1,78 @@
+"""The queries' warpgroup: dQ = dS K, added to global memory; its first warp also loads.
+
+Panels of 64 rows and 64 columns of dQ are made one after the other, so that the warpgroup needs
+few registers: the consumers need them. A panel goes to dq_accum by vector reductions from the
+registers, in the order in which they hold it.
+
+CONTRACT: for every step of the walk the warpgroup takes one stage of `ds`, written by all
+consumers, and gives it back; one arrival a warp. Loads are as load.py says.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64
+from cutlass.cute.nvgpu import warpgroup
+
+from jax_fa4.kernels.sm90.backward import epilogue, load, products, walk
+from jax_fa4.kernels.sm90.backward.config import DQ_ROWS
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.bulk_copies import add_four
+
+
+def _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel) -> None:
+    """dQ = dS K of one panel, all keys."""
+    consumers = context.config.consumers
+    pairs = []
+    for i in range(consumers):
+        a = tQrdS[None, None, None, stage * consumers + i]
+        b = tQrK[None, panel, None, i]
+        pairs += products.by_depth(a, products.one_tile(b))
+    products.issue(context.tiled_mma_q, acc_dQ, pairs, zero_first=True)
+    warpgroup.wait_group(0)
+
+
+@cute.jit
+def _add(context, acc_dQ, head, block, panel, thread_index):
+    """Add a panel of dQ to global memory.
+
+    Panels of a row of 64 rows follow one another; within one registers 4 g .. 4 g + 3 of a thread
+    are floats 512 g + 4 thread .. + 3, so that a warp adds 512 bytes in a row.
+    """
+    config = context.config
+    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
+    start = (row + block * config.tile_m) * config.head_dim + panel * (DQ_ROWS * config.dq_columns)
+    target = context.gmem.dq_accum + cute.assume(start + thread_index * 4, divby=4)
+    flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
+    for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
+        add_four(target + group * 512, flat, 4 * group)
+
+
+@cute.jit
+def run(context, warp: Int32) -> None:
+    """Walk this CTA's blocks of queries; see the contract above."""
+    config, shared, barriers = context.config, context.shared, context.barriers
+    thread_index = cute.arch.thread_idx()[0] % 128
+    thr_q = context.tiled_mma_q.get_slice(0)
+    tQrdS = thr_q.make_fragment_A(thr_q.partition_A(products.transposed(shared.sdS)))
+    tQrK = thr_q.make_fragment_B(thr_q.partition_B(products.transposed(shared.sK)))
+    ds_ring = mbarriers.make_ring(config.ds_stages)
+    acc_dQ = products.accumulator(context.tiled_mma_q, config.dq_columns)
+    loader = load.make_loader(context)
+    if warp == 0:
+        load.start(context, loader)
+
+    head, block = walk.first_step(context)
+    for i in cutlass.range(walk.steps(context), unroll=1):
+        stage, parity = mbarriers.take(ds_ring, 1)[0]
+        barriers["ds_full"].wait(stage, parity)
+        # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
+        for panel in cutlass.range(config.head_dim // config.dq_columns, unroll=1):
+            _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel)
+            _add(context, acc_dQ, head, block, panel, thread_index)
+        barriers["ds_empty"].arrive_as_warp(stage)
+        if warp == 0:
+            load.go_on(context, loader, i + config.stages)
+        head, block = walk.next_step(context, head, block)
+    epilogue.release_keys(context)
