@@ -21,41 +21,34 @@ from jax_fa4.variants import CATALOG, BackwardPreprocessVariant
 VARIANTS = [variant for variant in CATALOG if isinstance(variant, BackwardPreprocessVariant)]
 
 
-@pytest.fixture
-def ptx_of(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
-    monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
-
-    def compile_(variant):
-        kernel = BackwardPreprocess(variant)
-        arguments = fake_arguments(variant)
-        return cute.compile(kernel, *arguments, options=compile_options(variant)).__ptx__
-
-    return compile_
-
-
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_loads_are_wide_and_nothing_spills(ptx_of, variant):
+def test_loads_are_wide_and_nothing_spills(variant, built):
     """A step is 4 rows of O and 4 of dO, 16 bytes each, asked for before any is used."""
-    ptx = ptx_of(variant)
+    kernels, ptx = built(variant)
+    assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
     assert f".target {variant.arch.target}" in ptx
     loads = re.findall(r"ld\.global\.(\S+)", ptx)
-    assert sorted(loads) == ["b32"] + ["v4.b32"] * 8  # the narrow one is dlse
+    assert sorted(loads) == ["b32"] * 2 + ["v4.b32"] * 8  # the narrow ones are lse and dlse
     first_use = re.search(r"\n[^\n]*(cvt\.f32|fma\.rn)", ptx)
     assert first_use
     assert ptx[: first_use.start()].count("ld.global.v4") == 8
     assert ".local" not in ptx
-    assert len(re.findall(r"st\.global", ptx)) == 1
+    # Zeros of dq_accum and of semaphores; delta, and lse in base 2.
+    assert sorted(re.findall(r"st\.global\.(\S+)", ptx)) == ["b32"] * 3 + ["v4.b32"]
 
 
-def test_a_lost_alignment_would_show(ptx_of, monkeypatch):
+def test_a_lost_alignment_would_show(tmp_path, monkeypatch):
     """Without the assumption on offsets the same check fails: it looks at the right thing."""
 
     def forget(value, **_):
         return value
 
+    monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
+    monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
     monkeypatch.setattr(backward_preprocess.cute, "assume", forget)
-    assert "ld.global.v4" not in ptx_of(VARIANTS[0])
+    kernel = BackwardPreprocess(VARIANTS[0])
+    arguments, options = fake_arguments(VARIANTS[0]), compile_options(VARIANTS[0])
+    assert "ld.global.v4" not in cute.compile(kernel, *arguments, options=options).__ptx__
 
 
 def test_a_cta_has_whole_warps_and_sectors():

@@ -11,42 +11,23 @@ pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
-from cutlass import cute
-
-from jax_fa4.aot.compile import compile_options
-from jax_fa4.aot.cubin import kernel_facts
-from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.kernels.sm100.backward.config import BACKWARD_CONFIGS
 from jax_fa4.kernels.sm100.backward.context import barrier_table
-from jax_fa4.kernels.sm100.backward.kernel import BackwardSm100
 from jax_fa4.kernels.sm100.backward.roles import cuts_something, turn_of, visited_queries
 from jax_fa4.kernels.toolkit.block_range import Band
-from jax_fa4.variants import Arch, BackwardVariant, DType
+from jax_fa4.variants import CATALOG, Arch, BackwardVariant
+
+VARIANTS = [v for v in CATALOG if isinstance(v, BackwardVariant) and v.arch is Arch.SM100]
 
 
-@pytest.mark.parametrize("dims", BACKWARD_CONFIGS, ids=lambda dims: f"d{dims[0]}v{dims[1]}")
-@pytest.mark.parametrize("dtype", DType, ids=lambda dtype: dtype.value)
-@pytest.mark.parametrize("deterministic", [False, True], ids=["", "deterministic"])
-def test_nothing_spills(dims, dtype, deterministic, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
-    monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
-    variant = BackwardVariant(
-        arch=Arch.SM100,
-        dtype=dtype,
-        head_dim=dims[0],
-        head_dim_v=dims[1],
-        deterministic=deterministic,
-    )
-    compiled = cute.compile(
-        BackwardSm100(variant), *fake_arguments(variant), options=compile_options(variant)
-    )
-    facts = kernel_facts(compiled.__cubin__)
-    assert all(kernel["stack_bytes"] == 0 for kernel in facts.values()), facts
-    ptx = compiled.__ptx__
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_nothing_spills(variant, built):
+    kernels, ptx = built(variant)
+    assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
     # Products are 16 deep, and stand at two places each: before or in the loop, and after.
-    of_scores = (dims[0] + dims[1]) // 16
+    of_scores = (variant.head_dim + variant.head_dim_v) // 16
     products = len(re.findall(r"tcgen05\.mma", ptx))
     assert products == 2 * (of_scores + 3 * 128 // 16)
 

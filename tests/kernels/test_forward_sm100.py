@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 
 import pytest
@@ -11,11 +10,6 @@ pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
-from cutlass import cute
-
-from jax_fa4.aot.compile import compile_options, kernel_class_path
-from jax_fa4.aot.cubin import kernel_facts
-from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.kernels.sm100.forward.config import E4M3_CONFIGS, FORWARD_CONFIGS, config_of
 from jax_fa4.kernels.sm100.forward.context import barrier_table
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant
@@ -26,17 +20,9 @@ VARIANTS = [v for v in CATALOG if isinstance(v, ForwardVariant) and v.arch is Ar
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_nothing_spills(variant, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where the compiler leaves its dumps
-    monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
-    module, name = kernel_class_path(variant).split(":")
-    kernel = getattr(importlib.import_module(module), name)
-    compiled = cute.compile(
-        kernel(variant), *fake_arguments(variant), options=compile_options(variant)
-    )
-    facts = kernel_facts(compiled.__cubin__)
-    assert all(kernel["stack_bytes"] == 0 for kernel in facts.values()), facts
-    ptx = compiled.__ptx__
+def test_nothing_spills(variant, built):
+    kernels, ptx = built(variant)
+    assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
     products = len(re.findall(r"tcgen05\.mma", ptx))
