@@ -34,7 +34,9 @@ def test_loads_are_wide_and_nothing_spills(variant, built):
     assert ptx[: first_use.start()].count("ld.global.v4") == 8
     assert ".local" not in ptx
     # Zeros of dq_accum and of semaphores; delta, and lse in base 2.
-    assert sorted(re.findall(r"st\.global\.(\S+)", ptx)) == ["b32"] * 3 + ["v4.b32"]
+    *narrow, wide = sorted(re.findall(r"st\.global\.(\S+)", ptx))
+    assert narrow == ["b32"] * 3
+    assert wide in ("v4.b32", "v2.b64")
 
 
 def test_a_lost_alignment_would_show(tmp_path, monkeypatch):
