@@ -1,0 +1,266 @@
+"""The shipped backward kernels, emulated, against the definition in float64.
+
+The emulator fills what a kernel is to write with NaN first, so that scratch and gradients that
+hold anything else were written.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import CASES, emulated
+from jax.sharding import AxisType, PartitionSpec
+
+import jax_fa4
+from jax_fa4.emulator import problem
+from jax_fa4.ffi.backward import Operands
+from jax_fa4.ops import reference
+from jax_fa4.testing import expected, inputs, tolerances
+from jax_fa4.variants import BACKWARD_HEAD_DIMS
+
+# Beside the shared list: what other people's backward kernels got wrong.
+FURTHER = {
+    case.name: case
+    for case in (
+        inputs.Case(
+            name="dims-128-96", query_length=130, key_length=140, head_dim=128, head_dim_v=96
+        ),
+        inputs.Case(
+            name="dims-96-128", query_length=65, key_length=129, head_dim=96, head_dim_v=128
+        ),
+        inputs.Case(
+            name="dims-120-24", query_length=63, key_length=65, head_dim=120, head_dim_v=24
+        ),
+        inputs.Case(name="groups-of-8", query_length=40, key_length=70, heads=8, heads_kv=1),
+        inputs.Case(name="groups-of-3", query_length=129, key_length=64, heads=6, heads_kv=2),
+        inputs.Case(name="one-query", query_length=1, key_length=300, heads=4, heads_kv=2),
+        inputs.Case(name="keys-unseen", query_length=40, key_length=200, window=(10, 10)),
+        inputs.Case(
+            name="top-left-unseen-keys",
+            query_length=100,
+            key_length=300,
+            causal=True,
+            alignment="top_left",
+        ),
+    )
+}
+PROBLEMS = CASES | FURTHER
+NAMES = (
+    *FURTHER,
+    "one-by-one",
+    "square",
+    "ragged",
+    "ragged-causal",
+    "ragged-top-left",
+    "rows-without-keys",
+    "one-key",
+    "window",
+    "window-left",
+    "window-right",
+    "window-causal",
+    "window-diagonal",
+    "window-past-the-keys",
+    "grouped",
+    "multi-query",
+    "head-dim-8",
+    "head-dim-40",
+    "head-dim-63",
+    "head-dim-72",
+    "head-dim-96",
+    "head-dim-128",
+    "values-128-64",
+    "values-64-128",
+    "values-96-40",
+    "values-21-3",
+    "scale",
+    "growing",
+    "growing-128",
+)
+
+
+@pytest.fixture(params=[arch.value for arch in BACKWARD_HEAD_DIMS])
+def arch(request):
+    with jax_fa4.emulator.options(arch=request.param):
+        yield request.param
+
+
+def by_kernel(case):
+    """The emulated call of a case whose gradient is a kernel, or a failure."""
+    call = emulated(case)
+    shape = (case.batch, 8, case.heads, case.head_dim)
+    q = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((*shape[:2], case.heads_kv, case.head_dim), jnp.bfloat16)
+    v = jax.ShapeDtypeStruct((*k.shape[:3], case.head_dim_v), jnp.bfloat16)
+    words = jax_fa4.explain(q, k, v, implementation="emulator")
+    assert "gradient: kernel bwd_" in words, words
+    return call
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_the_definition(name, arch):
+    case = replace(PROBLEMS[name], batch=1)
+    dtype = jnp.float16 if NAMES.index(name) % 3 == 1 else jnp.bfloat16
+    x = inputs.make(case, dtype)
+    actual = expected.results(by_kernel(case), x, gradients=True)
+    tolerances.check(actual, *expected.both(x, case, gradients=True))
+
+
+@pytest.mark.parametrize("name", ["ragged-causal", "grouped", "dims-128-96", "window"])
+@pytest.mark.parametrize("level", ["ptx", "hardware"])
+def test_any_order_of_events(name, level, arch):
+    """dk and dv keep their bits whatever the order; dq is a sum in a varying one."""
+    case = replace(PROBLEMS[name], batch=2)
+    x = inputs.make(case, jnp.bfloat16)
+    bounds = expected.both(x, case, gradients=True)
+    first = None
+    for seed, completion in enumerate(("earliest", "latest", "random", "random")):
+        how = {
+            "seed": seed,
+            "completion": completion,
+            "level": level,
+            "sm_count": (132, 3)[seed % 2],
+        }
+        with jax_fa4.emulator.options(**how):
+            found = expected.results(by_kernel(case), x, gradients=True)
+        tolerances.check(found, *bounds)
+        first = first or found
+        for gradient in ("dk", "dv"):
+            np.testing.assert_array_equal(found[gradient], first[gradient])
+
+
+def test_the_check_can_fail(arch):
+    """One element of one gradient, off by less than a hundredth of the largest."""
+    case = replace(CASES["ragged-causal"], batch=1)
+    x = inputs.make(case, jnp.bfloat16)
+    found = expected.results(by_kernel(case), x, gradients=True)
+    for name in ("dq", "dk", "dv"):
+        wrong = {n: np.array(a, np.float32) for n, a in found.items()}
+        place = np.unravel_index(np.argmin(np.abs(wrong[name])), wrong[name].shape)
+        wrong[name][place] += 0.02 * np.abs(wrong[name]).max()
+        wrong = {n: a.astype(found[n].dtype) for n, a in wrong.items()}
+        with pytest.raises(AssertionError, match=f"{name}: error"):
+            tolerances.check(wrong, *expected.both(x, case, gradients=True))
+
+
+def test_infinite_cotangents_of_rows_without_keys(arch):
+    """d(lse ** 2) is -inf where lse is: nothing of it may reach a gradient."""
+    case = replace(CASES["rows-without-keys"], batch=1)
+    x = inputs.make(case, jnp.bfloat16)
+    unseen = case.query_length - case.key_length
+    x = x._replace(dlse=x.dlse.at[:, :, :unseen].set(-jnp.inf))
+    actual = expected.results(by_kernel(case), x, gradients=True)
+    finite = x._replace(dlse=x.dlse.at[:, :, :unseen].set(0))
+    assert not actual["dq"][:, :unseen].any()
+    tolerances.check(actual, *expected.both(finite, case, gradients=True))
+
+
+def test_scratch_is_what_its_shapes_say(arch):
+    """Padding rows are 0 and +inf, and every element of dq's sums is a number."""
+    case = replace(CASES["ragged-causal"], batch=1)
+    x = inputs.make(case, jnp.bfloat16)
+    out, lse = reference.attention(*x[:3], softmax_scale=case.scale, band=case.band)
+    name = f"bwd_{arch}_bf16_d64"
+    operands = Operands(*x[:3], out, x.dout, lse, x.dlse)
+    _, scratch = problem.backward(name, operands, softmax_scale=case.scale, band=case.band)
+    rows = case.query_length
+    assert (np.asarray(scratch.delta)[..., rows:] == 0).all()
+    assert (np.asarray(scratch.lse_log2)[..., rows:] == np.inf).all()
+    np.testing.assert_allclose(
+        np.asarray(scratch.lse_log2)[..., :rows], np.asarray(lse) * np.log2(np.e), rtol=1e-6
+    )
+    assert np.isfinite(np.asarray(scratch.dq_accum)).all()
+
+
+def _grad(call):
+    def loss(q, k, v):
+        out, lse = call(q, k, v)
+        weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) / out.size
+        return (out.astype(jnp.float32) * weights).sum() + lse.sum()
+
+    return jax.grad(loss, argnums=(0, 1, 2))
+
+
+def _close(found, wanted):
+    """As two orders of one sum may differ, rounded once."""
+    eps = float(jnp.finfo(jnp.bfloat16).eps)
+    for a, b in zip(found, wanted, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, atol=eps * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    "in_axes", [(0, 0, 0), (0, None, None), (None, 0, 0), (1, 0, None)], ids=str
+)
+def test_vmap_of_batches(in_axes, arch):
+    """Three mapped calls of batch 2: the order of the folded axes shows."""
+    case = replace(CASES["grouped"], batch=6)
+    arrays = [x.reshape(3, 2, *x.shape[1:]) for x in inputs.make(case, jnp.bfloat16)[:3]]
+    arrays = [
+        a[0] if axis is None else jnp.moveaxis(a, 0, axis)
+        for a, axis in zip(arrays, in_axes, strict=True)
+    ]
+    gradient = _grad(by_kernel(case))
+    found = jax.jit(jax.vmap(gradient, in_axes))(*arrays)
+    for i in range(3):
+        one = [
+            a if axis is None else jnp.take(a, i, axis)
+            for a, axis in zip(arrays, in_axes, strict=True)
+        ]
+        _close([x[i] for x in found], gradient(*one))
+
+
+def test_scan_and_remat(arch):
+    case = replace(CASES["multi-query"], batch=3)
+    arrays = inputs.make(case, jnp.bfloat16)[:3]
+    gradient = _grad(by_kernel(case))
+
+    def step(carry, x):
+        step_gradient = _grad(jax.checkpoint(by_kernel(case)))
+        return carry, step_gradient(*(a[None] for a in x))
+
+    _, found = jax.jit(lambda *xs: jax.lax.scan(step, 0, xs))(*arrays)
+    for i in range(3):
+        _close([x[i] for x in found], gradient(*(a[i : i + 1] for a in arrays)))
+
+
+def test_more_devices_than_key_heads(arch):
+    """Query heads on four devices, the one key head on all: its gradient is their sum."""
+    case = replace(CASES["multi-query"], batch=2)
+    arrays = inputs.make(case, jnp.bfloat16)[:3]
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:4])
+    heads, everywhere = PartitionSpec(None, None, "x"), PartitionSpec()
+    call = by_kernel(case)
+
+    def total(call):
+        def loss(q, k, v):
+            out, lse = call(q, k, v)
+            return (out.astype(jnp.float32) ** 2).sum() + lse.sum()
+
+        return loss
+
+    sharded = jax.shard_map(
+        lambda *qkv: jax.lax.psum(total(call)(*qkv), "x"),
+        mesh=mesh,
+        in_specs=(heads, everywhere, everywhere),
+        out_specs=PartitionSpec(),
+    )
+    found = jax.jit(jax.grad(sharded, argnums=(0, 1, 2)))(*arrays)
+    wanted = jax.grad(total(call), argnums=(0, 1, 2))(*arrays)
+    for ours, other in zip(found, wanted, strict=True):
+        ours, other = np.asarray(ours, np.float32), np.asarray(other, np.float32)
+        # Four gradients of bfloat16 added, where the whole call rounds once.
+        eps = 4 * float(jnp.finfo(jnp.bfloat16).eps)
+        np.testing.assert_allclose(ours, other, atol=eps * np.abs(other).max())
+
+
+def test_a_gradient_without_a_kernel_is_portable(arch):
+    case = replace(CASES["head-dim-256"], batch=1)
+    x = inputs.make(case, jnp.bfloat16)
+    if max(d for d, _ in BACKWARD_HEAD_DIMS[jax_fa4.variants.Arch(arch)]) >= 256:
+        pytest.skip("every head dim has a backward kernel here")
+    words = jax_fa4.explain(*x[:3], causal=True, implementation="emulator")
+    assert "gradient: portable path (XLA): no backward kernel for compute capability" in words
+    actual = expected.results(emulated(case), x, gradients=True)
+    tolerances.check(actual, *expected.both(x, case, gradients=True))

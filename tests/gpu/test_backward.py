@@ -1,0 +1,251 @@
+"""The backward kernels on the GPU, called as users call them: by the gradient of flash_attention.
+
+tests/ops/test_semantics.py holds them to the definition on the shared problems; here is what they
+write, how often the same, on which memory, and how large it may be.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_fa4
+from jax_fa4.testing import expected, inputs, tolerances
+from jax_fa4.variants import BACKWARD_HEAD_DIMS, Arch
+
+pytestmark = pytest.mark.gpu
+
+WIDEST = min(max(min(pair) for pair in pairs) for pairs in BACKWARD_HEAD_DIMS.values())
+
+# Tails, GQA, native and padded head dims, head dims whose halves are no multiples of 32, windows,
+# rows without keys, keys without rows, one of either.
+PROBLEMS = tuple(
+    case
+    for case in (
+        inputs.Case(name="ragged", query_length=113, key_length=239, heads=4, heads_kv=2),
+        inputs.Case(name="causal", query_length=1023, key_length=1023, head_dim=128, causal=True),
+        inputs.Case(name="unseen", query_length=300, key_length=77, head_dim=128, causal=True),
+        inputs.Case(name="window", query_length=640, key_length=640, window=(100, 30)),
+        inputs.Case(name="one-query", query_length=1, key_length=1023, head_dim=96),
+        inputs.Case(name="one-key", query_length=333, key_length=1, heads=8, heads_kv=1),
+        inputs.Case(name="128-96", query_length=200, key_length=260, head_dim=128, head_dim_v=96),
+        inputs.Case(name="96-128", query_length=260, key_length=200, head_dim=96, head_dim_v=128),
+        inputs.Case(
+            name="top-left", query_length=90, key_length=700, causal=True, alignment="top_left"
+        ),
+        inputs.Case(name="256", query_length=300, key_length=300, head_dim=256, causal=True),
+    )
+    if max(case.head_dim, case.head_dim_v) <= WIDEST
+)
+
+
+def pull(case, x, **options):
+    """(dq, dk, dv) of a case by the kernel, or an error: never the portable path."""
+    if case.alignment == "bottom_right":
+        call = functools.partial(
+            jax_fa4.flash_attention,
+            causal=case.causal,
+            window_size=case.window,
+            return_lse=True,
+            implementation="fa4",
+            **options,
+        )
+    else:
+
+        def call(q, k, v):
+            out, lse = jax_fa4.dot_product_attention(
+                q, k, v, is_causal=case.causal, return_residual=True, implementation="fa4"
+            )
+            return out, lse.transpose(0, 2, 1)
+
+    _, vjp = jax.vjp(call, *x[:3])
+    return vjp((x.dout, x.dlse))
+
+
+def check(case, x, gradients):
+    found = {n: np.asarray(g) for n, g in zip(("dq", "dk", "dv"), gradients, strict=True)}
+    tolerances.check(found, *expected.both(x, case, gradients=True))
+
+
+def test_the_program_holds_the_custom_calls():
+    x = inputs.make(PROBLEMS[0], jnp.bfloat16)
+    text = jax.jit(functools.partial(pull, PROBLEMS[0])).lower(x).compile().as_text()
+    assert text.count('custom_call_target="jax_fa4_fwd_v1"') == 1
+    assert text.count('custom_call_target="jax_fa4_bwd_v1"') == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("case", PROBLEMS, ids=lambda case: case.name)
+def test_every_element_is_written(run_on_poison, case, dtype):
+    x = inputs.make(case, dtype)
+    check(case, x, run_on_poison(functools.partial(pull, case), x))
+
+
+def _poison_free_memory():
+    """Fill and free a gigabyte, so that scratch that is allocated next holds NaN."""
+    jax.block_until_ready([jnp.full((2**26,), jnp.nan, jnp.float32) for _ in range(4)])
+
+
+@pytest.mark.parametrize("case", PROBLEMS[:4], ids=lambda case: case.name)
+def test_recycled_buffers_change_nothing(case):
+    """Scratch is whatever memory was free: NaN, or another call's sums."""
+    x = inputs.make(case, jnp.bfloat16)
+    program = jax.jit(functools.partial(pull, case))
+    first = program(x)
+    check(case, x, first)
+    for seed in range(1, 6):
+        _poison_free_memory()
+        program(inputs.make(case, jnp.bfloat16, seed=seed))
+        again = program(x)
+        check(case, x, again)
+        for name, a, b in zip(("dk", "dv"), again[1:], first[1:], strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), name
+
+
+def test_dk_and_dv_have_the_same_bits_in_every_run():
+    for case in PROBLEMS[:3]:
+        x = inputs.make(case, jnp.bfloat16)
+        program = jax.jit(functools.partial(pull, case))
+        first = [np.asarray(g).tobytes() for g in program(x)[1:]]
+        for _ in range(50):
+            assert [np.asarray(g).tobytes() for g in program(x)[1:]] == first
+
+
+def test_deterministic_gradients_have_the_same_bits_in_every_run():
+    case = PROBLEMS[0]
+    x = inputs.make(case, jnp.bfloat16)
+    program = jax.jit(functools.partial(pull, case, deterministic=True))
+    first = program(x)
+    check(case, x, first)
+    wanted = [np.asarray(g).tobytes() for g in first]
+    for _ in range(50):
+        assert [np.asarray(g).tobytes() for g in program(x)] == wanted
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_graphs_of_any_size_give_the_same_bits(head_dim):
+    """Three launches recorded as a CUDA graph; dq varies in its last bits with or without one."""
+    case = inputs.Case(name="graph", query_length=200, key_length=200, head_dim=head_dim)
+    x = inputs.make(case, jnp.bfloat16)
+    lowered = jax.jit(functools.partial(pull, case)).lower(x)
+    graphs = lowered.compile(compiler_options={"xla_gpu_graph_min_graph_size": 1})
+    plain = lowered.compile(compiler_options={"xla_gpu_graph_min_graph_size": 10**6})
+    kept = []  # other buffers every time, so that replays must take new addresses
+    for seed in range(20):
+        x = inputs.make(case, jnp.bfloat16, seed=seed)
+        kept.append((x, graphs(x), plain(x)))
+    for x, replayed, launched in kept:
+        check(case, x, replayed)
+        for a, b in zip(replayed[1:], launched[1:], strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_vmap_with_batches():
+    """What flash-attn3-jax gets wrong: the mapped axis and a batch above 1."""
+    case = inputs.Case(name="vmap", query_length=130, key_length=200, batch=6, heads=4, heads_kv=2)
+    x = inputs.make(case, jnp.bfloat16)
+    folded = jax.tree.map(lambda a: a.reshape(3, 2, *a.shape[1:]), x)
+    gradients = jax.jit(jax.vmap(functools.partial(pull, case)))(folded)
+    check(case, x, [g.reshape(6, *g.shape[2:]) for g in gradients])
+
+
+@pytest.mark.parametrize(
+    ("shape", "keys"),
+    [((2**13 + 3, 16, 128, 128), 16), ((1, 2**20 + 5, 16, 128), 16)],
+    ids=["batch", "sequence"],
+)
+def test_arrays_past_two_billion_elements(shape, keys):
+    """dq_accum alone is 8.6 GB; rows of the tail against the same rows alone."""
+    batch, seqlen, heads, head_dim = shape
+    draw = jax.jit(
+        lambda seed, shape: jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16),
+        static_argnums=1,
+    )
+    q = draw(0, shape)
+    k, v = (draw(seed, (batch, keys, heads, head_dim)) for seed in (1, 2))
+
+    @jax.jit
+    def gradient(q, k, v):
+        """dO = 2 O in bfloat16: large cotangents need no array of their own."""
+        call = functools.partial(jax_fa4.flash_attention, implementation="fa4")
+        out, vjp = jax.vjp(call, q, k, v)
+        return vjp(out)
+
+    dq, dk, dv = gradient(q, k, v)
+    tail = slice(max(seqlen - 256, 0), seqlen)
+    for b, h in {(0, 0), (batch - 1, heads - 1)}:
+        rows = q[b : b + 1, tail, h : h + 1]
+        one = [x[b : b + 1, :, h : h + 1] for x in (k, v)]
+        wanted, _, _ = gradient(rows, *one)
+        found = np.asarray(dq[b : b + 1, tail, h : h + 1], np.float32)
+        wanted = np.asarray(wanted, np.float32)
+        np.testing.assert_allclose(found, wanted, atol=2**-8 * np.abs(wanted).max())
+    assert bool(
+        jnp.isfinite(dk.astype(jnp.float32)).all() & jnp.isfinite(dv.astype(jnp.float32)).all()
+    )
+    if batch > 1:  # a batch element's keys see its own rows alone
+        last = [x[-1:] for x in (q, k, v)]
+        for ours, wanted in zip((dk[-1:], dv[-1:]), gradient(*last)[1:], strict=True):
+            assert np.asarray(ours).tobytes() == np.asarray(wanted).tobytes()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_sequences(causal):
+    """64k rows and keys: some rows of dq and keys of dk, dv against float64 of those alone."""
+    length, head_dim = 65536, 128
+    shape = (1, length, 1, head_dim)
+    q, k, v, dout = (
+        jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16) for seed in range(4)
+    )
+
+    @jax.jit
+    def run(q, k, v, dout):
+        call = functools.partial(
+            jax_fa4.flash_attention, causal=causal, return_lse=True, implementation="fa4"
+        )
+        (out, lse), vjp = jax.vjp(call, q, k, v)
+        return out, lse, *vjp((dout, jnp.zeros_like(lse)))
+
+    out, lse, dq, dk, dv = (np.asarray(x, np.float64) for x in run(q, k, v, dout))
+    q, k, v, dout = (np.asarray(x, np.float64)[0, :, 0] for x in (q, k, v, dout))
+    delta = (out[0, :, 0] * dout).sum(-1)
+    scale = head_dim**-0.5
+    rows = np.array([0, 1, 77, length // 2, length - 1])
+    seen = np.arange(length)[None] <= rows[:, None] if causal else np.ones((5, length), bool)
+    p = np.where(seen, np.exp(q[rows] @ k.T * scale - lse[0, 0, rows, None]), 0)
+    ds = p * (dout[rows] @ v.T - delta[rows, None])
+    _near(dq[0, rows, 0], scale * ds @ k)
+    seen = np.arange(length)[:, None] >= rows[None] if causal else np.ones((length, 5), bool)
+    p = np.where(seen, np.exp(q @ k[rows].T * scale - lse[0, 0, :, None]), 0)
+    ds = p * (dout @ v[rows].T - delta[:, None])
+    _near(dk[0, rows, 0], scale * ds.T @ q)
+    _near(dv[0, rows, 0], p.T @ dout)
+
+
+def _near(found, wanted):
+    """A row's error beside its own size: bfloat16 keeps 8 bits of P, dS and the result."""
+    error = np.linalg.norm(found - wanted, axis=-1)
+    assert (error <= 0.02 * np.linalg.norm(wanted, axis=-1) + 1e-6).all(), error
+
+
+def test_the_workspace_is_what_is_said():
+    """XLA's account of the program's temporary memory, with and without the gradient's scratch."""
+    shape = jax.ShapeDtypeStruct((2, 4096, 8, 64), jnp.bfloat16)
+
+    def gradient(q, k, v, out, lse):
+        from jax_fa4.ffi.backward import Operands, backward
+        from jax_fa4.ops.band import FULL
+
+        names = tuple(f"bwd_{arch.value}_bf16_d64" for arch in Arch if arch in BACKWARD_HEAD_DIMS)
+        operands = Operands(q, k, v, out, out, lse, lse)
+        return backward(operands, softmax_scale=0.125, band=FULL, variants=names)[0]
+
+    lse = jax.ShapeDtypeStruct((2, 8, 4096), jnp.float32)
+    compiled = jax.jit(gradient).lower(shape, shape, shape, shape, lse).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    promised = jax_fa4.backward_workspace_bytes(shape, shape, shape)
+    assert promised <= temporary <= promised + 2**20
