@@ -2,6 +2,7 @@
 
 from jax_fa4.variants.catalog import BACKWARD_HEAD_DIMS as BACKWARD_HEAD_DIMS
 from jax_fa4.variants.catalog import CATALOG as CATALOG
+from jax_fa4.variants.catalog import DETERMINISTIC_HEAD_DIMS as DETERMINISTIC_HEAD_DIMS
 from jax_fa4.variants.catalog import FORWARD_HEAD_DIMS as FORWARD_HEAD_DIMS
 from jax_fa4.variants.variant import HALF_PRECISIONS as HALF_PRECISIONS
 from jax_fa4.variants.variant import Arch as Arch

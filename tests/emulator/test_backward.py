@@ -4,6 +4,7 @@ The emulator fills what a kernel is to write with NaN first, so that scratch and
 hold anything else were written.
 """
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -18,7 +19,7 @@ from jax_fa4.emulator import problem
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, tolerances
-from jax_fa4.variants import BACKWARD_HEAD_DIMS
+from jax_fa4.variants import BACKWARD_HEAD_DIMS, DETERMINISTIC_HEAD_DIMS, Arch
 
 # Beside the shared list: what other people's backward kernels got wrong.
 FURTHER = {
@@ -128,6 +129,29 @@ def test_any_order_of_events(name, level, arch):
         first = first or found
         for gradient in ("dk", "dv"):
             np.testing.assert_array_equal(found[gradient], first[gradient])
+
+
+@pytest.mark.parametrize("name", ["ragged-causal", "grouped", "dims-128-96", "window"])
+def test_deterministic_gradients_have_the_same_bits(name, arch):
+    """In every order of events; by a kernel where there is one, else on the portable path."""
+    case = replace(PROBLEMS[name], batch=2)
+    x = inputs.make(case, jnp.bfloat16)
+    words = jax_fa4.explain(*x[:3], deterministic=True, implementation="emulator")
+    if Arch(arch) in DETERMINISTIC_HEAD_DIMS:
+        assert "_deterministic" in words
+    else:
+        assert "no deterministic backward kernel" in words
+    first = None
+    for seed, completion in enumerate(("earliest", "latest", "random", "random")):
+        with jax_fa4.emulator.options(
+            seed=seed, completion=completion, sm_count=(132, 3)[seed % 2]
+        ):
+            call = functools.partial(emulated(case), deterministic=True)
+            found = expected.results(call, x, gradients=True)
+        first = first or found
+        for gradient in ("dq", "dk", "dv"):
+            np.testing.assert_array_equal(found[gradient], first[gradient])
+    tolerances.check(first, *expected.both(x, case, gradients=True))
 
 
 def test_the_check_can_fail(arch):
@@ -258,7 +282,7 @@ def test_more_devices_than_key_heads(arch):
 def test_a_gradient_without_a_kernel_is_portable(arch):
     case = replace(CASES["head-dim-256"], batch=1)
     x = inputs.make(case, jnp.bfloat16)
-    if max(d for d, _ in BACKWARD_HEAD_DIMS[jax_fa4.variants.Arch(arch)]) >= 256:
+    if max(d for d, _ in BACKWARD_HEAD_DIMS[Arch(arch)]) >= 256:
         pytest.skip("every head dim has a backward kernel here")
     words = jax_fa4.explain(*x[:3], causal=True, implementation="emulator")
     assert "gradient: portable path (XLA): no backward kernel for compute capability" in words

@@ -160,6 +160,21 @@ def test_vmap_with_a_bias():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_integer_operands_have_float0_cotangents():
+    """A mask is boolean: its cotangent is float0, beside real ones of the others."""
+    q, k, v = qkv(dtype=jnp.float32)
+    mask = jnp.ones((1, 1, 24, 24), bool).at[..., 5].set(False)
+
+    def total(q, k, v, mask):
+        return jax_fa4.dot_product_attention(q, k, v, mask=mask).sum()
+
+    *gradients, nothing = jax.grad(total, argnums=(0, 1, 2, 3), allow_int=True)(q, k, v, mask)
+    assert nothing.dtype == jax.dtypes.float0
+    assert nothing.shape == mask.shape
+    assert not gradients[1][:, 5].any()
+    assert gradients[2][:, 6].any()
+
+
 def test_forward_mode_is_refused_by_jax():
     q, k, v = qkv()
     with pytest.raises(TypeError, match="forward-mode"):
