@@ -2,6 +2,7 @@
 
     python tests/emulator/prove_forward.py --arch sm100 --problems 200 --seeds 20
     ... --dtypes float8_e4m3fn --output tests/emulator/PROOF_E4M3.md
+    ... --form dynamic --output dynamic.md      # of kernels that have the form; others as usual
 
 Every run has all checks on, and every schedule runs at both levels. The first run of a problem is
 held to the definition in float64 by the one rule of tolerances, every other to the first one's
@@ -11,6 +12,8 @@ bits. Exits non-zero if anything was found.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import itertools
 import multiprocessing
 import random
@@ -111,16 +114,18 @@ def _words(case, dtype: str, sms: int) -> str:
     )
 
 
-def prove(problem, arch: str, seeds: int) -> Outcome:
-    """All schedules of one problem."""
+def prove(problem, arch: str, seeds: int, form: str | None) -> Outcome:
+    """All schedules of one problem; `form`: of the kernel, where it has it, whatever pays."""
     import jax
     import numpy as np
-    from calls import emulated, emulated_fp8
+    from calls import emulated, emulated_fp8, forced
 
     import jax_fa4
     from jax_fa4.testing import expected, inputs, tolerances
+    from jax_fa4.variants import Form
 
     case, dtype, sms = problem
+    chosen = contextlib.nullcontext if form is None else functools.partial(forced, Form(form))
     call, descales = emulated, ()
     if dtype == FP8:
         # The only alignment that the call has; and 448 ends e4m3.
@@ -134,7 +139,7 @@ def prove(problem, arch: str, seeds: int) -> Outcome:
         how = {"seed": seed, "completion": COMPLETIONS[seed % 3], "sm_count": sms, "arch": arch}
         how["level"] = level
         try:
-            with jax_fa4.emulator.options(**how):
+            with jax_fa4.emulator.options(**how), chosen():
                 out, lse = jax.jit(lambda *operands: call(case)(*operands))(*x[:3], *descales)
             found = {"out": np.asarray(out), "lse": np.asarray(lse)}
             if first is None:
@@ -172,6 +177,7 @@ def main() -> int:
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float16"])
+    parser.add_argument("--form", help="of the kernels: pair, splitkeys, dynamic")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE / "PROOF.md")
     options = parser.parse_args()
@@ -180,11 +186,13 @@ def main() -> int:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawn, find_rooms) as pool:
         work = problems(options.problems, tuple(options.dtypes))
-        results = pool.map(prove, work, [options.arch] * len(work), [options.seeds] * len(work))
+        how = functools.partial(prove, arch=options.arch, seeds=options.seeds, form=options.form)
+        results = pool.map(how, work)
         for number, outcome in enumerate(results, 1):
             outcomes.append(outcome)
             print(f"[{number}/{len(work)}] {outcome.words}: {outcome.wrong or 'right'}", flush=True)
     command = f"--arch {options.arch} --dtypes {' '.join(options.dtypes)}"
+    command += f" --form {options.form}" if options.form else ""
     text = page(command, outcomes, time.monotonic() - start, options.workers)
     options.output.write_text(text)
     return int(any(outcome.wrong for outcome in outcomes))
