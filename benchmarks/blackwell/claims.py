@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 import jax_fa4.emulator
-from benchmarks.blackwell.timing import listing, replay, streams
-from benchmarks.blackwell.timing.cells import HIDDEN, TOKENS, Line, fit
-from benchmarks.blackwell.timing.units import B200
+from benchmarks.blackwell.timing.cells import HIDDEN, TOKENS
+from benchmarks.timing_model import listing, replay, streams
+from benchmarks.timing_model.lines import Line, fit
+from benchmarks.timing_model.units import B200
 from jax_fa4.aot import toolkit
 from jax_fa4.aot.compile import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments

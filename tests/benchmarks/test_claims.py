@@ -1,8 +1,8 @@
 """Tiles that CTAs claim, handed out to a whole chip."""
 
 from benchmarks.blackwell.claims import Tiles, makespan
-from benchmarks.blackwell.timing.cells import Line
-from benchmarks.blackwell.timing.units import B200
+from benchmarks.timing_model.lines import Line
+from benchmarks.timing_model.units import B200
 
 OWN = Tiles(Line(800.0, 100.0), None, None)
 CLAIMING = Tiles(Line(800.0, 100.0), 300.0, None)

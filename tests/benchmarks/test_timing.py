@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.blackwell.timing import cells
-from benchmarks.blackwell.timing.listing import NO_BARRIER, Block, Listing, Sass, parse
-from benchmarks.blackwell.timing.replay import Replay
-from benchmarks.blackwell.timing.streams import Event, Stream, streams
-from benchmarks.blackwell.timing.units import B200, cost_of, product_cycles
+from benchmarks.timing_model import lines
+from benchmarks.timing_model.listing import NO_BARRIER, Block, Listing, Sass, parse
+from benchmarks.timing_model.replay import Replay
+from benchmarks.timing_model.streams import Event, Stream, streams
+from benchmarks.timing_model.units import B200, cost_of, product_cycles
 from jax_fa4.emulator.recording import COUNT, DONE, EVENT, JUMP, Instruction, Recording
 
 BARRIER = 1024  # an address
@@ -192,7 +193,7 @@ def test_a_path_through_ptx_is_followed_in_sass():
 
 
 def test_a_line_through_points():
-    line = cells.fit([(8, 1000), (16, 1800), (8, 1000)])
+    line = lines.fit([(8, 1000), (16, 1800), (8, 1000)])
     assert (line.start, line.slope) == pytest.approx((200, 100))
 
 
@@ -203,8 +204,8 @@ def _kernel(*, causal: bool, further: bool = True) -> cells.Kernel:
         causal=causal,
         rows=256,
         multiprocessors=1,
-        first=cells.Line(1000, 2048),
-        further=cells.Line(0, 2048) if further else None,
+        first=lines.Line(1000, 2048),
+        further=lines.Line(0, 2048) if further else None,
     )
 
 
@@ -219,7 +220,7 @@ def test_whole_rounds_where_tiles_are_alike():
 
 
 def test_free_workers_take_the_next_tile():
-    assert cells.makespan([5, 4, 3, 3], 2) == 8
+    assert lines.makespan([5, 4, 3, 3], 2) == 8
 
 
 def test_perfect_products_are_near_the_peak():

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.blackwell.timing import page
 from benchmarks.blackwell.timing.kernels import ROOT, Recorded, record, record_peer
-from benchmarks.blackwell.timing.units import B200
+from benchmarks.timing_model.units import B200
 from jax_fa4.variants.select_sm100 import COSTS
 from jax_fa4.variants.variant import Form
 
@@ -99,6 +99,7 @@ def main() -> None:
         *page.counts(full),
         *page.comparison(pairs, B200),
         *page.two_ctas(pair, B200),
+        *page.locked(pair, pairs[-1][1][True], B200),
         REMARKS.read_text(),
         *page.lines(every, B200),
         *page.waits(full, B200),

@@ -7,38 +7,16 @@ the tile before, have a line of their own. Longest first, as the kernels' schedu
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.blackwell.timing.units import Chip
+from benchmarks.timing_model.lines import Line, makespan
+from benchmarks.timing_model.units import Chip
 
 TOKENS = 32768  # of a published cell, and queries' heads x head dim
 HIDDEN = 2048
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768)
 BLOCK = 128  # keys
-
-
-@dataclass(frozen=True)
-class Line:
-    """cycles = start + slope * blocks."""
-
-    start: float
-    slope: float
-
-    def __call__(self, blocks: float) -> float:
-        return self.start + self.slope * blocks
-
-
-def fit(points: Sequence[tuple[float, float]]) -> Line:
-    """Least squares of (blocks, cycles); two different numbers of blocks at least."""
-    count = len(points)
-    mean_x = sum(x for x, _ in points) / count
-    mean_y = sum(y for _, y in points) / count
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    return Line(mean_y - slope * mean_x, slope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +51,6 @@ def blocks_of_tiles(kernel: Kernel, length: int) -> list[int]:
     return sorted((math.ceil(end / BLOCK) for end in ends), reverse=True)
 
 
-def makespan(costs: Sequence[float], workers: int) -> float:
-    """Cycles until all is done, if each free worker takes the next."""
-    free = [0.0] * workers
-    for cost in costs:
-        heapq.heapreplace(free, free[0] + cost)
-    return max(free)
-
-
 def cycles(kernel: Kernel, length: int, heads: int, chip: Chip) -> float:
     """Of a whole launch; `heads` of all batches together."""
     tiles = blocks_of_tiles(kernel, length)
@@ -92,9 +62,9 @@ def cycles(kernel: Kernel, length: int, heads: int, chip: Chip) -> float:
     return makespan(costs, workers)
 
 
-def tflops(kernel: Kernel, length: int, chip: Chip) -> float:
-    """Of a cell with TOKENS tokens; half of the products count under a causal mask."""
-    heads = TOKENS // length * (HIDDEN // kernel.head_dim)
+def tflops(kernel: Kernel, length: int, chip: Chip, heads: int | None = None) -> float:
+    """Of a cell with TOKENS tokens, or `heads`; half of the products count under a causal mask."""
+    heads = heads or TOKENS // length * (HIDDEN // kernel.head_dim)
     seconds = cycles(kernel, length, heads, chip) / chip.hertz + chip.kernel_launch_seconds
     flops = 4.0 * length * length * kernel.flops_dim * heads * (0.5 if kernel.causal else 1.0)
     return flops / seconds / 1e12

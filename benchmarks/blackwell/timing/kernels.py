@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
-from benchmarks.blackwell.timing.cells import BLOCK, Kernel, Line, fit
-from benchmarks.blackwell.timing.listing import Listing, read_cubin
-from benchmarks.blackwell.timing.replay import Replay
-from benchmarks.blackwell.timing.spans import Result
-from benchmarks.blackwell.timing.streams import streams
-from benchmarks.blackwell.timing.units import Chip
-from jax_fa4.emulator.recording import Recording
+from benchmarks.blackwell.timing.cells import BLOCK, Kernel
+from benchmarks.timing_model.lines import Line, fit
+from benchmarks.timing_model.recorded import Folder
+from benchmarks.timing_model.units import Chip
 
 ROOT = Path(__file__).resolve().parents[3]
 _CORRECTION = slice(8, 12)  # its warps
 
 
 @dataclass
-class Recorded:
+class Recorded(Folder):
     """A folder of recordings of one kernel, whose tiles have `rows` queries on `ctas` CTAs."""
 
-    folder: Path
-    nvdisasm: str
     head_dim: int
     rows: int = 256
     ctas: int = 1
     _kernels: dict[bool, tuple[Kernel, float]] = field(default_factory=dict)
-
-    @cached_property
-    def listing(self) -> Listing:
-        return read_cubin(self.folder / "kernel.cubin", self.nvdisasm)
-
-    def recording(self, run: str) -> Recording:
-        found: Recording = pickle.loads((self.folder / f"{run}.pickle").read_bytes())
-        if found.finding or found.dropped:
-            raise RuntimeError(
-                f"{self.folder.name}, {run}: {found.finding or 'events are missing'}"
-            )
-        return found
-
-    def replay(self, run: str, chip: Chip) -> Result:
-        recording = self.recording(run)
-        ptx = (self.folder / "kernel.ptx").read_text()
-        found = streams(recording, ptx, self.listing)
-        ctas = recording.cluster[0] * recording.cluster[1] * recording.cluster[2]
-        return Replay(found, self.listing, chip, ctas).run()
 
     def kernel(self, causal: bool, chip: Chip) -> tuple[Kernel, float]:
         """What a tile costs, and how far the worst simulated CTA is from its line."""

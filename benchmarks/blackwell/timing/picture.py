@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.blackwell.timing.spans import Result
+from benchmarks.timing_model.spans import Result
 
 _WARPS = {0: "softmax 0", 4: "softmax 1", 8: "correction", 12: "product warp", 14: "load warp"}
 _CYCLES = 8000  # that the picture shows, from the middle of the CTA's time

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from benchmarks.blackwell.timing.listing import Sass
+from benchmarks.timing_model.listing import Sass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,29 @@ class Chip:
     global_latency: int = 600  # of ld.global, mostly from L2 [B: 340 to 1200]
     load_latency: int = 800  # of a TMA load, mostly from L2 [B: 630 to 2000, DRAM and L2]
     load_bytes: int = 64  # a cycle, from L2 [A: Hopper's]
+    memory_latency: int = 1000  # of a TMA load from device memory [A; B: up to 2000]
+    memory: float = 8e12  # bytes a second, of the whole chip's device memory [data sheet]
     store_read_latency: int = 300  # until a TMA store has read shared memory [A]
     remote_latency: int = 200  # beyond a local arrival, to the other CTA of a cluster [A]
     launch: int = 1000  # from the end of a CTA to the first instruction of the next [A]
     kernel_launch_seconds: float = 2e-6  # of the whole grid: start and drain [A]
 
+    @property
+    def memory_bytes(self) -> float:
+        """A multiprocessor's share of device memory, bytes a cycle."""
+        return self.memory / self.multiprocessors / self.hertz
 
+
+H100 = Chip(
+    name="H100",
+    multiprocessors=132,
+    hertz=1.755e9,
+    flops=4096,
+    product_latency={(1, False): 60, (1, True): 60},
+    global_latency=500,
+    load_latency=600,
+    memory=3.0e12,
+)
 B200 = Chip(
     name="B200",
     multiprocessors=148,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.blackwell.timing.listing import Block, Listing, Sass
+from benchmarks.timing_model.listing import Block, Listing, Sass
 from jax_fa4.emulator.recording import ASYNC, Recording
 
 _LABEL = re.compile(r"^\s*\$?[\w$]+:")

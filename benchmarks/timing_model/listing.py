@@ -69,6 +69,27 @@ def read_cubin(cubin: Path, nvdisasm: str = "nvdisasm") -> Listing:
     return parse(done.stdout)
 
 
+_PRODUCT = re.compile(r"^\s*wgmma\.mma_async\S*\.(m64n\d+k\d+)\.")
+_WARPGROUP_PRODUCT = re.compile(r"HGMMA\.(\d+)x(\d+)x(\d+)")
+
+
+def name_products(listing: Listing, ptx: str) -> Listing:
+    """ptxas names no line of a warpgroup's products, but keeps them in the order of the text."""
+    lines = [
+        (number, match[1])
+        for number, text in enumerate(ptx.splitlines(), 1)
+        if (match := _PRODUCT.match(text))
+    ]
+    code = list(listing.code)
+    places = [at for at, sass in enumerate(code) if sass.name == "HGMMA"]
+    for at, (line, shape) in zip(places, lines, strict=True):
+        found = _WARPGROUP_PRODUCT.match(code[at].opcode)
+        if found is None or "m{}n{}k{}".format(*found.groups()) != shape:
+            raise ValueError(f"{code[at].opcode} is no {shape}: products are in another order")
+        code[at] = replace(code[at], line=line)
+    return replace(listing, code=tuple(code))
+
+
 def parse(text: str) -> Listing:
     """Listing of nvdisasm -c -gp -hex."""
     code: list[Sass] = []

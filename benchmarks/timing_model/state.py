@@ -1,0 +1,40 @@
+"""What a replay keeps of a warp and of a multiprocessor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from benchmarks.timing_model.streams import Stream
+
+SUB_PARTITIONS = 4
+
+
+class Core:
+    """One multiprocessor."""
+
+    def __init__(self) -> None:
+        self.issue = [0.0] * SUB_PARTITIONS
+        self.pipes = [[0.0] * 7 for _ in range(SUB_PARTITIONS)]
+        self.tensor = 0.0
+        self.load = 0.0
+        self.memory = 0.0  # its share of device memory's pace
+        self.products: dict[int, float] = defaultdict(float)  # by warp, end of the last one
+        # By warpgroup and number of a product, when its warps issued it so far.
+        self.issued: dict[tuple[int, int], list[float]] = {}
+
+
+class Warp:
+    """Where a warp is in its stream, and what it waits for."""
+
+    __slots__ = ("at", "boards", "copies", "core", "cta", "fence", "products", "stream", "sub")
+
+    def __init__(self, stream: Stream, core: Core) -> None:
+        self.stream = stream
+        self.cta = stream.cta
+        self.core = core
+        self.sub = stream.warp % SUB_PARTITIONS
+        self.at = 0
+        self.boards = [0.0] * 8
+        self.fence = 0.0  # when its stores to tensor memory are done
+        self.products = 0  # of the warpgroup, that it issued
+        self.copies: dict[int, float] = {}  # by group, when shared memory was read
