@@ -28,3 +28,12 @@ def test_a_slip_is_refused(name, result):
     slipped = np.asarray(plain[result], np.float32) * np.float32(1 + SLIPS[result])
     with pytest.raises(AssertionError, match=f"{result}: error"):
         tolerances.check({result: slipped.astype(plain[result].dtype)}, exact, plain)
+
+
+def test_lse_may_move_by_the_last_bit_of_its_sum():
+    """Where it is 0, and its sum 1: the plain computation may be exact there."""
+    exact = {"lse": np.zeros(1), "lse_terms": 0.0}
+    plain = {"lse": np.zeros(1, np.float32)}
+    tolerances.check({"lse": np.full(1, 2.0**-23, np.float32)}, exact, plain)
+    with pytest.raises(AssertionError, match="lse: error"):
+        tolerances.check({"lse": np.full(1, 2.0**-22, np.float32)}, exact, plain)
