@@ -154,6 +154,11 @@ class ForwardConfig:
         return elements * self.element_bytes + output * _OUTPUT_BYTES + _SMALL_BYTES
 
     @property
+    def divides_by_products(self) -> bool:
+        """Whether tiles are found by divisors made before; elsewhere ptxas would spill."""
+        return self.head_dim == self.head_dim_v and self.element_bytes > 1
+
+    @property
     def output_parts(self) -> int:
         """How many pieces a tile of the output leaves in."""
         return self.head_dim_v // self.output_columns

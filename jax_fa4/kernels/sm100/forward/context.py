@@ -58,7 +58,7 @@ class Context:
     tmem: cute.Pointer  # float32 columns, lane 0
     band: Band
     scheduler: LongestFirst
-    ratio: Int32  # query heads a KV head
+    ratio: Int32 | cute.FastDivmodDivisor  # query heads a KV head, to divide by
     packing: HeadPacking
     boxes: Boxes | None  # where heads may be packed
     scale_log2: Float32

@@ -207,6 +207,7 @@ class ForwardSm100:
         stay = cuts_nothing(shape.band(*band))
         if cutlass.const_expr(config.claims_tiles):
             stay = Boolean(False)
+        fast = config.divides_by_products
         self.kernel(
             (qk, pv),
             tuple(tma_q),
@@ -218,7 +219,8 @@ class ForwardSm100:
             tuple(shape.descale(pointer) for pointer in descale_pointers),
             (*band, shape.seqlen_q, shape.seqlen_k),
             (scheduler.row_blocks, scheduler.heads, shape.batch, scheduler.heads_per_group),
-            shape.ratio,
+            scheduler.make_divisors() if fast else (),
+            (shape.ratio, *((cute.fast_divmod_create_divisor(shape.ratio),) if fast else ())),
             tokens,
             softmax_scale * LOG2_E,
         ).launch(
@@ -242,7 +244,8 @@ class ForwardSm100:
         descales: tuple[cute.Tensor, ...],  # of q, k, v; or ()
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
-        ratio: Int32,
+        divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
+        ratio: tuple,  # query heads a KV head, and that as a divisor where there are any
         tokens: tuple[Int32, ...],  # positions a tile of packed rows; or ()
         scale_log2: Float32,
     ):
@@ -273,9 +276,11 @@ class ForwardSm100:
             gmem=GlobalTensors(q, k, v, o, mLSE),
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             band=Band(*band),
-            scheduler=LongestFirst(*tiles),
-            ratio=ratio,
-            packing=HeadPacking(tokens[0] if cutlass.const_expr(len(tokens) > 0) else ROWS, ratio),
+            scheduler=LongestFirst(*tiles, divisors),
+            ratio=ratio[-1],
+            packing=HeadPacking(
+                tokens[0] if cutlass.const_expr(len(tokens) > 0) else ROWS, ratio[0]
+            ),
             boxes=self.plan.boxes_of(boxes, storage),
             scale_log2=scale_log2,
             rank=cute.arch.block_idx_in_cluster() if cutlass.const_expr(paired) else 0,
