@@ -14,13 +14,15 @@ Way = tuple[Instruction, ...]
 
 CASES = (
     "softmax, no mask",
+    "softmax, no mask, a maximum moves",
     "softmax, mask",
+    "softmax, mask, a maximum moves",
     "correction, nothing to scale",
     "correction, scales",
     "MMA",
     "load",
 )
-COMPARED = CASES[:4]
+COMPARED = CASES[:6]
 
 _HEAD = """\
 # What the Blackwell kernels execute, read from their machine code
@@ -74,13 +76,11 @@ def ways(kernel: Kernel) -> dict[str, Way]:
         return max(kernel.of(role), key=lambda each: len(each.longest), default=None)
 
     softmax = sorted(kernel.of("softmax"), key=lambda each: len(each.shortest))
-    if softmax:
-        found[CASES[0]] = softmax[0].shortest
-    if len(softmax) > 1:
-        found[CASES[1]] = softmax[1].shortest
+    for at, one in enumerate(softmax[:2]):
+        found[CASES[2 * at]], found[CASES[2 * at + 1]] = one.shortest, one.longest
     if correction := longest("correction"):
-        found[CASES[2]], found[CASES[3]] = correction.shortest, correction.longest
-    for case in CASES[4:]:
+        found[CASES[4]], found[CASES[5]] = correction.shortest, correction.longest
+    for case in CASES[6:]:
         if one := longest(case):
             found[case] = one.shortest
     return found

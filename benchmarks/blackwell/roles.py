@@ -4,8 +4,9 @@ A loop over blocks of keys is known by what it does: that of a softmax warp comp
 that of a correction warp writes tensor memory back without any, that of the MMA warp multiplies,
 that of the load warp copies. A pass is a way through the loop's blocks, and which one is taken
 depends on the data; two are of interest, and both do all of the role's work (`_WORK`): the shortest
-one and the longest. For a correction warp these are the blocks of keys without and with a
-rescale. Waits are counted as succeeding at once, and inner loops as one round.
+one and the longest. For a correction warp these are the blocks of keys without and with a rescale,
+for a softmax warp those where no maximum moves and where one does. Waits are counted as succeeding
+at once, and inner loops as one round.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _HOLDS: dict[str, tuple[Callable[[Instruction], bool], int]] = {
     "store": (_named("UTMASTG"), 1),
 }
 _WORK: dict[str, Callable[[Instruction], bool]] = {
-    "softmax": lambda i: _is_exponential(i) or _is_signal(i) or i.name == "LDTM",
+    # Not exponentials: that of a row's scale may be off the usual way.
+    "softmax": lambda i: _is_signal(i) or i.name == "LDTM",
     "correction": _is_signal,
     "MMA": lambda i: _is_product(i) or i.name == "UTCBAR",
     "load": _named("UTMALDG"),
