@@ -72,7 +72,7 @@ class HostCode:
         for argument in signature(self.variant):
             value = values.get(argument.name)
             match argument.kind:
-                case Kind.ELEMENTS | Kind.FLOATS:
+                case Kind.ELEMENTS | Kind.OUTPUTS | Kind.FLOATS | Kind.INTS:
                     arrays.append((argument.name, value))
                     numbers.append(ctypes.c_void_p(value.ctypes.data))
                 case Kind.I32:
@@ -81,6 +81,8 @@ class HostCode:
                     numbers.append(ctypes.c_float(value))
                 case Kind.STREAM:
                     numbers.append(ctypes.c_void_p(None))
+                case other:
+                    raise ValueError(f"argument {argument.name} is of the unknown kind {other}")
         places = (ctypes.c_void_p * (len(numbers) + 1))(*map(ctypes.addressof, numbers))
         captured = self._captured(places, len(numbers), values["sm_count"])
         return {
