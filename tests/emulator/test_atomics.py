@@ -109,3 +109,38 @@ def test_atomic(run_ptx, op, kind, space):
     np.testing.assert_array_equal(cells, np.array(expected, dtype))
     if order:
         assert int(one[0]) == total
+
+
+VECTOR = """.version 8.6
+.target sm_90a
+.address_size 64
+
+// sums += values, {elements} neighbours a thread, twice.
+.visible .entry kernel(.param .u64 sums, .param .u64 values)
+{{
+  .reg .b32 tid;
+  .reg .f32 v<4>;
+  .reg .b64 offset, to, from;
+  mov.u32 tid, %tid.x;
+  mul.wide.u32 offset, tid, {bytes};
+  ld.param.u64 to, [sums];
+  add.u64 to, to, offset;
+  ld.param.u64 from, [values];
+  add.u64 from, from, offset;
+  ld.global.v{elements}.f32 {registers}, [from];
+  red.relaxed.gpu.global.add.v{elements}.f32 [to], {registers};
+  red.global.add.v{elements}.f32 [to], {registers};
+  ret;
+}}
+"""
+
+
+@pytest.mark.parametrize("elements", [2, 4])
+def test_sum_of_vectors(run_ptx, elements):
+    registers = "{" + ", ".join(f"v{i}" for i in range(elements)) + "}"
+    text = VECTOR.format(elements=elements, bytes=4 * elements, registers=registers)
+    rng = np.random.default_rng(9)
+    sums, values = rng.normal(size=(2, 64 * elements)).astype(np.float32)
+    expected = (sums + values) + values
+    run_ptx(text, sums, values, block=(64, 1, 1))
+    np.testing.assert_array_equal(sums, expected)
