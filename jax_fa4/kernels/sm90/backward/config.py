@@ -18,7 +18,12 @@ class BackwardConfig:
 
     Two consumer warpgroups have 64 keys each; a third makes dQ, and one warp of it loads. Q and dO
     have rings of `stages` tiles of `tile_m` queries, with a log-sum-exp and a delta a query, and dS
-    one of `ds_stages` tiles of `tile_m` queries and all keys.
+    one of `ds_stages` tiles of `tile_m` queries and all keys. dQ is made in panels of `dq_columns`,
+    one after the other. With `lookahead` a consumer issues the next block's scores before it waits
+    for this block's sums.
+
+    Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
+    The queries' warpgroup pays for what the consumers have above 168; 32 columns of dQ want 16.
     """
 
     head_dim: int

@@ -3,18 +3,21 @@
     P = exp2(scale log2(e) Q K^T - lse_log2)      dP = dO V^T      dS = P (dP - delta)
     dV = sum over queries of P^T dO     dK = scale sum dS^T Q     dQ += dS K, scaled afterwards
 
-    producer warp --TMA--> sK, sV, once
-                  --TMA--> sQ, lse_log2 --+--> consumer warpgroups 0 and 1, 64 keys each
-                  --TMA--> sdO, delta   --+       S^T = K Q^T, dP^T = V dO^T    from shared memory
-                                                  dV += P^T dO, dK += dS^T Q    A from registers
-                                                  sdS, dQ = dS K                from shared memory
-                                                  dQ to dq_accum                by bulk reductions
-                                                  dK, dV --> sK, sV --TMA-->    at the end
+    warp 0 --TMA--> sK, sV, once
+           --TMA--> sQ, lse_log2 --+--> consumer warpgroups 0 and 1, 64 keys each
+           --TMA--> sdO, delta   --+      S^T = K Q^T, dP^T = V dO^T    from shared memory
+                                   |      dV += P^T dO, dK += dS^T Q    A from registers
+                                   |      dK, dV --> sK, sV --TMA-->    at the end
+                                   |      dS --> sdS
+                                   +--> queries' warpgroup, warp 0 of which loads
+                                          dQ = dS K                     from shared memory
+                                          dQ to dq_accum                by vector reductions
 
-| barrier | stages | full: producer             | empty: consumer                          |
-| kv      | 2      | TMA, 1 arrival + bytes     | never: K, then V, once a CTA             |
-| q       | stages | TMA of Q, bulk of lse_log2 | every consumer warp, dK has read Q       |
-| do      | stages | TMA of dO, bulk of delta   | every consumer warp, dV has read dO      |
+| barrier | stages    | full                        | empty                                 |
+| kv      | 2         | TMA, 1 arrival + bytes      | never: K, then V, once a CTA          |
+| q       | stages    | TMA of Q, bulk of lse_log2  | every consumer warp, dK has read Q    |
+| do      | stages    | TMA of dO, bulk of delta    | every consumer warp, dV has read dO   |
+| ds      | ds_stages | every consumer warp, fenced | the queries' 4 warps, dQ has read dS  |
 
 A CTA owns one block of keys of one KV head, and walks the blocks of queries that see it of all the
 group's query heads: dK and dV stay in registers, without any expansion to query heads.
@@ -102,7 +105,6 @@ class Context:
     gmem: GlobalTensors
     band: Band
     queries: QueryRange
-    start: Int32  # the block of queries to begin with
     position: Position
     heads_q: Int32
     ratio: Int32  # query heads a KV head
@@ -285,7 +287,6 @@ class BackwardSm90:
             gmem=GlobalTensors(q, k, v, do, dk, dv, *rows),
             band=visible,
             queries=queries,
-            start=queries.first,
             position=Position(key_block, head_kv, batch),
             heads_q=heads_q,
             ratio=ratio,

@@ -1,7 +1,4 @@
-"""In what order a CTA walks blocks of queries: those of a head upwards, head after head.
-
-Blocks start at `start`, and from the last that the keys are seen by go on with the first.
-"""
+"""In what order a CTA walks blocks of queries: those of a head upwards, head after head."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from cutlass import Int32
 
 def first_step(context) -> tuple[Int32, Int32]:
     """Query head and block of queries to begin with."""
-    return context.position.head_kv * context.ratio, context.start
+    return context.position.head_kv * context.ratio, context.queries.first
 
 
 def steps(context) -> Int32:
@@ -24,6 +21,5 @@ def next_step(context, head: Int32, block: Int32) -> tuple[Int32, Int32]:
     """The head and block after these."""
     queries = context.queries
     block = block + 1
-    block = queries.first if block == queries.last else block
-    head = head + 1 if block == context.start else head
-    return head, block
+    wraps = block == queries.last
+    return head + 1 if wraps else head, queries.first if wraps else block
