@@ -19,6 +19,9 @@ from typing import Any
 # Several libraries share the GPU in this process; set before jax is imported.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks import cells as cells_module
 from benchmarks import environment, measure, peers, report
 from benchmarks.cells import Cell
@@ -73,6 +76,8 @@ def run(arguments: argparse.Namespace, cells: Sequence[Cell]) -> dict[str, Any]:
     _say(f"{described['gpu']}, driver {described['driver']}, {described['packages']}")
     for name, reason in absent.items():
         _say(f"{name} is absent: {reason}")
+    for words in _gradients(cells) if "jax_fa4" in contestants else ():
+        _say(words)
     peak = measure.matmul_peak(arguments.matmul_size, rounds=rounds)
     _say(f"bf16 product of {arguments.matmul_size} cubed: {peak:.3g} TFLOP/s")
     document: dict[str, Any] = {
@@ -108,6 +113,15 @@ def run(arguments: argparse.Namespace, cells: Sequence[Cell]) -> dict[str, Any]:
         if arguments.json:
             report.save(arguments.json, document)
     return document
+
+
+def _gradients(cells: Sequence[Cell]) -> list[str]:
+    """Which path ours takes in the cells with a backward, a line for each head dim."""
+    from jax_fa4 import explain
+
+    shapes = {cell.head_dim: cell.shape for cell in cells if cell.backward}
+    arrays = {d: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for d, shape in shapes.items()}
+    return [f"D = {d}: {explain(x, x, x)}" for d, x in arrays.items()]
 
 
 def _line(cell: Cell, results: Sequence[measure.Result]) -> str:

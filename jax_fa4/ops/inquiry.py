@@ -128,6 +128,8 @@ def _gradient(path: selection.Path, kernels: tuple[str, ...]) -> str:
     """Which path a call's gradient takes."""
     if kernels:
         return f"gradient: kernel {', '.join(kernels)}"
+    if path.backward_reason is None:
+        return "no gradient: differentiating 8-bit elements raises"
     return f"gradient: portable path (XLA): {path.backward_reason}"
 
 

@@ -13,7 +13,7 @@ from jax_fa4 import emulator, ffi
 from jax_fa4.ffi.driver import driver_cuda_version
 from jax_fa4.ops import errors
 from jax_fa4.ops.band import Band
-from jax_fa4.variants import CATALOG, Arch, BackwardVariant, ForwardVariant, parse
+from jax_fa4.variants import CATALOG, Arch, BackwardVariant, DType, ForwardVariant, parse
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.select import (
     backward_variants,
@@ -156,8 +156,13 @@ def _emulated(problem: Problem) -> Path:
     )
 
 
-def _no_backward(problem: Problem, majors: list[str]) -> str:
-    """Why the portable path computes a gradient, on devices of these compute capabilities."""
+def _no_backward(problem: Problem, majors: list[str]) -> str | None:
+    """Why the portable path computes a gradient, on devices of these compute capabilities.
+
+    None where nothing does.
+    """
+    if problem.kernel_dtype is DType.E4M3:
+        return None
     kind = "deterministic backward" if problem.deterministic else "backward"
     return (
         f"no {kind} kernel for compute capability {', '.join(f'{m}.x' for m in majors)} takes "

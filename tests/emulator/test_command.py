@@ -48,10 +48,31 @@ def test_trace_without_matplotlib(capsys, monkeypatch):
     assert "pip install '.[demo]'" in capsys.readouterr().err
 
 
-def test_run_of_the_backward(capsys):
-    arguments = ["bwd_preprocess_sm90_fp16", "--shape", "2,40,40,2,1,72", "--completion", "latest"]
-    assert main(["run", *arguments]) == 0
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bwd_preprocess_sm90_fp16", "2,40,40,2,1,72"),
+        ("bwd_sm90_bf16_d64", "1,70,140,2,1,40", "--causal"),
+        ("bwd_sm90_fp16_d128", "1,70,140,2,1,104", "--level", "hardware"),
+        ("bwd_postprocess_sm90_bf16", "1,70,30,2,2,96"),
+        ("bwd_sm100_bf16_d96", "1,130,140,2,1,96", "--causal"),
+        ("bwd_postprocess_sm100_fp16", "1,130,60,1,1,40"),
+    ],
+)
+def test_run_of_the_backward(capsys, arguments):
+    variant, shape, *more = arguments
+    assert main(["run", variant, "--shape", shape, "--completion", "latest", *more]) == 0
     assert capsys.readouterr().out.endswith("verdict: OK\n")
+
+
+def test_report_of_the_backward_is_of_the_kernel_asked_for(capsys):
+    """It runs between its helpers, and its five products and the exponentials are its own."""
+    assert main(["report", "bwd_sm90_bf16_d64", "--shape", "1,128,128,1,1,64"]) == 0
+    printed = capsys.readouterr().out
+    products = int(re.search(r"(\d+)  multiplications", printed)[1])
+    assert products >= 5 * 128 * 128 * 64
+    assert f"{128 * 128:14d}  exponentials" in printed
+    assert re.search(r"^findings\n  none$", printed, re.M)
 
 
 def test_run_passes(capsys):
@@ -91,6 +112,8 @@ def test_run_fails_a_wrong_kernel(capsys, monkeypatch, old, new, words):
         (["trace", "bwd_preprocess_sm90_bf16"], "the kernel never synchronises"),
         (["trace", VARIANT, "--cta", "3"], "no events of CTA 3: there are some of the CTAs 0"),
         (["run", VARIANT, "--shape", "1,8,8,1,1,128"], "takes head dims up to 64"),
+        (["run", "bwd_sm90_bf16_d64", "--shape", "1,8,8,1,1,72"], "takes head dims up to 64"),
+        (["run", "bwd_postprocess_sm90_bf16", "--shape", "1,8,8,1,1,512"], "follows no kernel"),
     ],
 )
 def test_what_it_cannot_run_is_said(capsys, arguments, words):

@@ -72,6 +72,7 @@ def test_8_bits_are_for_blackwell(machine, capability, taken):
     text = jax_fa4.explain(x, x, x, causal=True)
     if taken:
         assert text.startswith("kernel fwd_sm100_e4m3_d128 on NVIDIA Test")
+        assert text.endswith("; no gradient: differentiating 8-bit elements raises")
     else:
         assert "compute capability 9.0" in path.reason
         assert "kernels are for compute capability 10.x" in text
