@@ -38,7 +38,7 @@ def emulated(case):
             implementation="emulator",
         )
 
-    def call(q, k, v):
+    def call(q, k, v, **options):
         out, lse = jax_fa4.dot_product_attention(
             q,
             k,
@@ -48,6 +48,7 @@ def emulated(case):
             local_window_size=case.window,
             return_residual=True,
             implementation="emulator",
+            **options,
         )
         return out, lse.transpose(0, 2, 1)
 
