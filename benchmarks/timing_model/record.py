@@ -26,13 +26,15 @@ _UNBOUNDED = 2**30
 
 @dataclass(frozen=True)
 class Run:
-    """One head, `rows` queries by `keys`, on a chip of `multiprocessors`."""
+    """One head, `rows` queries by `keys`, on a chip of `multiprocessors`. Row i sees the keys up to
+    `upper` + i, if it is given, else all.
+    """
 
     name: str
     rows: int
     keys: int
     multiprocessors: int
-    causal: bool
+    upper: int | None
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
@@ -64,7 +66,7 @@ def _record(emulated: Any, head_dim: int, run: Run) -> Any:
     arrays = [pointer(cutlass.BFloat16, x) for x in (q, k, v, out)] + [
         pointer(cutlass.Float32, lse)
     ]
-    upper = 0 if run.causal else _UNBOUNDED
+    upper = _UNBOUNDED if run.upper is None else run.upper
     shape = (1, run.rows, run.keys, 1, 1, head_dim, head_dim)
     numbers = (*shape, head_dim**-0.5, -_UNBOUNDED, upper, run.multiprocessors)
     settings = jax_fa4.emulator.options(seed=1, sm_count=run.multiprocessors)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks.timing_model.events import Key
 from benchmarks.timing_model.listing import Listing, name_products, read_cubin
-from benchmarks.timing_model.replay import Key, Replay
+from benchmarks.timing_model.replay import Replay
 from benchmarks.timing_model.spans import Result
 from benchmarks.timing_model.streams import Stream, streams
 from benchmarks.timing_model.units import Chip

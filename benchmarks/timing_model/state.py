@@ -26,7 +26,17 @@ class Core:
 class Warp:
     """Where a warp is in its stream, and what it waits for."""
 
-    __slots__ = ("at", "boards", "copies", "core", "cta", "fence", "products", "stream", "sub")
+    __slots__ = (
+        "at",
+        "boards",
+        "copies",
+        "core",
+        "cta",
+        "fence",
+        "products",
+        "stream",
+        "sub",
+    )
 
     def __init__(self, stream: Stream, core: Core) -> None:
         self.stream = stream

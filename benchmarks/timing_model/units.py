@@ -51,15 +51,18 @@ class Chip:
         return self.memory / self.multiprocessors / self.hertz
 
 
+# [H] H100's white paper and the programming guide's table for compute capability 9.0, [L] measured
+# on Hopper (arXiv 2402.13499), [N] measured on ours (benchmarks/NOTES.md).
 H100 = Chip(
-    name="H100",
-    multiprocessors=132,
-    hertz=1.755e9,
-    flops=4096,
+    name="H100 SXM",
+    multiprocessors=132,  # [H]
+    hertz=1.755e9,  # [A: every comparison has its own, measured]
+    flops=4096,  # [H: 512 multiplications and additions a cycle and tensor core]
+    # mma.sync's latency of 33 cycles less its own 4 on the pipe, and shared memory's 29 [L, A].
     product_latency={(1, False): 60, (1, True): 60},
-    global_latency=500,
-    load_latency=600,
-    memory=3.0e12,
+    global_latency=500,  # [L: 480]
+    load_latency=600,  # [A: L2's 270 of L, and what the copy's own unit takes]
+    memory=3.0e12,  # [N: a copy, read plus written]
 )
 B200 = Chip(
     name="B200",

@@ -33,7 +33,8 @@ def main() -> None:
     for name, keys, tiles, causal in RUNS:
         # Full: one CTA, or one pair, takes all tiles.
         multiprocessors = MULTIPROCESSORS if causal else form.multiprocessors
-        runs.append(Run(name, tiles * form.rows or keys, keys, multiprocessors, causal))
+        upper = 0 if causal else None
+        runs.append(Run(name, tiles * form.rows or keys, keys, multiprocessors, upper))
     record(folder, variant, runs, sys.argv[3] if len(sys.argv) > 3 else None)
 
 

@@ -1,0 +1,1 @@
+"""The Hopper forward in the model of time, beside its measured figures."""
