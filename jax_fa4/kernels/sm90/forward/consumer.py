@@ -194,10 +194,9 @@ def run(context, wg: Int32) -> None:
             warpgroup.wait_group(0)
             k_state = products.release(pipes.k, k_state)
         frag.acc_O.fill(0.0)
-        v_state = products.skip(pipes.v, skipped, v_state)
-
         block = last - skipped - 1
         _scores_into_p(context, frag, (row, block * config.tile_n), thread)
+        v_state = products.skip(pipes.v, skipped, v_state)
         for i in cutlass.range(block - own.unmasked_last, unroll=1):
             key = (block - 1 - i) * config.tile_n
             k_state, v_state = _block(context, frag, rows, key, True, k_state, v_state)
