@@ -39,8 +39,8 @@ class Cost:
     claims_tiles: bool = False  # a CTA has further tiles where they are not alike, too
 
 
-# Cycles by the timing model (benchmarks/results/blackwell-timing.md) on the kernels' own events,
-# but for head dim 256. The model is off for pairs of CTAs, FlashAttention-4's come out 15 % below
+# Cycles by the timing model (benchmarks/results/blackwell-timing.md) on the kernels' own events.
+# The model is off for pairs of CTAs, FlashAttention-4's come out 15 % below
 # their published figures: until a chip says otherwise, ours are not chosen at head dim 128 (their
 # cycles here are of kernels before; benchmarks/NOTES.md has those of today).
 COSTS: dict[tuple[int, int, Form], Cost] = {
@@ -69,22 +69,22 @@ COSTS: dict[tuple[int, int, Form], Cost] = {
     (128, 128, Form.PAIR): Cost(
         rows=512, multiprocessors=2, per_block=2663, first_tile=8518, next_tile=1383
     ),
-    # Estimates: 2048 cycles of products a block (benchmarks/NOTES.md), and a fourth and an eighth
-    # more for the 64 and 32 bytes a cycle that L2 must bring.
+    # The model's L2 gives every multiprocessor 64 bytes a cycle: what the usual form takes, and
+    # twice what each of a pair does.
     (256, 256, Form.USUAL): Cost(
         rows=128,
         multiprocessors=1,
-        per_block=2560,
-        first_tile=9000,
-        next_tile=5000,
+        per_block=2254,
+        first_tile=9946,
+        next_tile=2525,
         packs_heads=True,
     ),
     (256, 256, Form.PAIR): Cost(
         rows=256,
         multiprocessors=2,
-        per_block=2300,
-        first_tile=9500,
-        next_tile=5200,
+        per_block=2203,
+        first_tile=10381,
+        next_tile=2464,
         packs_heads=True,
     ),
 }
