@@ -119,3 +119,9 @@ def run(context) -> None:
         head, block = next_visit(work, head, block)
         _load_queries(context, q_ring, work, head, block)
         _load_doutput(context, do_ring, work, head, block)
+
+    # Stay until every stage was read, so that no product arrives at a dead CTA's barrier.
+    for name, ring in (("q_empty", q_ring), ("do_empty", do_ring)):
+        for _ in cutlass.range_constexpr(ring.stages):
+            wait_stage(context.barriers[name], ring, producer=True)
+            advance(ring)
