@@ -62,8 +62,9 @@ def test_lost_waits_are_a_race(broken):
 
 
 def test_an_address_out_of_bounds_is_named(broken):
-    store = first(r"st\.global\.[a-z0-9.]+\s+\[%rd\d+\]")
-    broken(VARIANT, (store, store.replace("]", "+1073741824]")))
+    stores = set(re.findall(r"st\.global\.[a-z0-9.]+\s+\[%rd\d+\]", emulator.ptx_of(VARIANT)))
+    assert stores
+    broken(VARIANT, *((store, store.replace("]", "+1073741824]")) for store in stores))
     text = run()
     assert "out-of-bounds" in text
     assert "lie in no buffer of the kernel" in text

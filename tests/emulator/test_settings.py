@@ -57,7 +57,8 @@ def test_settings_are_attributes_of_the_call():
 def test_it_says_what_it_runs():
     assert jax_fa4.is_supported(X, X, X, implementation="emulator") is None
     text = jax_fa4.explain(X, X, X, causal=True, implementation="emulator")
-    assert text == "kernel fwd_sm90_bf16_d64 on the emulator, on the CPU"
+    forward = "kernel fwd_sm90_bf16_d64 on the emulator, on the CPU"
+    assert text == f"{forward}; gradient: kernel bwd_sm90_bf16_d64"
 
 
 @pytest.mark.parametrize(
