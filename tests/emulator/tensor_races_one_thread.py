@@ -196,7 +196,9 @@ ONE_THREAD = {
         AWAIT_OTHER
         AFTER
         @w0 LOAD
+        AWAIT_DONE
         """,
+        # Nothing orders the two arrivals: without the last wait one may come after the CTA's exit.
         {},
     ),
     "operand written, product": (

@@ -62,7 +62,7 @@ void Machine::Start(uint64_t queue, std::function<void()> complete) {
     complete();
     ++version;
   } else {
-    cluster.events.push_back({queue, std::move(complete)});
+    cluster.events.push_back({queue, false, std::move(complete)});
   }
 }
 
@@ -70,7 +70,7 @@ void Machine::Follow(std::function<void()> complete) {
   if (options.completion == Completion::kEarliest || options.level != Level::kPtx) {
     complete();
   } else {
-    cluster.events.push_back({NewQueue(), std::move(complete)});
+    cluster.events.push_back({NewQueue(), true, std::move(complete)});
   }
 }
 
@@ -236,14 +236,30 @@ bool Machine::Runnable(const Warp& warp) const {
   return false;
 }
 
-// Lets one asynchronous operation take effect: any that is first in its queue. Where all wait for
-// one, it is the oldest; at level ptx any, or by an odd seed the newest, so that some come last.
+// Where all wait for events: the oldest operation, or at level ptx an arrival that follows from one
+// that is over; by an odd seed the newest arrival, after all operations, so that some come last.
+size_t Machine::ChooseAwaited() {
+  std::vector<size_t> arrivals;
+  size_t oldest = cluster.events.size();
+  for (size_t i = 0; i < cluster.events.size(); ++i) {
+    if (cluster.events[i].follows) {
+      arrivals.push_back(i);
+    } else if (oldest == cluster.events.size()) {
+      oldest = i;
+    }
+  }
+  const bool none = oldest == cluster.events.size();
+  if (arrivals.empty()) return oldest;
+  if (options.seed % 2 == 1) return none ? arrivals.back() : oldest;
+  if (!none && random() % 2 == 0) return oldest;
+  return arrivals[random() % arrivals.size()];
+}
+
+// Lets one asynchronous operation take effect: any that is first in its queue.
 bool Machine::CompleteOne(bool any) {
   std::vector<Event>& events = cluster.events;
   if (events.empty() || (!any && random() % 4 != 0)) return false;
-  size_t chosen = random() % events.size();
-  if (any && options.level != Level::kPtx) chosen = 0;
-  if (any && options.level == Level::kPtx && options.seed % 2 == 1) chosen = events.size() - 1;
+  size_t chosen = any ? ChooseAwaited() : random() % events.size();
   for (size_t i = 0; i < chosen; ++i) {
     if (events[i].queue == events[chosen].queue) {
       chosen = i;

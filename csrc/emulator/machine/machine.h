@@ -168,6 +168,7 @@ struct Cta {
 // An asynchronous operation under way. Those of one queue take effect in order.
 struct Event {
   uint64_t queue = 0;
+  bool follows = false;  // from an operation that is over
   std::function<void()> complete;
 };
 
@@ -234,6 +235,7 @@ struct Machine {
   void RunCluster();
   void RunSlice(Warp* warp, int budget);
   bool CompleteOne(bool any);
+  size_t ChooseAwaited();
   bool Runnable(const Warp& warp) const;
   bool LetTryWaitsTimeOut();
   [[noreturn]] void ReportDeadlock();
