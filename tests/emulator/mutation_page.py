@@ -27,8 +27,8 @@ Launches of this package's kernels are those that their own compiled host code m
 (`host_launches.py`), but for the grid: one cluster walks all tiles, so that every loop of every
 role runs, and keys of falling length make the output's rescaling happen. The rows of `fwd_sm90`
 are older: the same problems, with launches laid out by hand. The rows of `fwd_sm100` are of the
-kernels of commit 9f827ea. Only there were the statements of one-line inline blocks mutated, too, and
-may the arrivals of commits change places.
+kernels of commit 9f827ea. Only there were the statements of one-line inline blocks mutated, too,
+and may the arrivals of commits change places.
 
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
