@@ -27,7 +27,7 @@ from benchmarks.timing_model import listing, replay, streams
 from benchmarks.timing_model.lines import Line, fit
 from benchmarks.timing_model.units import B200
 from jax_fa4.aot import toolkit
-from jax_fa4.aot.compile import kernel_class_path
+from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.emulator import cute_dsl
 from jax_fa4.variants import Arch, DType, Form, ForwardVariant

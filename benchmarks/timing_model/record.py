@@ -16,7 +16,7 @@ import numpy as np
 
 import jax_fa4.emulator
 from jax_fa4.aot import toolkit
-from jax_fa4.aot.compile import kernel_class_path
+from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.emulator import cute_dsl
 from jax_fa4.variants import ForwardVariant

@@ -12,48 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from jax_fa4.aot import toolkit
+from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments
-from jax_fa4.variants.variant import (
-    Arch,
-    BackwardPostprocessVariant,
-    BackwardPreprocessVariant,
-    BackwardVariant,
-    DType,
-    ForwardVariant,
-    Variant,
-)
+from jax_fa4.variants.variant import Variant
 
 # Host code for any x86-64 machine of the last decade; by default it is the build machine's.
 HOST_TARGET = "llvm -mtriple=x86_64-unknown-linux-gnu -mcpu=x86-64-v2"
 
 SYMBOL_PREFIX = "jax_fa4_"
-
-FORWARD_KERNELS = {
-    Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90",
-    Arch.SM100: "jax_fa4.kernels.sm100.forward.kernel:ForwardSm100",
-}
-FORWARD_FP8_KERNEL = "jax_fa4.kernels.sm100.forward.kernel_fp8:ForwardFp8Sm100"
-BACKWARD_KERNELS = {
-    Arch.SM90: "jax_fa4.kernels.sm90.backward.kernel:BackwardSm90",
-    Arch.SM100: "jax_fa4.kernels.sm100.backward.kernel:BackwardSm100",
-}
-BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
-BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
-
-
-def kernel_class_path(variant: Variant) -> str:
-    """Where the variant's kernel class is, "module:Class". It is called with the variant."""
-    match variant:
-        case ForwardVariant(dtype=DType.E4M3):
-            return FORWARD_FP8_KERNEL
-        case ForwardVariant():
-            return FORWARD_KERNELS[variant.arch]
-        case BackwardPreprocessVariant():
-            return BACKWARD_PREPROCESS_KERNEL
-        case BackwardVariant():
-            return BACKWARD_KERNELS[variant.arch]
-        case BackwardPostprocessVariant():
-            return BACKWARD_POSTPROCESS_KERNEL
 
 
 def compile_options(variant: Variant) -> str:

@@ -13,7 +13,8 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
-from jax_fa4.aot.compile import compile_options, kernel_class_path
+from jax_fa4.aot.compile import compile_options
+from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.variants.variant import Variant
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,9 @@ _COMMON = (
     "jax_fa4.aot.toolkit",
     "jax_fa4.variants.variant",
 )
+
+# What it says of one variant is hashed instead: rows of other variants change nothing.
+_TABLE = "jax_fa4.aot.kernel_classes"
 
 
 def dsl_version() -> str:
@@ -73,14 +77,12 @@ def sources(variant: Variant, root: Path = PACKAGE_ROOT) -> list[Path]:
     found: dict[str, Path] = {}
     while waiting:
         module = waiting.pop()
-        if module in found or not module.startswith("jax_fa4."):
+        if module in found or module == _TABLE or not module.startswith("jax_fa4."):
             continue
         file = _module_file(module, root)
         if file is None:
             continue
         found[module] = file
-        # The common modules import each other and one table of kernels; what they import of
-        # kernels is the kernel module above.
         waiting += [
             name
             for imported in _imported_modules(file, module)
@@ -97,7 +99,8 @@ def fingerprint(variant: Variant, root: Path = PACKAGE_ROOT) -> str:
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
 
-    add(variant.name.encode(), compile_options(variant).encode(), dsl_version().encode())
+    facts = (variant.name, kernel_class_path(variant), compile_options(variant), dsl_version())
+    add(*(fact.encode() for fact in facts))
     for file in sources(variant, root):
         add(str(file.relative_to(root)).encode(), file.read_bytes())
     return digest.hexdigest()

@@ -183,7 +183,7 @@ def _kernel_backward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, ...]:
         pad_operands(Operands(q, k, v, out, dout, lse, dlse)),
         softmax_scale=plan.softmax_scale,
         band=plan.band,
-        variants=plan.path.backward_for(),
+        variants=plan.path.backward_for(q.shape, k.shape, plan.band),
         emulator=plan.path.emulator,
     )
     return tuple(dx[..., : x.shape[-1]] for dx, x in zip(gradients, (q, k, v), strict=True))

@@ -81,13 +81,14 @@ def explain(
         return "portable path (XLA): there is nothing to compute, the arrays are empty"
     path = selection.select(problem, "emulator" if emulated else None)
     shapes = _with_one_batch_axis(query), _with_one_batch_axis(key)
-    names = path.forward_for(*shapes, _band(query, key, options))
+    band = _band(query, key, options)
+    names, backward = path.forward_for(*shapes, band), path.backward_for(*shapes, band)
     if emulated:
-        gradient = _gradient(path, path.backward)
+        gradient = _gradient(path, backward)
         return f"kernel {', '.join(names)} on the emulator, on the CPU; {gradient}"
     device = selection.cuda_devices()[0]
     name = selection.kernel_for(device, names)
-    backward = path.backward and (selection.kernel_for(device, path.backward),)
+    backward = backward and (selection.kernel_for(device, backward),)
     return f"kernel {name} on {selection.describe(device)}; {_gradient(path, backward)}"
 
 
@@ -109,8 +110,10 @@ def backward_workspace_bytes(
     query, key = _arrays(query, key)
     if not path.backward or 0 in query.shape or 0 in key.shape:
         return 0
-    batch, length, heads, _ = _with_one_batch_axis(query)
-    return Workspace.of(path.backward, batch=batch, heads_q=heads, seqlen_q=length).bytes
+    shapes = _with_one_batch_axis(query), _with_one_batch_axis(key)
+    names = path.backward_for(*shapes, _band(query, key, options))
+    batch, length, heads, _ = shapes[0]
+    return Workspace.of(names, batch=batch, heads_q=heads, seqlen_q=length).bytes
 
 
 def build_info() -> dict[str, str]:

@@ -16,6 +16,7 @@ from jax_fa4.ops.band import Band
 from jax_fa4.variants import CATALOG, Arch, BackwardVariant, DType, ForwardVariant, parse
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.select import (
+    backward_for_call,
     backward_variants,
     for_call,
     forward_variants,
@@ -32,8 +33,8 @@ class Path:
     """The way a call goes. Kernel names are empty on the portable path; `reason` says why it is.
 
     `forward` names the forward kernels in all forms that serve the call; `forward_for` chooses.
-    `backward` names the gradient's main kernels, one an architecture; without any the gradient
-    is portable, and `backward_reason` says why.
+    `backward` and `backward_for`: the same of the gradient's main kernels; without any the
+    gradient is portable, and `backward_reason` says why.
     On the kernel path the choice between kernel and portable code is left to the platform
     that the program is lowered for, so that one program serves both. With `emulator` settings
     the kernels run on the emulator, and the program is for the CPU alone.
@@ -53,28 +54,22 @@ class Path:
         self, query: tuple[int, ...], key: tuple[int, ...], band: Band
     ) -> tuple[str, ...]:
         """For arrays of these shapes, as a device holds them: one kernel for each architecture."""
-        call = Call(
-            batch=query[0],
-            heads=query[2],
-            heads_kv=key[2],
-            seqlen_q=query[1],
-            seqlen_k=key[1],
-            band_lower=band.lower,
-            band_upper=band.upper,
-        )
-        names = for_call(self.forward, call)
+        names = for_call(self.forward, _call(query, key, band))
         if self.emulator is not None:
             for name in names:
                 emulator.load(name)
         return names
 
-    def backward_for(self) -> tuple[str, ...]:
-        """The gradient's main kernels, loaded with their helpers where they are emulated."""
+    def backward_for(
+        self, query: tuple[int, ...], key: tuple[int, ...], band: Band
+    ) -> tuple[str, ...]:
+        """The gradient's main kernels likewise, loaded with their helpers where emulated."""
+        names = backward_for_call(self.backward, _call(query, key, band))
         if self.emulator is not None:
-            for name in self.backward:
+            for name in names:
                 for needed in (name, *_helpers(name)):
                     emulator.load(needed)
-        return self.backward
+        return names
 
 
 def select(problem: Problem, implementation: str | None) -> Path:
@@ -171,6 +166,19 @@ def _no_backward(problem: Problem, majors: list[str]) -> str | None:
     )
 
 
+def _call(query: tuple[int, ...], key: tuple[int, ...], band: Band) -> Call:
+    """The question that forms are chosen by, of a query (B, Sq, Hq, D) and key (B, Sk, Hkv, D)."""
+    return Call(
+        batch=query[0],
+        heads=query[2],
+        heads_kv=key[2],
+        seqlen_q=query[1],
+        seqlen_k=key[1],
+        band_lower=band.lower,
+        band_upper=band.upper,
+    )
+
+
 def _helpers(name: str) -> tuple[str, ...]:
     variant = parse(name)
     assert isinstance(variant, BackwardVariant)
@@ -186,7 +194,7 @@ def cuda_devices() -> tuple[jax.Device, ...]:
 
 
 def kernel_for(device: jax.Device, names: tuple[str, ...]) -> str:
-    """The one of `Path.forward_for`'s kernels that a device runs."""
+    """The one of `Path.forward_for`'s or `backward_for`'s kernels that a device runs."""
     (name,) = (n for n in names if parse(n).arch.compute_capability_major == _major(device))
     return name
 

@@ -33,14 +33,27 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.DYNAMIC): ((64, 64), (96, 96), (128, 128), (192, 128)),
 }
 
-# Likewise of the backward's main kernel, and of those the ones with a deterministic twin.
-BACKWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
-    Arch.SM90: ((64, 64), (128, 128)),
-    Arch.SM100: ((64, 64), (96, 96), (128, 128)),
+# Likewise of the backward's main kernel in all its forms, and the deterministic ones.
+BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
+    (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
 }
-DETERMINISTIC_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
-    Arch.SM100: ((64, 64), (96, 96), (128, 128)),
+DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
 }
+
+
+def _of_any_form(
+    table: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]],
+) -> dict[Arch, tuple[tuple[int, int], ...]]:
+    found: dict[Arch, set[tuple[int, int]]] = {}
+    for (arch, _), pairs in table.items():
+        found.setdefault(arch, set()).update(pairs)
+    return {arch: tuple(sorted(pairs)) for arch, pairs in found.items()}
+
+
+BACKWARD_HEAD_DIMS = _of_any_form(BACKWARD_FORMS)
+DETERMINISTIC_HEAD_DIMS = _of_any_form(DETERMINISTIC_FORMS)
 
 
 def widest_head_dim(dtype: DType) -> int:
@@ -69,10 +82,10 @@ CATALOG: tuple[Variant, ...] = (
     ),
     *(
         BackwardVariant(
-            arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, deterministic=deterministic
+            arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, form=form, deterministic=fixed
         )
-        for deterministic, table in ((False, BACKWARD_HEAD_DIMS), (True, DETERMINISTIC_HEAD_DIMS))
-        for arch, pairs in table.items()
+        for fixed, table in ((False, BACKWARD_FORMS), (True, DETERMINISTIC_FORMS))
+        for (arch, form), pairs in table.items()
         for dtype in HALF_PRECISIONS
         for d, d_v in pairs
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TypeVar
 
-from jax_fa4.variants import select_sm100
+from jax_fa4.variants import select_backward, select_sm100
 from jax_fa4.variants.catalog import CATALOG, widest_head_dim
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.variant import (
@@ -72,9 +72,9 @@ def forward_variants(
 def backward_variants(
     problem: Problem, built: Collection[str] | None = None
 ) -> tuple[BackwardVariant, ...]:
-    """The backward's main kernel for a problem, at most one for each architecture.
+    """The backward's main kernels for a problem, in all their forms, for each architecture.
 
-    The narrowest that holds the head dims, as in the forward, and whose helpers are built too.
+    The narrowest that hold the head dims, as in the forward, and whose helpers are built too.
     """
     if refusal(problem) is not None:
         return ()
@@ -107,6 +107,16 @@ def for_call(names: Iterable[str], call: Call) -> tuple[str, ...]:
         elif forms:
             chosen.append(forms[0].name)
     return tuple(chosen)
+
+
+def backward_for_call(names: Iterable[str], call: Call) -> tuple[str, ...]:
+    """The same of the forms of `backward_variants`."""
+    variants = [parse(name) for name in names]
+    forms = {
+        arch: [v for v in variants if isinstance(v, BackwardVariant) and v.arch is arch]
+        for arch in Arch
+    }
+    return tuple(select_backward.fastest(of, call).name for of in forms.values() if of)
 
 
 def _narrowest(

@@ -60,13 +60,13 @@ HALF_PRECISIONS = (DType.BF16, DType.FP16)
 
 
 class Form(Enum):
-    """How a forward kernel is built, by the suffix of its name: the usual way has none.
+    """How a kernel is built, by the suffix of its name: the usual way has none.
 
     Every form serves every problem; which is fastest is a matter of choosing.
     """
 
     USUAL = ""  # on Blackwell, a CTA has two tiles of queries, or one where two do not fit
-    PAIR = "pair"  # two CTAs multiply together, each with half of K and of V
+    PAIR = "pair"  # two CTAs work together: forward, each with half of K and V; backward, of dS
     DYNAMIC = "dynamic"  # two tiles of queries; a CTA that is done claims another's, not started
     SPLITKEYS = "splitkeys"  # one tile of queries, its keys dealt to two softmax warpgroups
 
@@ -108,13 +108,14 @@ class BackwardVariant:
     """One compiled main kernel of the backward.
 
     Head dims as of `ForwardVariant`. A deterministic one adds to dQ in a fixed order, so that its
-    results have the same bits in every run.
+    results have the same bits in every run. Of the forms there are the usual one and `PAIR`.
     """
 
     arch: Arch
     dtype: DType
     head_dim: int
     head_dim_v: int = 0
+    form: Form = Form.USUAL
     deterministic: bool = False
 
     def __post_init__(self) -> None:
@@ -125,6 +126,8 @@ class BackwardVariant:
         words = ["bwd", self.arch.value, self.dtype.value, f"d{self.head_dim}"]
         if self.head_dim_v != self.head_dim:
             words.append(f"v{self.head_dim_v}")
+        if self.form is not Form.USUAL:
+            words.append(self.form.value)
         if self.deterministic:
             words.append("deterministic")
         return "_".join(words)
@@ -169,7 +172,8 @@ Variant = ForwardVariant | BackwardVariant | BackwardPreprocessVariant | Backwar
 _FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(?:_([a-z]+))?")
 
 _BACKWARD_NAME = re.compile(
-    r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(_deterministic)?"
+    r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?"
+    r"(?:_(pair))?(_deterministic)?"
 )
 _HELPER_NAME = re.compile(r"bwd_(preprocess|postprocess)_([a-z0-9]+)_([a-z0-9]+)")
 
@@ -197,12 +201,13 @@ def _read(name: str) -> Variant | None:
             form=Form(form),
         )
     if backward := _BACKWARD_NAME.fullmatch(name):
-        arch, dtype, head_dim, head_dim_v, deterministic = backward.groups(default="")
+        arch, dtype, head_dim, head_dim_v, form, deterministic = backward.groups(default="")
         return BackwardVariant(
             arch=Arch(arch),
             dtype=DType(dtype),
             head_dim=int(head_dim),
             head_dim_v=int(head_dim_v or 0),
+            form=Form(form),
             deterministic=bool(deterministic),
         )
     if helper := _HELPER_NAME.fullmatch(name):

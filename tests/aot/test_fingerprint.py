@@ -70,6 +70,7 @@ def changed_by(root, name):
         ("aot/compile.py", {FORWARD, PREPROCESS}),
         ("aot/signatures.py", {FORWARD, PREPROCESS}),
         ("variants/variant.py", {FORWARD, PREPROCESS}),
+        ("aot/kernel_classes.py", set()),
         ("variants/catalog.py", set()),
         ("aot/build.py", set()),
     ],
@@ -81,6 +82,13 @@ def test_a_change_recompiles_what_depends_on_it(root, name, expected):
 def test_the_compiler_is_part_of_the_fingerprint(root, monkeypatch):
     before = fingerprint(FORWARD, root)
     monkeypatch.setattr(fingerprints, "dsl_version", lambda: "4.8.2")
+    assert fingerprint(FORWARD, root) != before
+
+
+def test_the_kernel_class_is_part_of_the_fingerprint(root, monkeypatch):
+    before = fingerprint(FORWARD, root)
+    path = "jax_fa4.kernels.sm90.forward.kernel:Other"
+    monkeypatch.setattr(fingerprints, "kernel_class_path", lambda variant: path)
     assert fingerprint(FORWARD, root) != before
 
 

@@ -15,9 +15,17 @@ from jax_fa4.variants import (
     Form,
     ForwardVariant,
     parse,
+    select,
+    select_backward,
 )
-from jax_fa4.variants.problem import Problem
-from jax_fa4.variants.select import backward_variants, forward_variants, helpers, refusal
+from jax_fa4.variants.problem import Call, Problem
+from jax_fa4.variants.select import (
+    backward_for_call,
+    backward_variants,
+    forward_variants,
+    helpers,
+    refusal,
+)
 
 PLAIN = Problem(dtype="bfloat16", head_dim=64, softmax_scale=0.125)
 
@@ -147,6 +155,31 @@ def test_names_of_forms(form, suffix):
     assert parse(variant.name) == variant
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_forms_of_the_backward(deterministic, monkeypatch):
+    """A pair is a form: both serve, and one of them runs a call."""
+    usual = BackwardVariant(
+        arch=Arch.SM90, dtype=DType.BF16, head_dim=64, deterministic=deterministic
+    )
+    pair = dataclasses.replace(usual, form=Form.PAIR)
+    assert pair.name == "bwd_sm90_bf16_d64_pair" + "_deterministic" * deterministic
+    assert parse(pair.name) == pair
+    kernels = [v for v in CATALOG if not isinstance(v, BackwardVariant)]
+    monkeypatch.setattr(select, "CATALOG", (*kernels, usual, pair))
+    problem = dataclasses.replace(PLAIN, deterministic=deterministic)
+    found = backward_variants(problem)
+    assert found == (usual, pair)
+    call = Call(
+        batch=1, heads=1, heads_kv=1, seqlen_q=1, seqlen_k=1, band_lower=-(2**30), band_upper=2**30
+    )
+    names = [v.name for v in found]
+    for preferred in (Form.USUAL, Form.PAIR):
+        monkeypatch.setitem(select_backward.PREFERRED, (Arch.SM90, 64, 64), preferred)
+        (name,) = backward_for_call(names, call)
+        assert parse(name).form is preferred
+    assert backward_for_call([usual.name], call) == (usual.name,)
+
+
 def test_names_of_the_backward():
     variant = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=128, deterministic=True)
     assert variant.name == "bwd_sm90_bf16_d128_deterministic"
@@ -186,7 +219,8 @@ def test_head_dims_of_names(name, head_dims):
         "fwd_sm90_bf16_d64_v0",
         "fwd_sm90_bf16_d192_v128_v128",
         "bwd_sm90_bf16",
-        "bwd_sm90_bf16_d64_pair",
+        "bwd_sm90_bf16_d64_splitkeys",
+        "bwd_sm90_bf16_d64_deterministic_pair",
         "bwd_sm90_bf16_deterministic",
         "bwd_preprocess_sm90",
         "bwd_preprocess_sm90_bf16_d64",

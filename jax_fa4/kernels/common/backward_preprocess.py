@@ -38,7 +38,7 @@ import cuda.bindings.driver as cuda
 import cutlass
 from cutlass import BFloat16, Float16, Float32, Int32, Int64, cute
 
-from jax_fa4.variants import BackwardPreprocessVariant, DType
+from jax_fa4.variants.variant import BackwardPreprocessVariant, DType
 
 ELEMENT_TYPES: dict[DType, type[cutlass.Numeric]] = {DType.BF16: BFloat16, DType.FP16: Float16}
 

@@ -1,0 +1,44 @@
+"""Where each variant's kernel class is, "module:Class". It is called with the variant.
+
+A variant's fingerprint covers its own answer, not this file: a further kernel rebuilds no other.
+"""
+
+from __future__ import annotations
+
+from jax_fa4.variants.variant import (
+    Arch,
+    BackwardPostprocessVariant,
+    BackwardPreprocessVariant,
+    BackwardVariant,
+    DType,
+    Form,
+    ForwardVariant,
+    Variant,
+)
+
+FORWARD_KERNELS = {
+    Arch.SM90: "jax_fa4.kernels.sm90.forward.kernel:ForwardSm90",
+    Arch.SM100: "jax_fa4.kernels.sm100.forward.kernel:ForwardSm100",
+}
+FORWARD_FP8_KERNEL = "jax_fa4.kernels.sm100.forward.kernel_fp8:ForwardFp8Sm100"
+BACKWARD_KERNELS = {
+    (Arch.SM90, Form.USUAL): "jax_fa4.kernels.sm90.backward.kernel:BackwardSm90",
+    (Arch.SM100, Form.USUAL): "jax_fa4.kernels.sm100.backward.kernel:BackwardSm100",
+}
+BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
+BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
+
+
+def kernel_class_path(variant: Variant) -> str:
+    """The class of one variant."""
+    match variant:
+        case ForwardVariant(dtype=DType.E4M3):
+            return FORWARD_FP8_KERNEL
+        case ForwardVariant():
+            return FORWARD_KERNELS[variant.arch]
+        case BackwardPreprocessVariant():
+            return BACKWARD_PREPROCESS_KERNEL
+        case BackwardVariant():
+            return BACKWARD_KERNELS[variant.arch, variant.form]
+        case BackwardPostprocessVariant():
+            return BACKWARD_POSTPROCESS_KERNEL

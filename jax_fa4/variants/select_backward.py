@@ -1,0 +1,22 @@
+"""Which form of the backward's main kernel runs a call, where several serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jax_fa4.variants.problem import Call
+from jax_fa4.variants.variant import Arch, BackwardVariant, Form
+
+# (architecture, head dim, head dim of V) -> the form that is faster than the usual one there.
+PREFERRED: dict[tuple[Arch, int, int], Form] = {}
+
+
+def fastest(forms: Sequence[BackwardVariant], call: Call) -> BackwardVariant:
+    """The preferred one of `forms`, kernels that differ in nothing else; the first if none is.
+
+    No form's advantage depends on the lengths today: `call` is for those that will.
+    """
+    del call
+    first = forms[0]
+    wanted = PREFERRED.get((first.arch, first.head_dim, first.head_dim_v), Form.USUAL)
+    return next((v for v in forms if v.form is wanted), first)
