@@ -25,6 +25,7 @@ BACKWARD_KERNELS = {
     (Arch.SM90, Form.USUAL): "jax_fa4.kernels.sm90.backward.kernel:BackwardSm90",
     (Arch.SM100, Form.USUAL): "jax_fa4.kernels.sm100.backward.kernel:BackwardSm100",
 }
+BACKWARD_WIDE_KERNEL = "jax_fa4.kernels.sm100.backward_wide.kernel:BackwardWideSm100"
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
 BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
 
@@ -38,6 +39,8 @@ def kernel_class_path(variant: Variant) -> str:
             return FORWARD_KERNELS[variant.arch]
         case BackwardPreprocessVariant():
             return BACKWARD_PREPROCESS_KERNEL
+        case BackwardVariant(arch=Arch.SM100, form=Form.USUAL) if variant.head_dim > 128:
+            return BACKWARD_WIDE_KERNEL
         case BackwardVariant():
             return BACKWARD_KERNELS[variant.arch, variant.form]
         case BackwardPostprocessVariant():

@@ -1,0 +1,1 @@
+"""The backward kernel for Blackwell at wide heads; read kernel.py first."""
