@@ -36,10 +36,16 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 # Likewise of the backward's main kernel in all its forms, and the deterministic ones.
 BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
-    (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
+    (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
 }
 DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
+}
+
+
+# Kernels with the same bits in every run as they are, which have no deterministic twin.
+ALWAYS_DETERMINISTIC: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM100, Form.USUAL): ((192, 128), (256, 256)),
 }
 
 
@@ -54,6 +60,12 @@ def _of_any_form(
 
 BACKWARD_HEAD_DIMS = _of_any_form(BACKWARD_FORMS)
 DETERMINISTIC_HEAD_DIMS = _of_any_form(DETERMINISTIC_FORMS)
+
+
+def is_deterministic(variant: BackwardVariant) -> bool:
+    """Whether its results have the same bits in every run."""
+    always = ALWAYS_DETERMINISTIC.get((variant.arch, variant.form), ())
+    return variant.deterministic or (variant.head_dim, variant.head_dim_v) in always
 
 
 def widest_head_dim(dtype: DType) -> int:

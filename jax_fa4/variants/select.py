@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from jax_fa4.variants import select_backward, select_sm100
-from jax_fa4.variants.catalog import CATALOG, widest_head_dim
+from jax_fa4.variants.catalog import CATALOG, is_deterministic, widest_head_dim
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.variant import (
     HALF_PRECISIONS,
@@ -82,7 +82,7 @@ def backward_variants(
         variant
         for variant in CATALOG
         if isinstance(variant, BackwardVariant)
-        and variant.deterministic == problem.deterministic
+        and (is_deterministic(variant) if problem.deterministic else not variant.deterministic)
         and all(_is_built(name, built) for name in helpers(variant))
     )
     return _narrowest(kernels, problem, built)

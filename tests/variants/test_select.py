@@ -135,6 +135,18 @@ def test_determinism_is_a_kernel_of_its_own():
         assert {v.deterministic for v in found} <= {deterministic}
 
 
+@pytest.mark.parametrize("dims", [(129, 1), (192, 128), (192, 129), (256, 256)])
+def test_determinism_is_a_property_of_blackwells_wide_kernels(dims):
+    found = []
+    for deterministic in (False, True):
+        problem = dataclasses.replace(
+            PLAIN, head_dim=dims[0], head_dim_v=dims[1], deterministic=deterministic
+        )
+        found.append([v for v in backward_variants(problem) if v.arch is Arch.SM100])
+    assert found[0] == found[1]
+    assert {v.head_dim for v in found[0]} == {192 if dims[1] <= 128 else 256}
+
+
 @pytest.mark.parametrize("variant", CATALOG, ids=lambda v: v.name)
 def test_names_round_trip(variant):
     assert parse(variant.name) == variant

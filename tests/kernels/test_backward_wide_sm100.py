@@ -1,0 +1,125 @@
+"""The Blackwell backward at wide heads, compiled here without a GPU: what ptxas makes of it."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+pytest.importorskip(
+    "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
+)
+
+from jax_fa4.kernels.sm100.backward_wide.config import WIDE_CONFIGS
+from jax_fa4.kernels.sm100.backward_wide.context import barrier_table
+from jax_fa4.kernels.sm100.backward_wide.roles import (
+    Gradient,
+    cuts_something,
+    visited_keys,
+    visited_queries,
+)
+from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.variants import CATALOG, Arch, BackwardVariant, Form
+from jax_fa4.variants.catalog import is_deterministic
+
+VARIANTS = [
+    v
+    for v in CATALOG
+    if isinstance(v, BackwardVariant)
+    and v.arch is Arch.SM100
+    and v.form is Form.USUAL
+    and (v.head_dim, v.head_dim_v) in WIDE_CONFIGS
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_nothing_spills(variant, built):
+    kernels, ptx = built(variant)
+    assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
+    assert ".target sm_100f" in ptx
+    assert ".local" not in ptx
+    # Products are 16 deep. S stands at two places before the loop and one in it, dP at one each.
+    of_scores, of_dscores, of_sum = variant.head_dim // 16, variant.head_dim_v // 16, 64 // 16
+    products = len(re.findall(r"tcgen05\.mma", ptx))
+    assert products == 3 * (3 * of_scores + of_sum) + 2 * 2 * of_dscores
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_nothing_is_added_to_memory(variant, built):
+    """Which is why the kernels are deterministic as they are."""
+    _, ptx = built(variant)
+    assert is_deterministic(variant)
+    assert not re.search(r"^\s*(@\S+ )?(red|atom|cp\.reduce)\.", ptx, re.MULTILINE)
+
+
+@pytest.mark.parametrize("dims", WIDE_CONFIGS, ids=lambda dims: f"d{dims[0]}v{dims[1]}")
+def test_the_memory_maps_fit(dims):
+    config = WIDE_CONFIGS[dims]
+    memory = config.tensor_memory
+    parts = [
+        range(memory.sum, memory.sum + max(dims)),
+        range(memory.first, memory.first + config.head_dim // 2),
+        range(memory.scores, memory.scores + 64),
+        range(memory.dscores, memory.dscores + 64),
+    ]
+    if memory.holds_second:
+        parts.append(range(memory.second, memory.second + config.head_dim_v // 2))
+    used = [column for part in parts for column in part]
+    assert len(set(used)) == len(used) == memory.columns <= 512
+    own = 0 if memory.holds_second else 128 * config.head_dim_v
+    tiles = 64 * (config.first_stages * config.head_dim + config.second_stages * config.head_dim_v)
+    barriers = sum(spec.stages for spec in barrier_table(config).values())
+    small = 8 * barriers + 128 + 4 * 64 * 2 * 3
+    assert small <= 3072
+    assert 2 * (own + tiles) + 3072 == config.smem_bytes <= 232448
+
+
+UNBOUNDED = 2**30
+
+
+def _bands(count):
+    """Lengths and bands at random, with ends beyond all queries and keys among them."""
+    choose = random.Random(0)
+    for _ in range(count):
+        lower, upper = (
+            choose.choice([-UNBOUNDED, UNBOUNDED, choose.randrange(-900, 900)]) for _ in range(2)
+        )
+        yield Band(lower, upper, choose.randrange(1, 800), choose.randrange(1, 800))
+
+
+def _visits(band, of_keys):
+    """The blocks of the stream that each tile of own rows visits."""
+    length, visited = (band.seqlen_k, visited_queries) if of_keys else (band.seqlen_q, visited_keys)
+    spans = (visited(band, row) for row in range(0, length, 128))
+    return [range(first, first + blocks) for first, blocks in spans]
+
+
+def _sees(band, query, key):
+    return band.lower <= key - query <= band.upper
+
+
+@pytest.mark.parametrize("gradient", [Gradient.DK, Gradient.DQ])
+def test_every_visible_pair_is_visited_and_what_is_cut_is_masked(gradient):
+    for band in _bands(60):
+        visits = _visits(band, gradient.of_keys)
+        for query in range(0, band.seqlen_q, 31):
+            for key in range(band.seqlen_k):
+                own, streamed = (key, query) if gradient.of_keys else (query, key)
+                if _sees(band, query, key):
+                    assert streamed // 64 in visits[own // 128], band
+        for n, blocks in enumerate(visits):
+            for m in blocks:
+                corners = [(128 * n + i, 64 * m + j) for i in (0, 127) for j in (0, 63)]
+                if gradient.of_keys:
+                    corners = [(query, key) for key, query in corners]
+                end = 128 * (n + 1) if gradient.of_keys else 64 * (m + 1)
+                whole = all(_sees(band, *corner) for corner in corners) and end <= band.seqlen_k
+                assert bool(cuts_something(band, gradient, 128 * n, 64 * m)) == (not whole), band
+
+
+def test_visits_stay_within_the_stream():
+    for band in _bands(1000):
+        for of_keys, length in ((True, band.seqlen_q), (False, band.seqlen_k)):
+            blocks = -(-length // 64)
+            assert all(0 <= v.start < v.stop <= blocks for v in _visits(band, of_keys)), band
