@@ -60,11 +60,13 @@ class HostCode:
     def _entry(self, name: str) -> int | None:
         return ctypes.cast(getattr(self.library, self.facts[name]), ctypes.c_void_p).value
 
-    def launch(self, values: dict[str, Any]) -> dict[str, Any]:
+    def launch(
+        self, values: dict[str, Any], written: tuple[str, ...] = ("out", "lse")
+    ) -> dict[str, Any]:
         """The launch for these values of all arguments by name; arrays stay where they are.
 
         Like a launch that was captured elsewhere (mutate.py says how): of the arrays, those of
-        the names "out" and "lse" are written.
+        the names in `written` are written.
         """
         from jax_fa4.aot.signatures import Kind, signature
 
@@ -89,7 +91,7 @@ class HostCode:
             "geometry": np.array(captured.geometry),
             "parameters": np.array(captured.parameters[: captured.parameter_bytes], np.uint8),
             "addresses": np.array([x.ctypes.data for _, x in arrays], np.uint64),
-            "writable": np.array([name in ("out", "lse") for name, _ in arrays]),
+            "writable": np.array([name in written for name, _ in arrays]),
             **{f"memory{i}": x.reshape(-1).view(np.uint8) for i, (_, x) in enumerate(arrays)},
         }
 

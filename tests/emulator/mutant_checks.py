@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mutant_text import FAULT, WAIT, Text
+from mutant_text import AFTER, BEFORE, FAULT, WAIT, Text
 from mutants import Mutant
 
 
@@ -16,9 +16,13 @@ class Survivor:
 
     mutant: Mutant
     ptx: str
-    clean: Callable[[str], bool]  # no finding, whatever the result, under every schedule
+    kinds: Callable[[str], set[str]]  # of findings under every schedule; "" where there is none
     clusters: int  # CTAs a cluster
     unchanged: Callable[[str], bool]  # the kernel's own bits, under every schedule
+
+    def clean(self, ptx: str) -> bool:
+        """No finding, whatever the result, under every schedule."""
+        return self.kinds(ptx) == {""}
 
     @property
     def lines(self) -> list[str]:
@@ -47,6 +51,17 @@ def already_over(survivor: Survivor) -> bool:
     kind, predicate, address, parity, _ = wait.groups()
     test = f"mbarrier.test_wait{kind} {predicate}, {address}, {parity}; @!{predicate} {FAULT}"
     return survivor.clean(survivor.replaced(test))
+
+
+def over_when_used(survivor: Survivor) -> bool:
+    """A wait whose phase is over at the next access, or arrival, behind it: others wait between."""
+    drops = survivor.mutant.family in ("drop wait", "change stage", "change parity")
+    wait = WAIT.search(survivor.code)
+    if not drops or not wait or not re.fullmatch(r"\[%\w+\s*(\+\s*\d+)?\]", wait[3]):
+        return False
+    here = survivor.mutant.line - 1
+    instead = survivor.mutant.text.split("\n")[here]
+    return survivor.clean(Text(survivor.ptx).stops_if_used_before_over(here, instead))
 
 
 def last_wait(survivor: Survivor) -> bool:
@@ -256,11 +271,32 @@ def not_for_load(survivor: Survivor) -> bool:
     return survivor.mutant.family == "move wait" and loads and "try_wait" in survivor.code
 
 
+def fenced_elsewhere(survivor: Survivor) -> bool:
+    """A tcgen05.fence, dropped or passed, that has another between it and what it orders."""
+    text, here = Text(survivor.ptx), survivor.mutant.line - 1
+    if survivor.mutant.family == "move wait" and survivor.passed.startswith(BEFORE):
+        here = text.near(survivor.passed, here)
+    elif survivor.mutant.family != "drop fence":
+        return False
+    return text.lines[here].startswith((AFTER, BEFORE)) and text.fenced_elsewhere(here)
+
+
+def nothing_before(survivor: Survivor) -> bool:
+    """A fence before which nobody has touched tensor memory, and which no thread meets again."""
+    if not survivor.code.startswith(AFTER):
+        return False
+    text, here = Text(survivor.ptx), survivor.mutant.line - 1
+    if survivor.mutant.family != "drop fence" or here in text.reachable(here):
+        return False
+    return survivor.kinds(text.stops_at_tensor_memory(here)) <= {"", "deadlock"}
+
+
 def no_more_scores(survivor: Survivor) -> bool:
     """A fence between products, after which comes none that takes A from shared memory."""
-    if not survivor.code.startswith("tcgen05.fence::before_thread_sync"):
+    text, here = Text(survivor.ptx), survivor.mutant.line - 1
+    if not survivor.code.startswith(BEFORE) or not text.multiplies_after(here):
         return False
-    return survivor.clean(Text(survivor.ptx).stops_at_scores_after(survivor.mutant.line - 1))
+    return survivor.clean(text.stops_at_scores_after(here))
 
 
 def fence_of_reader(survivor: Survivor) -> bool:

@@ -43,6 +43,12 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "a kernel that stops where it is not, under every schedule)",
     ),
     (
+        checks.over_when_used,
+        "the next thing that touches memory or tells others finds its phase over: the waits "
+        "between the two take as long (checked: a kernel that stops there if it is not, under "
+        "every schedule)",
+    ),
+    (
         checks.ordered_by_another,
         "it waits for another phase, and when that is over so is its own (checked: a kernel that "
         "stops where it is not, under every schedule)",
@@ -136,6 +142,18 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "it still comes before the product, and its phase tells of a copy to shared memory, "
         "which the fence does not order (checked: races of tensor memory, where a tcgen05 "
         "instruction without the fence is one)",
+    ),
+    (
+        checks.fenced_elsewhere,
+        "on every path another fence of its kind stands between it and the tcgen05 instruction, or "
+        "the wait or arrival, that it would order (PTX ISA 9.7.16.6.3; checked: the text's control "
+        "flow)",
+    ),
+    (
+        checks.nothing_before,
+        "until its warp has passed it nobody touches tensor memory, and it does so once, so there "
+        "is nothing that it could order (PTX ISA 9.7.16.6.3; checked: the text; a kernel whose "
+        "warp ends there stops at no such instruction, under every schedule)",
     ),
     (
         checks.not_for_load,

@@ -9,14 +9,29 @@ WAIT = re.compile(r"mbarrier\.try_wait(\S*)\s+(\S+), (\[[^\]]*\]), (\S+?)(, \S+)
 
 # What accesses memory, or starts what does. To announce bytes (expect_tx) does not.
 _ACCESSES = re.compile(
-    r"^(?:@\S+\s+)?(?:ld\.(?!param)|st\.|red\.|atom\.|cp\.async\.bulk\.(?:tensor|shared|global)"
-    r"|wgmma\.mma|tcgen05\.(?:mma|ld|st|commit))"
+    r"^(?:@\S+\s+)?(?:ld\.(?!param)|st\.|red\.|atom\.|stmatrix|ldmatrix|cp\.async\.c[ag]"
+    r"|cp\.(?:reduce\.)?async\.bulk\.(?:tensor|shared|global)|clusterlaunchcontrol\.try"
+    r"|wgmma\.mma|tcgen05\.(?:mma|ld|st|commit|dealloc))"
 )
 # Where lanes of a warp, or all threads, meet; every role begins after the latter.
 _MEETS = re.compile(r"bar\.warp\.sync|(?:bar|barrier)\.sync|setmaxnreg")
+AFTER, BEFORE = (f"tcgen05.fence::{side}_thread_sync" for side in ("after", "before"))
+_LEARNS = re.compile(
+    r"mbarrier\.(?:try|test)_wait|bar(?:rier)?\.(?:warp\.|cluster\.)?(?:sync|wait)"
+)
 _TELLS = re.compile(r"mbarrier\.arrive|tcgen05\.commit|\b(?:bar|barrier)\.(?:sync|arrive)\b")
+_TENSOR_MEMORY = re.compile(r"(?:@\S+\s+)?tcgen05\.(?:mma|ld|st|cp|shift)")
+_PRODUCT = re.compile(r"(?:@\S+\s+)?tcgen05\.mma")
 _SCORES = re.compile(r"tcgen05\.mma\S*\s+\[[^\]]*\], %rd")
 _BRANCH = re.compile(r"^(@\S+\s+)?bra(?:\.uni)?\s+(\$\w+);")
+
+
+def _declaring(lines: list[str], predicates: tuple[str, ...], numbers: tuple[str, ...]) -> str:
+    """The kernel with these registers; every number is zero at the start."""
+    start = [f".reg .pred {name};" for name in predicates]
+    start += [f".reg .u32 {name}; mov.u32 {name}, 0;" for name in numbers]
+    body = lines.index("{")
+    return "\n".join([*lines[:body], f"{{ {' '.join(start)}", *lines[body + 1 :]])
 
 
 class Text:
@@ -26,24 +41,55 @@ class Text:
         self.lines = [line.strip() for line in ptx.split("\n")]
         self.labels = {line[:-1]: i for i, line in enumerate(self.lines) if line.endswith(":")}
 
+    def _next(self, line: int) -> list[int]:
+        """The lines that may come directly after this one; setmaxnreg begins another role."""
+        code = self.lines[line]
+        branch = _BRANCH.match(code)
+        found = [self.labels[branch[2]]] if branch else []
+        ends = code.startswith(("ret", "setmaxnreg")) or (branch and not branch[1])
+        return found if ends or line + 1 == len(self.lines) else [*found, line + 1]
+
     def reachable(self, line: int) -> set[int]:
-        """The lines that a role may execute after this one; setmaxnreg begins another role."""
+        """The lines that a role may execute after this one."""
         seen: set[int] = set()
-        open_ = [line + 1]
+        open_ = self._next(line)
         while open_:
             at = open_.pop()
-            while at < len(self.lines) and at not in seen:
+            if at not in seen:
                 seen.add(at)
-                code = self.lines[at]
-                if code.startswith("setmaxnreg"):
-                    break
-                branch = _BRANCH.match(code)
-                if branch:
-                    open_.append(self.labels[branch[2]])
-                if code.startswith("ret") or (branch and not branch[1]):
-                    break
-                at += 1
+                open_ += self._next(at)
         return seen
+
+    def _meets(self, line: int, wanted: re.Pattern[str], stop: str, steps: list[list[int]]) -> bool:
+        """Whether steps from this line come to `wanted` before they come to `stop`."""
+        seen: set[int] = set()
+        open_ = list(steps[line])
+        while open_:
+            at = open_.pop()
+            if at in seen or self.lines[at].startswith(stop):
+                continue
+            seen.add(at)
+            if wanted.search(self.lines[at]):
+                return True
+            open_ += steps[at]
+        return False
+
+    def fenced_elsewhere(self, line: int) -> bool:
+        """Whether other fences order all that the tcgen05.fence at this line orders."""
+        later = [self._next(at) for at in range(len(self.lines))]
+        earlier: list[list[int]] = [[] for _ in later]
+        for at, following in enumerate(later):
+            for other in following:
+                earlier[other].append(at)
+        if self.lines[line].startswith(AFTER):
+            ahead, behind = _TENSOR_MEMORY, _LEARNS
+        else:
+            ahead, behind = _TELLS, _TENSOR_MEMORY
+        stop = self.lines[line].rstrip(";")
+        return any(
+            not self._meets(line, wanted, stop, steps)
+            for wanted, steps in ((ahead, later), (behind, earlier))
+        )
 
     def accesses_after(self, line: int) -> bool:
         """Whether anything after this line touches memory."""
@@ -79,8 +125,11 @@ class Text:
                 text[at] = f"mov.u32 open, {int(at == line)}; {code if at != line else ''}"
             elif _TELLS.search(code):
                 text[at] = f"setp.ne.u32 is_open, open, 0; @is_open {FAULT} {code}"
-        text[text.index("{")] = "{ .reg .pred is_open; .reg .u32 open; mov.u32 open, 0;"
-        return "\n".join(text)
+        return _declaring(text, ("is_open",), ("open",))
+
+    def multiplies_after(self, line: int) -> bool:
+        """Whether the role issues products after this line."""
+        return any(_PRODUCT.match(self.lines[at]) for at in self.reachable(line))
 
     def stops_at_scores_after(self, line: int) -> str:
         """The kernel that stops at a product with A in shared memory, once it was at `line`."""
@@ -89,7 +138,32 @@ class Text:
             if _SCORES.match(code):
                 text[at] = f"setp.ne.u32 is_after, after, 0; @is_after {FAULT} {code}"
         text[line] = f"mov.u32 after, 1; {text[line]}"
-        text[text.index("{")] = "{ .reg .pred is_after; .reg .u32 after; mov.u32 after, 0;"
+        return _declaring(text, ("is_after",), ("after",))
+
+    def stops_if_used_before_over(self, line: int, instead: str) -> str:
+        """The kernel with another statement in place of the wait at `line`, which stops where a
+        thread that was there next touches memory, or tells others, and the phase is not over."""
+        _, _, address, parity, _ = WAIT.search(self.lines[line]).groups()
+        register, offset = re.fullmatch(r"\[(%\w+)\s*(?:\+\s*(\d+))?\]", address).groups()
+        text = list(self.lines)
+        for at, code in enumerate(text):
+            if _ACCESSES.match(code) or _TELLS.search(code):
+                text[at] = (
+                    "setp.ne.u32 is_open, open, 0; setp.eq.u32 is_over, 0, 0; @is_open mbarrier"
+                    ".test_wait.parity.shared.b64 is_over, [open_at], open_parity; "
+                    f"@!is_over {FAULT} mov.u32 open, 0; {code}"
+                )
+        text[line] = (
+            f"mov.u32 open, 1; add.u32 open_at, {register}, {offset or 0}; mov.u32 open_parity, "
+            f"{parity}; {instead}"
+        )
+        return _declaring(text, ("is_open", "is_over"), ("open", "open_at", "open_parity"))
+
+    def stops_at_tensor_memory(self, line: int) -> str:
+        """The kernel in which a warp that comes to `line` ends there, and which stops where any
+        thread touches tensor memory."""
+        text = [FAULT if _TENSOR_MEMORY.match(code) else code for code in self.lines]
+        text[line] = "ret;"
         return "\n".join(text)
 
     def near(self, code: str, line: int) -> int:

@@ -36,7 +36,7 @@ from mutant_checks import Survivor
 from mutant_reasons import reason
 from mutants import Mutant, marked, mutants
 from mutation_page import page
-from subjects import Schedule, Subject, captured_subject, forward_subject, schedules
+from subjects import Schedule, Subject, captured_subject, package_subject, schedules
 
 TIMEOUT_SECONDS = 120.0
 FIRST = Schedule("random", 0)
@@ -131,10 +131,18 @@ def explain(subject: Subject, results: Path) -> None:
         sys.exit(f"{path} is about another text of {subject.name}")
     survivors = {(m["line"], m["what"]): m for m in saved["mutants"] if m["outcome"] == "survives"}
 
-    def clean(ptx: str) -> bool:
-        """No finding, whatever the result, under every schedule."""
-        kinds = (outcome(subject, ptx, x, None)[0] for x in (FIRST, *schedules()))
-        return all(kind == "none" for kind in kinds)
+    def kinds(ptx: str) -> set[str]:
+        """Of findings, up to the first that no check can accept; "" where there is none."""
+        found: set[str] = set()
+        for schedule, launch in itertools.product((FIRST, *schedules()), subject.launches):
+            try:
+                launch(ptx, schedule)
+                found.add("")
+            except EmulatorError as error:
+                found.add(str(error).split(":")[0])
+            if not found <= {"", "deadlock"}:
+                break
+        return found
 
     _, expected = outcome(subject, subject.ptx, FIRST, None)
 
@@ -150,7 +158,7 @@ def explain(subject: Subject, results: Path) -> None:
             Survivor(
                 mutant,
                 subject.ptx,
-                lambda ptx: in_child(lambda: clean(ptx)) is True,
+                lambda ptx: set(in_child(lambda: kinds(ptx))),
                 subject.cluster,
                 lambda ptx: in_child(lambda: unchanged(ptx)) is True,
             )
@@ -181,7 +189,7 @@ def main() -> None:
     if options.name:
         subjects = [captured_subject(emulator, options.name, options.files)]
     else:
-        subjects = [forward_subject(emulator, path, options.cache) for path in options.files]
+        subjects = [package_subject(emulator, path, options.cache) for path in options.files]
     for subject in subjects:
         if options.command == "run":
             run(subject, options)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import subject_arguments as arguments
 from conftest import Emulator, EmulatorError, Run
 from host_launches import HostCode
 
-UNBOUNDED = 2**30
 COMPLETIONS = ("earliest", "latest", "random")
 
 
@@ -23,107 +23,68 @@ class Schedule:
     seed: int
 
 
+Launch = Callable[[str, Schedule], object]
+
+
 @dataclass(frozen=True)
 class Subject:
-    """A kernel; `launches` take a text and a schedule, give bits and raise EmulatorError."""
+    """A kernel; `launches` take a text and a schedule, give results and raise EmulatorError."""
 
     name: str
     ptx: str
     cluster: int  # CTAs
-    launches: tuple[Callable[[str, Schedule], bytes], ...]
+    launches: tuple[Launch, ...]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A banded attention, of which one cluster walks all tiles, so that every loop of it runs.
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Results; the first are float32 sums in any order, of which not all bits need agree."""
 
-    The first key is `growth` times as long as the last, which kernels visit first: rows' maxima
-    grow on the way.
-    """
+    bits: bytes
+    count: int
 
-    rows: int
-    keys: int
-    lower: int = -UNBOUNDED
-    upper: int = UNBOUNDED
-    heads: int = 1
-    heads_kv: int = 1
-    growth: float = 1.0
-
-
-PROBLEMS = {
-    "sm90": (
-        Problem(640, 640, -320, 120),
-        Problem(400, 400, upper=0, heads=2, heads_kv=2),
-        Problem(100, 1500, upper=1300, heads=2, heads_kv=2),  # rings of stages go round often
-        Problem(400, 400, -60, 60),  # no block is whole
-        Problem(150, 100, heads=6, heads_kv=6),  # one epilogue after the other
-    ),
-    "sm100": (
-        Problem(640, 640, -320, 120, growth=16),
-        Problem(400, 400, upper=0, heads=2, heads_kv=1, growth=4),
-        Problem(100, 1500, upper=1300, heads=2, heads_kv=2),
-        Problem(400, 400, -60, 60),
-        Problem(150, 100, heads=6, heads_kv=2),
-    ),
-}
+    def __eq__(self, other: object) -> bool:
+        if (
+            not isinstance(other, Sums)
+            or self.bits[4 * self.count :] != other.bits[4 * self.count :]
+        ):
+            return False
+        mine, others = (np.frombuffer(x.bits, np.float32, self.count) for x in (self, other))
+        return bool(np.all(np.abs(mine - others) <= 1e-5 * np.abs(others).max()))
 
 
-def _aligned(values: np.ndarray) -> np.ndarray:
-    """A copy that starts at a multiple of 256, as device memory does."""
-    raw = np.zeros(values.nbytes + 256, np.uint8)
-    begin = -raw.ctypes.data % 256
-    copy = raw[begin : begin + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
+def _launches(run: Emulator, host: HostCode) -> Iterator[tuple[dict[str, Any], Launch]]:
+    """(what was captured, the launch) of every problem of the kernel."""
+    from jax_fa4.variants import BackwardVariant, Form, ForwardVariant
+
+    variant = host.variant
+    if isinstance(variant, ForwardVariant):
+        for seed, problem in enumerate(arguments.FORWARD[variant.arch.value]):
+            saved = host.launch(arguments.forward(variant, problem, seed))
+            if variant.form is not Form.DYNAMIC:  # there one CTA claims the tiles of others
+                saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever it chose
+            yield saved, _captured(run, saved, level="ptx")
+        return
+    main = isinstance(variant, BackwardVariant)
+    for seed, problem in enumerate(arguments.BACKWARD):
+        values = (arguments.backward if main else arguments.postprocess)(variant, problem, seed)
+        saved = host.launch(values, ("dq_accum", "dk", "dv", "semaphores") if main else ("dq",))
+        launch = _captured(run, saved, level="ptx")
+        if main and not variant.deterministic:
+            launch = _summed(launch, values["dq_accum"].size)
+        yield saved, launch
 
 
-def _arguments(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
-    """All arguments of the forward, by name; 16-bit elements by their bits."""
-    random = np.random.default_rng(seed)
-    width = {"q": variant.head_dim, "k": variant.head_dim}
-    width["v"] = width["out"] = getattr(variant, "head_dim_v", variant.head_dim)
-    length = {"q": problem.rows, "k": problem.keys, "v": problem.keys, "out": problem.rows}
-    values: dict[str, Any] = {}
-    for name in ("q", "k", "v"):
-        heads = problem.heads if name == "q" else problem.heads_kv
-        shape = (length[name], heads, width[name])
-        numbers = random.standard_normal(shape).astype(np.float32)
-        if name == "k":
-            numbers *= np.linspace(problem.growth, 1, problem.keys, dtype=np.float32)[:, None, None]
-        half = variant.dtype.value == "fp16"
-        bits = numbers.astype(np.float16).view(np.uint16) if half else numbers.view(np.uint32) >> 16
-        values[name] = _aligned(bits.astype(np.uint16))
-    values["out"] = _aligned(np.full((problem.rows, problem.heads, width["v"]), 0xFFFF, np.uint16))
-    values["lse"] = _aligned(np.full((problem.heads, problem.rows), np.nan, np.float32))
-    return values | {
-        "batch": 1,
-        "seqlen_q": problem.rows,
-        "seqlen_k": problem.keys,
-        "heads_q": problem.heads,
-        "heads_kv": problem.heads_kv,
-        "head_dim": width["q"],
-        "head_dim_v": width["v"],
-        "softmax_scale": width["q"] ** -0.5,
-        "band_lower": problem.lower,
-        "band_upper": problem.upper,
-        "sm_count": 2,
-    }
+def _summed(launch: Launch, count: int) -> Launch:
+    return lambda ptx, schedule: Sums(launch(ptx, schedule), count)
 
 
-def forward_subject(run: Emulator, path: Path, cache: Path) -> Subject:
-    """A forward kernel of this package, by its PTX file."""
-    from jax_fa4.variants import Form
-
+def package_subject(run: Emulator, path: Path, cache: Path) -> Subject:
+    """A kernel of this package, by its PTX file."""
     host = HostCode.of(path, cache)
-    launches = []
-    for seed, problem in enumerate(PROBLEMS[host.variant.arch.value]):
-        values = _arguments(host.variant, problem, seed)
-        saved = host.launch(values)
-        if host.variant.form is not Form.DYNAMIC:  # there one CTA claims the tiles of others
-            saved["geometry"][:3] = saved["geometry"][6:9]  # one cluster, whatever the host chose
-        launches.append(_captured(run, saved, level="ptx"))
-    cluster = int(saved["geometry"][6:9].prod())
-    return Subject(path.stem, plain(host.ptx), cluster, tuple(launches))
+    saved, launches = zip(*_launches(run, host), strict=True)
+    cluster = int(saved[0]["geometry"][6:9].prod())
+    return Subject(path.stem, plain(host.ptx), cluster, launches)
 
 
 def _relocated(parameters: np.ndarray, places: list[tuple[int, int, int]]) -> bytes:

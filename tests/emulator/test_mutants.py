@@ -7,10 +7,11 @@ import re
 
 import numpy as np
 import pytest
-from mutant_checks import Survivor
+from mutant_checks import Survivor, nothing_before, over_when_used
 from mutant_reasons import reason
-from mutants import marked, mutants
-from subjects import plain
+from mutant_text import Text
+from mutants import Mutant, marked, mutants
+from subjects import Sums, plain
 
 PTX = """
 .version 8.6
@@ -103,25 +104,94 @@ def test_one_fault_each():
         assert sorted(mutant.text.split()) != sorted(PTX.split()) or "move" in mutant.family
 
 
-def test_they_are_caught_but_for_those_explained(run_ptx, finding):
+@pytest.fixture
+def survivor(run_ptx, finding):
+    """`survivor(mutant, ptx)` as mutate.py makes it of a mutant that nothing caught."""
+
+    def kinds(ptx):
+        try:
+            run(run_ptx, ptx)
+        except finding as error:
+            return {str(error).split(":")[0]}
+        return {""}
+
+    def unchanged(ptx):
+        return survives(run_ptx, finding, ptx)
+
+    return lambda mutant, ptx: Survivor(mutant, ptx, kinds, 1, unchanged)
+
+
+def test_they_are_caught_but_for_those_explained(run_ptx, finding, survivor):
     explained = 0
     for mutant in MUTANTS:
-        if not survives(run_ptx, finding, mutant.text):
-            continue
-
-        def clean(ptx):
-            try:
-                run(run_ptx, ptx)
-            except finding:
-                return False
-            return True
-
-        def unchanged(ptx):
-            return survives(run_ptx, finding, ptx)
-
-        assert reason(Survivor(mutant, PTX, clean, 1, unchanged)), mutant
-        explained += 1
+        if survives(run_ptx, finding, mutant.text):
+            assert reason(survivor(mutant, PTX)), mutant
+            explained += 1
     assert explained == 4  # of the second mbarrier, which nobody uses, and the barrier's number
+
+
+def test_a_wait_is_needed_unless_others_take_as_long(survivor):
+    wait = PTX[PTX.index("  {\n") : PTX.index("  ld.shared")]
+    for ptx, spared in ((PTX, False), (PTX.replace(wait, wait + wait), True)):
+        first = next(mutant for mutant in mutants(ptx) if mutant.family == "drop wait")
+        assert over_when_used(survivor(first, ptx)) is spared
+
+
+AFTER, BEFORE = "tcgen05.fence::after_thread_sync;", "tcgen05.fence::before_thread_sync;"
+LOAD = "tcgen05.ld.sync.aligned [%r2];"
+ARRIVE = "mbarrier.arrive.shared.b64 _, [%r3];"
+LEARN = "mbarrier.try_wait.parity.shared.b64 P1, [%r4], %r5;"
+
+
+@pytest.mark.parametrize(
+    ("lines", "at", "elsewhere"),
+    [
+        ((LEARN, AFTER, LOAD), 1, False),
+        ((LEARN, AFTER, "add", AFTER, LOAD), 1, True),
+        ((LEARN, AFTER, "add", AFTER, LOAD), 3, True),
+        ((LEARN, AFTER, LEARN, AFTER, LOAD), 3, False),
+        ((LEARN, AFTER, "@p bra $L;", AFTER, "$L:", LOAD), 1, False),
+        ((LEARN, AFTER, "@p bra $L;", AFTER, "$L:", LOAD), 3, True),
+        ((LEARN, AFTER, "@p bra $L;", AFTER, LOAD, "$L:", ARRIVE), 1, True),
+        ((LOAD, BEFORE, ARRIVE), 1, False),
+        ((LOAD, "@p bra $L;", BEFORE, "$L:", BEFORE, ARRIVE), 2, True),
+        ((LOAD, "@p bra $L;", BEFORE, "$L:", BEFORE, ARRIVE), 4, False),
+        (("@p bra $L;", LOAD, BEFORE, "$L:", BEFORE, ARRIVE), 4, True),
+        (("$M:", LOAD, "$L:", BEFORE, ARRIVE, "@p bra $M;"), 3, False),
+        (("$M:", "@p bra $L;", LOAD, "$L:", BEFORE, ARRIVE, "bra $M;"), 4, False),
+    ],
+)
+def test_a_fence_is_needed_unless_others_stand_on_every_path(lines, at, elsewhere):
+    assert Text("\n".join(lines)).fenced_elsewhere(at) is elsewhere
+
+
+@pytest.mark.parametrize(
+    ("again", "kinds", "nothing"),
+    [
+        (False, {"deadlock"}, True),
+        (False, {"", "deadlock"}, True),
+        (False, {"deadlock", "mbarrier"}, False),  # the fault that stands for a load
+        (True, {"deadlock"}, False),
+    ],
+)
+def test_a_first_fence_orders_nothing(again, kinds, nothing):
+    lines = ["{", "$L:", LEARN, AFTER, LOAD, "@p bra $L;" if again else "ret;"]
+    run_texts = []
+    mutant = Mutant(4, f"drop {AFTER}", "drop fence", "")
+    tried = Survivor(mutant, "\n".join(lines), lambda x: run_texts.append(x) or kinds, 1, bool)
+    assert nothing_before(tried) is nothing
+    for text in run_texts:
+        assert text.split("\n")[3] == "ret;"
+        assert LOAD not in text
+
+
+def test_sums_may_differ_by_rounding_and_other_results_may_not():
+    sums = np.array([3, -4], np.float32)
+    mine = Sums(sums.tobytes() + b"rest", 2)
+    assert mine == Sums((sums * np.float32(1 + 1e-6)).tobytes() + b"rest", 2)
+    assert mine != Sums((sums * np.float32(1 + 1e-4)).tobytes() + b"rest", 2)
+    assert mine != Sums(sums.tobytes() + b"lest", 2)
+    assert mine != Sums(np.array([3, np.nan], np.float32).tobytes() + b"rest", 2)
 
 
 @pytest.mark.parametrize("words", ["mbarrier.init", "ld.shared", "ret"])
