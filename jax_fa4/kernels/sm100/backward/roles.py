@@ -42,12 +42,12 @@ class Work:
     visits: Int32  # of all heads
 
 
-def visited_queries(band: Band, key: Int32) -> tuple[Int32, Int32]:
-    """First block of queries, and how many, that see keys [key, key + TILE); at least one.
+def visited_queries(band: Band, key: Int32, keys: int = TILE) -> tuple[Int32, Int32]:
+    """First block of queries, and how many, that see keys [key, key + keys); at least one.
 
     Query i sees key j iff band_lower <= j - i <= band_upper.
     """
-    last_key = min(key + TILE, band.seqlen_k) - 1
+    last_key = min(key + keys, band.seqlen_k) - 1
     begin = max(key - band.upper, 0)
     end = max(min(last_key - band.lower, band.seqlen_q - 1) + 1, 0)
     blocks = cute.ceil_div(band.seqlen_q, TILE)
@@ -64,21 +64,22 @@ def work_of(context) -> Work:
     return Work(key, head_kv, batch, first, blocks, blocks * context.ratio)
 
 
-def turn_of(band: Band, key: Int32, block: Int32) -> Int32:
+def turn_of(band: Band, key: Int32, block: Int32, keys: int = TILE) -> Int32:
     """How many CTAs of smaller keys visit block of queries `block`, which this one visits.
 
-    They follow each other, since neither end of what a CTA visits (`visited_queries`) moves back
-    from one CTA to the next: so what counts is the first of them. It is the first whose keys
-    reach as far as those that the block's first query sees, or that visits no block before this.
+    Each has `keys` of them. They follow each other, since neither end of what a CTA visits
+    (`visited_queries`) moves back from one CTA to the next: so what counts is the first of them. It
+    is the first whose keys reach as far as those that the block's first query sees, or that visits
+    no block before this.
     """
     query = block * TILE
-    reaching = max(query + band.lower, 0) // TILE
+    reaching = max(query + band.lower, 0) // keys
     # Past the last key nothing reaches: then a number that is never the smaller one.
     past = max(query + band.lower - (band.seqlen_k - 1), 0)
-    starting = max(query + band.upper + TILE - 1, 0) // TILE
-    # The first block is everybody's who has none before it.
-    first = min(reaching + past, starting, block * TILE)
-    return key // TILE - first
+    starting = max(query + band.upper + TILE - 1, 0) // keys
+    # The first block is everybody's who has none before it; lengths are below 2^30.
+    first = min(reaching + past, starting, min(block, 1) * (2**30 // keys))
+    return key // keys - first
 
 
 def cuts_something(band: Band, key: Int32, query: Int32) -> Boolean:
