@@ -40,8 +40,19 @@ const SpecialTables* Tables(const int8_t* entries) {
   return tables;
 }
 
+// Of the last text, which is launched many times on end.
+const Kernel& Loaded(std::string_view ptx) {
+  thread_local std::string text;
+  thread_local Kernel kernel = LoadKernel(text);
+  if (ptx != text) {
+    kernel = LoadKernel(ptx);
+    text = ptx;
+  }
+  return kernel;
+}
+
 std::string RunIt(const Run& run) {
-  const Kernel kernel = LoadKernel(std::string_view(run.ptx, run.ptx_bytes));
+  const Kernel& kernel = Loaded(std::string_view(run.ptx, run.ptx_bytes));
   if (kernel.program == nullptr) return "syntax: " + kernel.error;
   Launch launch;
   launch.grid = ToDim3(run.grid);

@@ -99,6 +99,12 @@ def delays(survivor: Survivor) -> bool:
     return moves and re.match(r"mbarrier\.arrive|tcgen05\.commit", survivor.passed) is not None
 
 
+def fence_stays_behind(survivor: Survivor) -> bool:
+    """A wait that passes a tcgen05.fence::before_thread_sync."""
+    waits = survivor.mutant.family == "move wait" and "try_wait" in survivor.code
+    return waits and survivor.passed.startswith(BEFORE)
+
+
 def read_watched(survivor: Survivor) -> bool:
     reads = re.match(r"tcgen05\.ld|ld\.shared", survivor.passed) is not None
     return survivor.mutant.family == "move arrive" and reads
@@ -165,13 +171,20 @@ def own_address(survivor: Survivor) -> bool:
 
 
 def renamed(survivor: Survivor) -> bool:
-    """A barrier of all warps, and the new number is free."""
-    name = re.match(r"bar\.sync\s+(\d+);", survivor.code)
-    if survivor.mutant.family != "change barrier" or not name:
+    """A barrier at which all who use it meet here, under a number that is free."""
+    barrier = re.match(r"bar\.sync\s+(\d+)[,;]", survivor.code)
+    if survivor.mutant.family != "change barrier" or not barrier:
         return False
-    new = int(name[1]) + 9
-    used = re.findall(r"(?:bar|barrier)\.(?:sync|arrive)\s+(\d+)(,|;)", survivor.ptx)
-    return str(new) not in dict(used) and all(end == ";" for at, end in used if at == name[1])
+    new = int(barrier[1]) + 9
+    lines, named = survivor.lines, re.compile(r"bar(?:rier)?\.(?:sync|arrive)\s+(%?\w+)")
+    for at, line in enumerate(lines):
+        used = named.match(line.strip())
+        if used and used[1] == str(new):
+            return False
+        if used and used[1].startswith("%"):  # stops where this is the new number
+            same = f"setp.eq.u32 is_new, {used[1]}, {new}; @is_new {FAULT}"
+            lines[at] = f"{{ .reg .pred is_new; {same} {line} }}"
+    return survivor.clean("\n".join(lines))
 
 
 def another_fence(survivor: Survivor) -> bool:

@@ -29,8 +29,9 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
     ),
     (
         checks.renamed,
-        "all warps meet at another barrier that nobody else uses (checked: the text; were some of "
-        "them elsewhere, there would be a deadlock)",
+        "all warps of this barrier meet here at another that nobody else uses (checked: the text, "
+        "and where a register has the number a kernel that stops at the new one; were some of them "
+        "elsewhere, there would be a deadlock)",
     ),
     (
         checks.last_wait,
@@ -81,6 +82,11 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
     (
         checks.delays,
         "the arrival comes later, which orders more and not less (checked: no deadlock)",
+    ),
+    (
+        checks.fence_stays_behind,
+        "the fence orders the tcgen05 instructions before it with what follows, and of that the "
+        "wait is one more (PTX ISA 9.7.16.6.3; checked: it passes nothing but the fence)",
     ),
     (
         checks.read_watched,

@@ -51,7 +51,7 @@ FORWARD = {
 # Of the backward a CTA has a tile of keys, and walks rows and the heads of its group.
 BACKWARD = (
     Problem(400, 300, -200, 120),
-    Problem(300, 300, upper=0, heads=2, heads_kv=1),
+    Problem(384, 384, upper=0, heads=2, heads_kv=1),  # whole tiles
     Problem(900, 100, upper=700),
     Problem(300, 300, -60, 60),
     Problem(150, 140, heads=6, heads_kv=2),
