@@ -1,9 +1,10 @@
 """The differentiable heart of every call: custom_vjp over vmap folding over a choice by platform.
 
-    custom_vjp( fold_vmap( platform_dependent( cuda = custom call, default = portable ) ) )
+    custom_vjp( custom_jvp( fold_vmap( platform_dependent( cuda = kernel, default = portable ) ) ) )
 
 Residuals are (q, k, v, bias, mask, out, lse). The kernel's custom call sits at the bottom of
 this stack (`_kernel_forward`, `_kernel_backward`): that is where a partitioning rule goes.
+The custom_jvp is for second derivatives, which the rules of the custom_vjp are differentiated for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ffi.backward import backward as backward_call
 from jax_fa4.ffi.forward import forward as forward_call
-from jax_fa4.ops import manual_axes, portable
+from jax_fa4.ops import errors, manual_axes, portable
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.selection import Path
@@ -96,14 +97,15 @@ def _attention_bwd(
 _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _forward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
 ) -> tuple[jax.Array, jax.Array]:
     def compute(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
-        portable_forward = functools.partial(
-            portable.forward, softmax_scale=plan.softmax_scale, band=plan.band, bias=bias, mask=mask
-        )
+        def portable_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
+            return _portable_forward(plan, q, k, v, bias, mask)
+
         if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
             return portable_forward(q, k, v)
         kernel = functools.partial(_kernel_forward, plan)
@@ -117,6 +119,7 @@ def _forward(
     return out, lse
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
     plan: Plan,
@@ -127,15 +130,17 @@ def _backward(
     mask: Dense,
     *rest: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
-    def compute(*operands: jax.Array) -> Any:
-        q, k = operands[:2]
-        portable_backward = functools.partial(_portable_backward, plan, bias, mask)
+    def compute(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
+        def portable_backward(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
+            gradients = _portable_backward(plan, q, k, v, bias, mask, *rest)
+            return gradients if bias is not None else gradients[:3]
+
         if not plan.path.backward or 0 in q.shape or 0 in k.shape:
-            return portable_backward(*operands)
+            return portable_backward(q, k, v, *rest)
         kernel = functools.partial(_kernel_backward, plan)
         if plan.path.emulator is not None:
-            return kernel(*operands)
-        return lax.platform_dependent(*operands, cuda=kernel, default=portable_backward)
+            return kernel(q, k, v, *rest)
+        return lax.platform_dependent(q, k, v, *rest, cuda=kernel, default=portable_backward)
 
     if bias is None and mask is None:
         return (*fold_vmap(compute)(q, k, v, *rest), None)
@@ -143,11 +148,25 @@ def _backward(
     return gradients if bias is not None else (*gradients, None)
 
 
+def _portable_forward(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+) -> tuple[jax.Array, jax.Array]:
+    return portable.forward(
+        q, k, v, softmax_scale=plan.softmax_scale, band=plan.band, bias=bias, mask=mask
+    )
+
+
 def _portable_backward(
-    plan: Plan, bias: Dense, mask: Dense, *operands: jax.Array
-) -> tuple[jax.Array, ...]:
-    q, k, v, out, lse, dout, dlse = operands
-    *gradients, dbias = portable.backward(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: Dense,
+    mask: Dense,
+    *rest: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
+    out, lse, dout, dlse = rest
+    return portable.backward(
         q,
         k,
         v,
@@ -159,7 +178,22 @@ def _portable_backward(
         bias=bias,
         mask=mask,
     )
-    return tuple(gradients) if dbias is None else (*gradients, dbias)
+
+
+def _second_derivative(
+    portable_function: Callable[..., Any], plan: Plan, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    """Derivatives of the portable code without fold_vmap, of which jax.vmap takes care here."""
+    if plan.path.is_kernel:
+        raise errors.no_second_derivative()
+    primals_out, tangents_out = jax.jvp(
+        functools.partial(portable_function, plan), primals, tangents
+    )
+    return primals_out, tangents_out
+
+
+_forward.defjvp(functools.partial(_second_derivative, _portable_forward))
+_backward.defjvp(functools.partial(_second_derivative, _portable_backward))
 
 
 def _kernel_forward(

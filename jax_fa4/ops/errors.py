@@ -63,6 +63,14 @@ def no_fp8_gradient() -> NotImplementedError:
     )
 
 
+def no_second_derivative() -> NotImplementedError:
+    return NotImplementedError(
+        "the gradient of attention was differentiated again, which the kernels cannot do; pass "
+        "implementation='xla', whose gradient has forward derivatives: jax.jvp of jax.grad, or "
+        "jax.hessian"
+    )
+
+
 def heads_do_not_divide(query_heads: int, key_heads: int) -> ValueError:
     return ValueError(
         f"query has {query_heads} heads and key has {key_heads} heads; the query heads must be a "
