@@ -18,7 +18,7 @@ from jax_fa4.demo.console import heading, progress, verdict
 from jax_fa4.demo.model import AttentionFn
 from jax_fa4.demo.training import Batch, Recipe, Trainer
 
-OURS, FLAX, REORDERED = "jax_fa4", "Flax default", "Flax reordered"
+OURS, FLAX, REORDERED, CUDNN = "jax_fa4", "Flax default", "Flax reordered", "cuDNN"
 PLOT_NAME = "jax_fa4_loss.png"
 PROMPT = "The "
 SAMPLE_LENGTH = 320
@@ -42,10 +42,12 @@ def run(console: Console, plan: Plan) -> list[str]:
     trainers = build_trainers(console, recipe, plan.seed)
     ours, flax, *reordered = trainers
     reasons = check_kernel_calls(console, ours, recipe)
-    full = [ours, flax, reordered[0]]
+    cudnn = build_cudnn(console, recipe, plan.seed)
+    full = [ours, flax, reordered[0], *cudnn]
     held_out = training.held_out_batches(corpus, recipe)
     train(console, full, reordered[1:], corpus, recipe, plan)
     reasons += show_curves(console, full, held_out)
+    show_speed(console, ours, cudnn)
     reasons += show_agreement(console, ours, flax, reordered)
     curves = {trainer.name: trainer.losses for trainer in full}
     title = f"Byte-level GPT on {jax.default_backend()}, seed {plan.seed}"
@@ -87,18 +89,48 @@ def build_trainers(console: Console, recipe: Recipe, seed: int) -> list[Trainer]
     return trainers
 
 
-def check_kernel_calls(console: Console, trainer: Trainer, recipe: Recipe) -> list[str]:
-    """Count the kernel's calls in the compiled step: one for each layer, where kernels run."""
+def cudnn_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False, **_: object
+) -> jax.Array:
+    """cuDNN's attention, through jax.nn."""
+    return jax.nn.dot_product_attention(
+        query, key, value, is_causal=is_causal, implementation="cudnn"
+    )
+
+
+def build_cudnn(console: Console, recipe: Recipe, seed: int) -> list[Trainer]:
+    """A trainer with cuDNN's attention, to compare speed with, where our kernels run."""
+    if not expected_calls(recipe)[training.FORWARD_TARGET]:
+        return []
+    try:
+        return [Trainer.build(CUDNN, cudnn_attention, recipe, seed)]
+    except Exception as error:  # cuDNN absent, too old, or not for this GPU: no fault of ours
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        console.print(f"  cuDNN            does not run here: {words[0]}", markup=False)
+        return []
+
+
+def expected_calls(recipe: Recipe) -> dict[str, int]:
+    """Calls of each target in a training step: one for each layer, where kernels run."""
     model = recipe.model
     shape = jax.ShapeDtypeStruct((1, model.context, model.heads, model.head_dim), model.dtype)
-    expected = 0 if jax_fa4.is_supported(shape, shape, shape) else model.layers
-    found = trainer.kernel_calls
-    console.print(
-        f"  compiled step    {found} calls of {training.FORWARD_TARGET} ({expected} expected)"
-    )
-    if found >= expected:
-        return []
-    return [f"the training step calls {training.FORWARD_TARGET} {found} times, not {expected}"]
+    forward = jax_fa4.is_supported(shape, shape, shape) is None
+    backward = jax_fa4.backward_workspace_bytes(shape, shape, shape) > 0
+    return {
+        training.FORWARD_TARGET: model.layers * forward,
+        training.BACKWARD_TARGET: model.layers * backward,
+    }
+
+
+def check_kernel_calls(console: Console, trainer: Trainer, recipe: Recipe) -> list[str]:
+    """Count the kernels' calls in the compiled step. Returns what is not as expected."""
+    reasons = []
+    for target, expected in expected_calls(recipe).items():
+        found = trainer.kernel_calls(target)
+        console.print(f"  compiled step    {found} calls of {target} ({expected} expected)")
+        if found != expected:
+            reasons.append(f"the training step calls {target} {found} times, not {expected}")
+    return reasons
 
 
 def train(
@@ -147,6 +179,13 @@ def show_curves(
                 f"last, {unseen:.4f} held out"
             )
     return reasons
+
+
+def show_speed(console: Console, ours: Trainer, peers: Sequence[Trainer]) -> None:
+    """Tokens per second beside those of the peers."""
+    for peer in peers:
+        ratio = ours.tokens_per_second / peer.tokens_per_second
+        console.print(f"  {OURS} trains {ratio:.2f} times as many tokens a second as {peer.name}")
 
 
 def show_agreement(

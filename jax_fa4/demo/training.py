@@ -20,6 +20,7 @@ from jax_fa4.demo import text
 from jax_fa4.demo.model import GPT, AttentionFn, ModelConfig
 
 FORWARD_TARGET = "jax_fa4_fwd_v1"
+BACKWARD_TARGET = "jax_fa4_bwd_v1"
 WARMUP_SHARE = 0.1
 HELD_OUT_BATCHES = 16
 MEASURED_STEPS = 5
@@ -138,10 +139,9 @@ class Trainer:
             samples.append(time.perf_counter() - start)
         return statistics.median(samples)
 
-    @property
-    def kernel_calls(self) -> int:
-        """How often the compiled step calls the forward kernel."""
-        return str(self.step.as_text()).count(f'custom_call_target="{FORWARD_TARGET}"')
+    def kernel_calls(self, target: str) -> int:
+        """How often the compiled step calls the kernels behind a custom call's target."""
+        return str(self.step.as_text()).count(f'custom_call_target="{target}"')
 
     @property
     def tokens_per_second(self) -> float:

@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 
 import jax_fa4.flax
-from jax_fa4.demo import agreement, text, training
+from jax_fa4.demo import agreement, experiment, text, training
+from jax_fa4.demo.console import make_console
+from jax_fa4.demo.experiment import expected_calls
 from jax_fa4.demo.model import GPT
 from jax_fa4.demo.training import Recipe, Trainer
 
@@ -124,20 +126,46 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.usefixtures("hopper")
 def test_a_gpu_trains_through_one_kernel_call_a_layer():
     config = dataclasses.replace(training.LARGE.model, layers=2)
     recipe = dataclasses.replace(training.LARGE, model=config)
     model = GPT(config, jax_fa4.flax.attention_fn, rngs=nnx.Rngs(0))
     step, arguments = training.make_step(model, recipe)
     lowered = jax.jit(step).trace(*arguments).lower(lowering_platforms=("cuda",))
-    assert lowered.as_text().count(f"@{training.FORWARD_TARGET}(") == 2
+    for target in (training.FORWARD_TARGET, training.BACKWARD_TARGET):
+        assert lowered.as_text().count(f"@{target}(") == 2
+        assert expected_calls(recipe)[target] == 2
 
 
 def test_kernel_calls_are_counted_in_the_compiled_text():
     line = '%a = (bf16[1], f32[1]) custom-call(%q), custom_call_target="jax_fa4_fwd_v1"\n'
     other = '%b = f32[1] custom-call(%q), custom_call_target="jax_fa4_bwd_preprocess_v1"\n'
     step = SimpleNamespace(as_text=lambda: line + other + line)
-    assert Trainer("test", None, step, None, 1).kernel_calls == 2
+    trainer = Trainer("test", None, step, None, 1)
+    assert trainer.kernel_calls(training.FORWARD_TARGET) == 2
+    assert trainer.kernel_calls(training.BACKWARD_TARGET) == 0
+
+
+def test_too_few_kernel_calls_fail_the_verdict(capsys, monkeypatch):
+    """Of either kernel: a gradient on the portable path would be slow, and right."""
+    expected = {training.FORWARD_TARGET: 2, training.BACKWARD_TARGET: 2}
+    monkeypatch.setattr(experiment, "expected_calls", lambda recipe: expected)
+    line = f'custom_call_target="{training.FORWARD_TARGET}"\n'
+    trainer = Trainer("test", None, SimpleNamespace(as_text=lambda: 2 * line), None, 1)
+    (reason,) = experiment.check_kernel_calls(make_console(), trainer, None)
+    assert reason == f"the training step calls {training.BACKWARD_TARGET} 0 times, not 2"
+    assert f"2 calls of {training.FORWARD_TARGET} (2 expected)" in capsys.readouterr().out
+
+
+def test_cudnn_is_compared_where_our_kernels_run(capsys, monkeypatch, tiny):
+    assert experiment.build_cudnn(make_console(), tiny, seed=0) == []
+    monkeypatch.setattr(experiment, "expected_calls", lambda recipe: {training.FORWARD_TARGET: 1})
+    assert experiment.build_cudnn(make_console(), tiny, seed=0) == []
+    assert "cuDNN            does not run here: " in capsys.readouterr().out
+    ours, peer = (SimpleNamespace(name=n, tokens_per_second=s) for n, s in (("a", 3), ("b", 2)))
+    experiment.show_speed(make_console(), ours, [peer])
+    assert "1.50 times as many tokens a second as b" in capsys.readouterr().out
 
 
 def test_a_sample_continues_the_prompt_and_follows_the_seed(trainers):
