@@ -15,13 +15,14 @@ from jax_fa4.kernels.sm100.backward.config import BACKWARD_CONFIGS
 from jax_fa4.kernels.sm100.backward.context import barrier_table
 from jax_fa4.kernels.sm100.backward.roles import cuts_something, turn_of, visited_queries
 from jax_fa4.kernels.toolkit.block_range import Band
-from jax_fa4.variants import CATALOG, Arch, BackwardVariant
+from jax_fa4.variants import CATALOG, Arch, BackwardVariant, Form
 
 VARIANTS = [
     v
     for v in CATALOG
     if isinstance(v, BackwardVariant)
     and v.arch is Arch.SM100
+    and v.form is Form.USUAL
     and (v.head_dim, v.head_dim_v) in BACKWARD_CONFIGS
 ]
 

@@ -76,7 +76,7 @@ def turn_of(band: Band, key: Int32, block: Int32, keys: int = TILE) -> Int32:
     reaching = max(query + band.lower, 0) // keys
     # Past the last key nothing reaches: then a number that is never the smaller one.
     past = max(query + band.lower - (band.seqlen_k - 1), 0)
-    starting = max(query + band.upper + TILE - 1, 0) // keys
+    starting = max(query + band.upper + keys - 1, 0) // keys
     # The first block is everybody's who has none before it; lengths are below 2^30.
     first = min(reaching + past, starting, min(block, 1) * (2**30 // keys))
     return key // keys - first
