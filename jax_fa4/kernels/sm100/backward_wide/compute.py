@@ -172,8 +172,23 @@ def _probabilities(context, row: Row, work, gradient: cutlass.Constexpr, block) 
         scores[c + 1] = cute.math.exp2(-b, fastmath=True)
     if cutlass.const_expr(makes_dv):
         _leave(context, row, scores, base, stage)
+    else:
+        _finish(context, row, scores)
     advance(row.scores)
     return scores
+
+
+@cute.jit
+def _finish(context, row: Row, values: cute.Tensor) -> None:
+    """Have P now, not behind the wait for dP, to which ptxas puts off what nothing needs before.
+
+    So something of all values goes to shared memory, where nobody reads it.
+    """
+    words = cute.make_tensor(cute.recast_ptr(values.iterator, dtype=Int32), cute.make_layout(HALF))
+    word = words[0]
+    for c in cutlass.range_constexpr(1, HALF):
+        word = word | words[c]
+    context.shared.unread[row.half * TILE + row.thread] = word
 
 
 @cute.jit
@@ -190,12 +205,12 @@ def _leave(context, row: Row, values: cute.Tensor, base: cute.Pointer, stage) ->
 @cute.jit
 def _dscores(context, row: Row, probabilities: cute.Tensor, gradient: cutlass.Constexpr) -> None:
     """This thread's half row of dS."""
+    delta = _statistics(context, row, 1) if gradient.of_keys else None
     wait_next(context.barriers["dp_full"], row.dp_full, 0)
     tensor_memory.fence_after_sync()
     values = cute.make_rmem_tensor(HALF, Float32)
     base = context.tmem + context.config.tensor_memory.dscores + row.half * HALF
     tensor_memory.load(base, values, row.lane)
-    delta = _statistics(context, row, 1) if gradient.of_keys else None
     tensor_memory.wait_loads()
     for c in cutlass.range_constexpr(0, HALF, 2):
         p = (probabilities[c], probabilities[c + 1])

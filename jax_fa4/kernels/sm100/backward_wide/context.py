@@ -73,6 +73,7 @@ class SharedTensors:
     second_t: cute.Tensor
     own: cute.Tensor | None
     stats: cute.Tensor  # (64, 2, stages) float32: lse_log2 and delta of the block's queries
+    unread: cute.Tensor  # a word a compute thread: see compute._finish
 
 
 @dataclass(frozen=True)

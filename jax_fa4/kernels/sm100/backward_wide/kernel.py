@@ -233,6 +233,7 @@ class BackwardWideSm100:
                 cute.struct.MemRange[Float32, STREAM * 2 * STATS_STAGES],
                 128,
             ]
+            unread: cute.struct.MemRange[Int32, HALVES * TILE]
             first: tile(layouts.first)
             second: tile(layouts.second)
 
@@ -257,6 +258,7 @@ class BackwardWideSm100:
             second_t=tensor(storage.second, layouts.second_t),
             own=own,
             stats=storage.stats.get_tensor(stats),
+            unread=storage.unread.get_tensor(cute.make_layout(HALVES * TILE)),
         )
 
     @cute.kernel
