@@ -21,6 +21,11 @@ _ARRIVE_AT_LEADER = (  # at rank 0's; as in PTX ISA 9.7.16.6.4
     "bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
     "@p mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [at]; }}"
 )
+_ARRIVE_AT_RANK = (
+    "{{ .reg .pred p; .reg .b32 at; mapa.shared::cluster.u32 at, {$r0}, {$r1}; "
+    "bar.warp.sync 0xffffffff; elect.sync _|p, 0xffffffff; "
+    "@p mbarrier.arrive.shared::cluster.b64 _, [at]; }}"
+)
 _COMMIT = (
     "{{ .reg .pred p; elect.sync _|p, 0xffffffff; @p tcgen05.commit"
     ".cta_group::1.mbarrier::arrive::one.shared::cluster.b64 [{$r0}]; }}"
@@ -94,6 +99,10 @@ class MbarrierArray:
                 _ARRIVE_AT_LEADER if self.spec.paired else _ARRIVE,
                 read_only_args=[self.at(stage).toint()],
             )
+
+    def arrive_as_warp_at(self, stage, rank) -> None:
+        """One arrival of the calling warp at the same barrier of CTA `rank` of the cluster."""
+        cute.arch.inline_ptx(_ARRIVE_AT_RANK, read_only_args=[self.at(stage).toint(), rank])
 
     def arrive_with_bytes(self, stage, count: int) -> None:
         """One arrival, and `count` bytes for copies to complete."""
