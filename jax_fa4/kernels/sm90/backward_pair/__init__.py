@@ -1,0 +1,1 @@
+"""The Hopper backward of wide heads, in clusters of two CTAs."""

@@ -1,0 +1,84 @@
+"""Tile sizes, stages and registers of the Hopper backward in pairs of CTAs, by head dim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAIR = 2  # CTAs of a cluster
+TILE_M = 64  # queries of a step
+TILE_N = 64  # keys of a CTA
+HALVES = 2  # of a tile of queries: its left and right columns
+WARPGROUP = 128  # threads
+_REGISTERS = 65536
+_SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
+_ELEMENT_BYTES = 2
+_BARRIER_BYTES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """How one CTA of a pair is built.
+
+    A warpgroup each for dV, dK and dQ, and one of which one warp loads. Q and dO have rings of
+    `q_stages` and `do_stages` half tiles; P, which becomes dS, and the other CTA's dS have one of
+    `ds_stages`. dQ is made in panels of `dq_columns`, one after the other.
+
+    Registers at head dim 256: dV or dK take 128 a thread, S or dP 32, their operand 16,
+    and P beside dP 16.
+    """
+
+    head_dim: int
+    q_stages: int
+    do_stages: int
+    ds_stages: int
+    dq_columns: int
+    value_registers: int
+    key_registers: int
+    query_registers: int
+    load_registers: int
+
+    def __post_init__(self) -> None:
+        if self.smem_bytes > _SMEM_BYTES:
+            raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
+        if self.half % self.dq_columns != 0:
+            raise ValueError(f"{self} does not cut half of dQ into whole panels")
+        registers = self.value_registers + self.key_registers
+        registers += self.query_registers + self.load_registers
+        if WARPGROUP * registers > _REGISTERS:
+            raise ValueError(f"{self} needs {WARPGROUP * registers} registers")
+
+    @property
+    def half(self) -> int:
+        """Columns of half a tile."""
+        return self.head_dim // HALVES
+
+    @property
+    def panels(self) -> int:
+        """Of half of dQ's columns."""
+        return self.half // self.dq_columns
+
+    @property
+    def threads(self) -> int:
+        return 4 * WARPGROUP
+
+    @property
+    def smem_bytes(self) -> int:
+        keys = 2 * TILE_N * self.head_dim + TILE_N * self.half
+        queries = (self.q_stages + self.do_stages) * TILE_M * (self.half + 2)
+        ds = PAIR * self.ds_stages * TILE_M * TILE_N
+        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
+
+
+PAIR_CONFIGS: dict[int, PairConfig] = {
+    256: PairConfig(
+        head_dim=256,
+        q_stages=4,
+        do_stages=3,
+        ds_stages=2,
+        dq_columns=64,
+        value_registers=192,
+        key_registers=224,
+        query_registers=72,
+        load_registers=24,
+    ),
+}

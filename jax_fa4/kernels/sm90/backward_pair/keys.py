@@ -1,0 +1,76 @@
+"""The keys' warpgroup: gradients of the scores of this CTA's keys, and dK.
+
+    dP issued    P <-- the slot of dS    dS --> the slot, and to the other CTA    dK issued
+
+CONTRACT: for every step of the walk the warpgroup takes two half tiles of `do` and two of `q` and
+gives each back once, takes a stage of `p`, and fills it for `ds`, here and in the other CTA; one
+arrival a warp each.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+from cutlass.cute.nvgpu import warpgroup
+
+from jax_fa4.kernels.sm90.backward import products, walk
+from jax_fa4.kernels.sm90.backward_pair import epilogue, scores
+from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M
+from jax_fa4.kernels.sm90.backward_pair.products import issue_scores, issue_sums
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert, make_a_operand
+from jax_fa4.kernels.toolkit.transposed_scores import score_gradients
+
+
+@cute.jit
+def _gradients(context, acc_dP, stage, do_stage, thread):
+    """acc_dP = P (dP - delta), with P of the slot in shared memory."""
+    tile = scores.own_slot(context, stage)
+    source = context.tiled_mma_s.get_slice(cute.arch.thread_idx()[0] % 128).partition_C(tile)
+    tSrP = cute.make_rmem_tensor(acc_dP.layout, context.dtype)
+    cute.autovec_copy(source, tSrP)
+    score_gradients(tSrP, acc_dP, context.shared.sDelta.iterator + do_stage * TILE_M, thread)
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this pair's blocks of queries; see the contract above."""
+    config, barriers, shared = context.config, context.barriers, context.shared
+    thread_index = cute.arch.thread_idx()[0] % 128
+    thread = ThreadCoordinates.of_thread(thread_index)
+    thr_s, thr_kv = context.tiled_mma_s.get_slice(0), context.tiled_mma_kv.get_slice(0)
+    tPrV = thr_s.make_fragment_A(thr_s.partition_A(shared.sV))[None, None, None, 0]
+    tPrdO = thr_s.make_fragment_B(thr_s.partition_B(shared.sdO))
+    tKrQ = thr_kv.make_fragment_B(thr_kv.partition_B(products.transposed(shared.sQ)))
+    acc_dP = products.accumulator(context.tiled_mma_s, TILE_M)
+    tKrdS = make_a_operand(acc_dP, context.dtype)
+    sums = [products.accumulator(context.tiled_mma_kv, config.half) for _ in range(HALVES)]
+    q_ring, do_ring = mbarriers.make_ring(config.q_stages), mbarriers.make_ring(config.do_stages)
+    ds_ring = mbarriers.make_ring(config.ds_stages)
+
+    barriers["kv_full"].wait(1, 0)
+    for i in cutlass.range(walk.steps(context), unroll=1):
+        do_stages = mbarriers.take(do_ring, HALVES)
+        issue_scores(context, acc_dP, tPrV, tPrdO, "do", do_stages)
+        stage, parity = mbarriers.take(ds_ring, 1)[0]
+        barriers["p_full"].wait(stage, parity)
+        warpgroup.wait_group(0)
+        _gradients(context, acc_dP, stage, do_stages[0][0], thread)
+        scores.release(barriers["do_empty"], do_stages)
+        convert(acc_dP, tKrdS)
+        cute.arch.sync_warp()
+        scores.write(context, tKrdS, acc_dP, stage, thread_index)
+        scores.publish(context, stage, thread_index)
+
+        q_stages = mbarriers.take(q_ring, HALVES)
+        scores.wait(barriers["q_full"], q_stages)
+        issue_sums(context, sums, tKrdS, tKrQ, q_stages, i == 0)
+        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
+        warpgroup.wait_group(0)
+        scores.release(barriers["q_empty"], q_stages)
+
+    for half in cutlass.range_constexpr(HALVES):
+        for k in cutlass.range_constexpr(cute.size(sums[half])):
+            sums[half][k] = sums[half][k] * context.scale
+    epilogue.run(context, sums, context.gmem.dk, shared.sK, Int32(1), thread_index)

@@ -1,0 +1,65 @@
+"""P and dS in shared memory, keys by queries, and what both warpgroups do with stages.
+
+A stage has two slots: this CTA's, where P is written and dS takes its place, and the other CTA's
+dS. A thread that reads P writes the same elements of dS; a warp's 16 keys are contiguous.
+"""
+
+from __future__ import annotations
+
+import cutlass.cute as cute
+from cutlass import Float32
+from cutlass.tensor_utils import LayoutEnum
+from cutlass.utils import hopper_helpers as hopper
+
+from jax_fa4.kernels.sm90.backward_pair.config import PAIR, TILE_M, TILE_N
+from jax_fa4.kernels.toolkit.bulk_copies import send
+
+_SLOT = TILE_M * TILE_N  # elements
+_WARPS = 4
+
+
+def own_slot(context, stage) -> cute.Tensor:
+    """This CTA's slot."""
+    return context.shared.sdS[None, None, stage * PAIR]
+
+
+@cute.jit
+def wait(full, stages) -> None:
+    """Wait for both halves of a tile."""
+    for stage, parity in stages:
+        full.wait(stage, parity)
+
+
+@cute.jit
+def release(empty, stages) -> None:
+    """Give both halves of a tile back, as a warp."""
+    for stage, _ in stages:
+        empty.arrive_as_warp(stage)
+
+
+@cute.jit
+def write(context, operand, acc, stage, thread_index):
+    """An operand in registers, of the columns of `acc`, to this CTA's slot."""
+    atom = hopper.get_smem_store_op(LayoutEnum.ROW_MAJOR, context.dtype, Float32)
+    copy = cute.make_tiled_copy_C(atom, context.tiled_mma_s).get_slice(thread_index)
+    registers = cute.make_tensor(operand.iterator, acc.layout)
+    cute.copy(copy, copy.retile(registers), copy.partition_D(own_slot(context, stage)))
+
+
+@cute.jit
+def publish(context, stage, thread_index):
+    """Say that this warp's dS is written, and send it to the other CTA.
+
+    The other CTA's same warp sends as many bytes here.
+    """
+    full = context.barriers["ds_full"]
+    cute.arch.fence_view_async_shared()
+    warp = cute.arch.make_warp_uniform(thread_index // 32)
+    place = stage * (PAIR * _SLOT) + warp * (_SLOT // _WARPS)
+    source = cute.recast_ptr(context.shared.sdS.iterator, dtype=context.dtype) + place
+    size = _SLOT // _WARPS * context.dtype.width // 8
+    cute.arch.sync_warp()
+    with cute.arch.elect_one():
+        full.arrive_with_bytes(stage, size)
+    other = 1 - context.position.rank
+    send(source, source + _SLOT, size, full.at(stage), (thread_index % 32, other))

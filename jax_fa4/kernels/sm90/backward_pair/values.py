@@ -1,0 +1,75 @@
+"""The values' warpgroup: probabilities of this CTA's keys, and dV.
+
+    S issued    exponentials    P --> the slot of dS    dV issued
+
+Scores are transposed, S^T = K Q^T, keys by queries: then P^T is, in the registers in which it
+comes up, operand A of dV += P^T dO.
+
+CONTRACT: for every step of the walk the warpgroup takes two half tiles of `q` and two of `do` and
+gives each back once, and fills a stage of `p`; one arrival a warp each.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32
+from cutlass.cute.nvgpu import warpgroup
+
+from jax_fa4.kernels.sm90.backward import products, walk
+from jax_fa4.kernels.sm90.backward_pair import epilogue, scores
+from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M, TILE_N
+from jax_fa4.kernels.sm90.backward_pair.products import issue_scores, issue_sums
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert, make_a_operand
+from jax_fa4.kernels.toolkit.transposed_scores import hide, probabilities
+
+
+@cute.jit
+def _probabilities(context, acc, stage, block, thread):
+    """P of S, the queries' log-sum-exps being in this stage."""
+    probabilities(acc, context.shared.sLSE.iterator + stage * TILE_M, context.scale_log2, thread)
+    if context.queries.needs_mask(block):
+        key = context.position.key_block * TILE_N
+        hide(acc, context.band, block * TILE_M, key, thread)
+
+
+@cute.jit
+def run(context) -> None:
+    """Walk this pair's blocks of queries; see the contract above."""
+    config, barriers, shared = context.config, context.barriers, context.shared
+    thread_index = cute.arch.thread_idx()[0] % 128
+    thread = ThreadCoordinates.of_thread(thread_index)
+    thr_s, thr_kv = context.tiled_mma_s.get_slice(0), context.tiled_mma_kv.get_slice(0)
+    tSrK = thr_s.make_fragment_A(thr_s.partition_A(shared.sK))[None, None, None, 0]
+    tSrQ = thr_s.make_fragment_B(thr_s.partition_B(shared.sQ))
+    tVrdO = thr_kv.make_fragment_B(thr_kv.partition_B(products.transposed(shared.sdO)))
+    acc_S = products.accumulator(context.tiled_mma_s, TILE_M)
+    tVrP = make_a_operand(acc_S, context.dtype)
+    sums = [products.accumulator(context.tiled_mma_kv, config.half) for _ in range(HALVES)]
+    q_ring, do_ring = mbarriers.make_ring(config.q_stages), mbarriers.make_ring(config.do_stages)
+    ds_ring = mbarriers.make_ring(config.ds_stages)
+
+    barriers["kv_full"].wait(0, 0)
+    head, block = walk.first_step(context)
+    for i in cutlass.range(walk.steps(context), unroll=1):
+        q_stages = mbarriers.take(q_ring, HALVES)
+        issue_scores(context, acc_S, tSrK, tSrQ, "q", q_stages)
+        warpgroup.wait_group(0)
+        _probabilities(context, acc_S, q_stages[0][0], block, thread)
+        scores.release(barriers["q_empty"], q_stages)
+        convert(acc_S, tVrP)
+        stage, parity = mbarriers.take(ds_ring, 1)[0]
+        barriers["ds_empty"].wait(stage, parity ^ 1)
+        scores.write(context, tVrP, acc_S, stage, thread_index)
+        barriers["p_full"].arrive_as_warp(stage)
+
+        do_stages = mbarriers.take(do_ring, HALVES)
+        scores.wait(barriers["do_full"], do_stages)
+        issue_sums(context, sums, tVrP, tVrdO, do_stages, i == 0)
+        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
+        warpgroup.wait_group(0)
+        scores.release(barriers["do_empty"], do_stages)
+        head, block = walk.next_step(context, head, block)
+
+    epilogue.run(context, sums, context.gmem.dv, shared.sV, Int32(0), thread_index)
