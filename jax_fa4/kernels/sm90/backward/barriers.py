@@ -16,14 +16,18 @@ class NamedBarrier(IntEnum):
 
 
 def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
-    """Name -> (stages, arrivals); full ones count the producer, empty ones consumer warps."""
+    """Name -> (stages, arrivals); full ones count the producer, empty ones consumer warps.
+
+    NOTES: threads read lse_log2 and delta, and compute-sanitizer takes a read to be over when its
+    own thread arrives: it does not follow a meeting of the warp and one lane's arrival.
+    """
     warps = 4 * config.consumers
     return {
         "kv_full": MbarrierSpec(2, 1),  # K, then V
         "q_full": MbarrierSpec(config.stages, 1),
-        "q_empty": MbarrierSpec(config.stages, warps),
+        "q_empty": MbarrierSpec(config.stages, warps, by_lanes=True),
         "do_full": MbarrierSpec(config.stages, 1),
-        "do_empty": MbarrierSpec(config.stages, warps),
+        "do_empty": MbarrierSpec(config.stages, warps, by_lanes=True),
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, 4),
     }
