@@ -21,6 +21,8 @@ from cutlass import Boolean, Int32, max, min
 
 from jax_fa4.kernels.toolkit.block_range import Band
 
+_FAR = 1 << 30  # more than there are blocks of keys
+
 
 @dataclass(frozen=True)
 class QueryRange:
@@ -33,6 +35,22 @@ class QueryRange:
 
     def needs_mask(self, block: Int32) -> Boolean:
         return (block < self.unmasked_first) | (block >= self.unmasked_last)
+
+
+def first_visitor(band: Band, block: Int32, tile_m: int, tile_n: int) -> Int32:
+    """The first block of keys whose `query_range` has `block`, of which there is one.
+
+    Those that have it follow one another, since neither end of the range moves back from one to
+    the next: so the first is the one that reaches as far, that is, that ends at the first key that
+    the block's first row sees or later; or the one that starts there, though nothing sees it.
+    """
+    row = block * tile_m
+    reaching = max(row + band.lower, 0) // tile_n
+    # Past the last key nothing reaches: then a number that is never the smaller one.
+    past = max(row + band.lower - (band.seqlen_k - 1), 0)
+    starting = cute.ceil_div(max(row + band.upper, 0), tile_n)
+    # The first block is everybody's who has none before it.
+    return min(reaching + past, starting, min(block, 1) * _FAR)
 
 
 def query_range(band: Band, key: Int32, tile_m: int, tile_n: int) -> QueryRange:
