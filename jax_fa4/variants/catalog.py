@@ -17,7 +17,7 @@ from jax_fa4.variants.variant import (
 # Head dims of (Q and K, V) with a kernel of their own; a problem runs on the narrowest that
 # holds it.
 FORWARD_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
-    Arch.SM90: ((64, 64), (128, 128), (256, 256)),
+    Arch.SM90: ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
     Arch.SM100: ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
 }
 

@@ -12,7 +12,7 @@ import jax_fa4
 from jax_fa4.testing import expected, inputs, tolerances
 
 # Head dims, and the rows of their tiles.
-TILES = {64: 192, 128: 128, 256: 128}
+TILES = {64: 192, 96: 128, 128: 128, 256: 128}
 
 # Numbers of tiles a head, of heads, of batches: middle tiles without a partner, heads without one.
 SHAPES = ((1, 3, 1), (2, 1, 3), (3, 1, 1), (3, 3, 1))
@@ -20,7 +20,7 @@ SHAPES = ((1, 3, 1), (2, 1, 3), (3, 1, 1), (3, 3, 1))
 
 @pytest.mark.parametrize("sm_count", [1, 5])
 @pytest.mark.parametrize("mask", ["full", "causal", "window"])
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 def test_every_tile_is_computed_once(head_dim, mask, sm_count):
     shapes = SHAPES if head_dim == 64 else SHAPES[2:3]
     for tiles, heads, batch in shapes:

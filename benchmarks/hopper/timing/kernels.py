@@ -29,7 +29,7 @@ class Forward(Folder):
 
     @property
     def config(self) -> ForwardConfig:
-        return FORWARD_CONFIGS[self.head_dim]
+        return FORWARD_CONFIGS[self.head_dim, self.head_dim]
 
     @cached_property
     def _query_barriers(self) -> range:

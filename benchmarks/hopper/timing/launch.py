@@ -25,20 +25,20 @@ class Tile:
 
 def persistent(cell: Cell) -> bool:
     """Whether CTAs walk several tiles; ForwardConfig.persistent_below."""
-    below = FORWARD_CONFIGS[cell.head_dim].persistent_below
+    below = FORWARD_CONFIGS[cell.head_dim, cell.head_dim].persistent_below
     return not cell.causal or _blocks(cell, cell.seqlen // 2) < below
 
 
 def _blocks(cell: Cell, row: int) -> int:
     """That the tile from `row` on visits."""
-    config = FORWARD_CONFIGS[cell.head_dim]
+    config = FORWARD_CONFIGS[cell.head_dim, cell.head_dim]
     end = min(row + config.tile_m, cell.seqlen) if cell.causal else cell.seqlen
     return math.ceil(end / config.tile_n)
 
 
 def _units(cell: Cell) -> list[list[tuple[int, int]]]:
     """(Head, blocks) of the tiles of each unit of work, in order."""
-    rows = range(0, cell.seqlen, FORWARD_CONFIGS[cell.head_dim].tile_m)
+    rows = range(0, cell.seqlen, FORWARD_CONFIGS[cell.head_dim, cell.head_dim].tile_m)
     blocks = [_blocks(cell, row) for row in reversed(rows)]  # longest first
     heads = range(cell.heads * cell.batch)
     if not cell.causal or not persistent(cell):

@@ -29,7 +29,7 @@ def runs(tile_m: int) -> list[Run]:
 def main() -> None:
     variant = parse(f"fwd_sm90_bf16_d{sys.argv[2]}")
     assert isinstance(variant, ForwardVariant)
-    found = runs(FORWARD_CONFIGS[variant.head_dim].tile_m)
+    found = runs(FORWARD_CONFIGS[variant.head_dim, variant.head_dim_v].tile_m)
     record(Path(sys.argv[1]), variant, found, sys.argv[3] if len(sys.argv) > 3 else None)
 
 

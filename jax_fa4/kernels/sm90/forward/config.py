@@ -1,4 +1,4 @@
-"""Tile sizes, stages and registers of the Hopper forward, by head dim."""
+"""Tile sizes, stages and registers of the Hopper forward, by head dims."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class ForwardConfig:
     """
 
     head_dim: int
+    head_dim_v: int
     consumers: int
     tile_n: int
     stages: int
@@ -41,8 +42,8 @@ class ForwardConfig:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         registers = 128 * (self.producer_registers + self.consumers * self.consumer_registers)
-        if registers > 65536:
-            raise ValueError(f"{self} needs {registers} registers of the SM's 65536")
+        if registers > self.launch_registers:
+            raise ValueError(f"{self} needs {registers} registers of {self.launch_registers}")
         if self.output_in_values and self.tile_m > self.stages * self.tile_n:
             raise ValueError(f"{self} has no room for the output among the values")
         if self.tile_m - ROWS_PER_WARPGROUP > self.tile_n:
@@ -57,15 +58,22 @@ class ForwardConfig:
         return 128 * (1 + self.consumers)
 
     @property
+    def launch_registers(self) -> int:
+        """What the CTA starts with, to be shared out anew: the same for each thread, in eights."""
+        return 65536 // self.threads // 8 * 8 * self.threads
+
+    @property
     def smem_bytes(self) -> int:
-        row_tiles = self.query_stages + (not self.output_in_values)
-        elements = row_tiles * self.tile_m + 2 * self.stages * self.tile_n
-        return elements * self.head_dim * _ELEMENT_BYTES + _BARRIER_BYTES
+        queries = self.query_stages * self.tile_m * self.head_dim
+        output = 0 if self.output_in_values else self.tile_m * self.head_dim_v
+        ring = self.stages * self.tile_n * (self.head_dim + self.head_dim_v)
+        return (queries + output + ring) * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
-FORWARD_CONFIGS: dict[int, ForwardConfig] = {
-    64: ForwardConfig(
+FORWARD_CONFIGS: dict[tuple[int, int], ForwardConfig] = {
+    (64, 64): ForwardConfig(
         head_dim=64,
+        head_dim_v=64,
         consumers=3,
         tile_n=128,
         stages=4,
@@ -75,8 +83,9 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         consumer_registers=160,
         persistent_below=48,
     ),
-    128: ForwardConfig(
-        head_dim=128,
+    (96, 96): ForwardConfig(
+        head_dim=96,
+        head_dim_v=96,
         consumers=2,
         tile_n=128,
         stages=2,
@@ -86,8 +95,33 @@ FORWARD_CONFIGS: dict[int, ForwardConfig] = {
         consumer_registers=240,
         persistent_below=48,
     ),
-    256: ForwardConfig(
+    (128, 128): ForwardConfig(
+        head_dim=128,
+        head_dim_v=128,
+        consumers=2,
+        tile_n=128,
+        stages=2,
+        query_stages=2,
+        output_in_values=False,
+        producer_registers=24,
+        consumer_registers=240,
+        persistent_below=48,
+    ),
+    (192, 128): ForwardConfig(
+        head_dim=192,
+        head_dim_v=128,
+        consumers=2,
+        tile_n=128,
+        stages=2,
+        query_stages=1,
+        output_in_values=True,
+        producer_registers=40,
+        consumer_registers=232,
+        persistent_below=64,
+    ),
+    (256, 256): ForwardConfig(
         head_dim=256,
+        head_dim_v=256,
         consumers=2,
         tile_n=80,
         stages=2,

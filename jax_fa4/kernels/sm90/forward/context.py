@@ -30,8 +30,8 @@ class SharedTensors:
 
     sQ: cute.Tensor  # (64, head_dim, consumers)
     sK: cute.Tensor  # (tile_n, head_dim, stages)
-    sV: cute.Tensor  # (head_dim, tile_n, stages)
-    sO: cute.Tensor  # (64, head_dim, consumers)
+    sV: cute.Tensor  # (head_dim_v, tile_n, stages)
+    sO: cute.Tensor  # (64, head_dim_v, consumers)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def run(context, frag, position, wg, thread_index) -> None:
 
     tma, mO = context.gmem.o
     gO = cute.local_tile(
-        mO[None, None, head, batch], (ROWS_PER_WARPGROUP, config.head_dim), (None, 0)
+        mO[None, None, head, batch], (ROWS_PER_WARPGROUP, config.head_dim_v), (None, 0)
     )
     source, target = cpasync.tma_partition(
         tma,

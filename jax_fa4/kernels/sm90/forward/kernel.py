@@ -40,7 +40,7 @@ class ForwardSm90:
     """One compiled forward kernel for Hopper; see the module's docstring."""
 
     def __init__(self, variant: ForwardVariant):
-        self.config = FORWARD_CONFIGS[variant.head_dim]
+        self.config = FORWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
         self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
@@ -73,14 +73,15 @@ class ForwardSm90:
         tiled_mma_qk, tiled_mma_pv = self._tiled_mmas()
         tile_q = (ROWS_PER_WARPGROUP, config.head_dim)
         tile_k = (config.tile_n, config.head_dim)
-        tile_v = (config.head_dim, config.tile_n)
+        tile_v = (config.head_dim_v, config.tile_n)
+        tile_o = (ROWS_PER_WARPGROUP, config.head_dim_v)
         layouts = self._smem_layouts()
         g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
         one = (None, None, 0)
         tma_q = cpasync.make_tiled_tma_atom(g2s, mQ, cute.slice_(layouts.sQ, one), tile_q)
         tma_k = cpasync.make_tiled_tma_atom(g2s, mK, cute.slice_(layouts.sK, one), tile_k)
         tma_v = cpasync.make_tiled_tma_atom(g2s, mV, cute.slice_(layouts.sV, one), tile_v)
-        tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_q)
+        tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_o)
 
         band = shape.band(band_lower, band_upper)
         order, ctas = self._walk(shape, band, sm_count)
@@ -139,7 +140,7 @@ class ForwardSm90:
             mn_major,
             Float32,
             atom_layout_mnk=(1, 1, 1),
-            tiler_mn=(ROWS_PER_WARPGROUP, self.config.head_dim),
+            tiler_mn=(ROWS_PER_WARPGROUP, self.config.head_dim_v),
             a_source=warpgroup.OperandSource.RMEM,
         )
         return qk, pv
@@ -148,14 +149,14 @@ class ForwardSm90:
         """Made anew on each side of the launch: a layout is a value of its region."""
         c = self.config
         qk_tile = (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim)
-        pv_tile = (ROWS_PER_WARPGROUP, c.head_dim, c.tile_n)
+        pv_tile = (ROWS_PER_WARPGROUP, c.head_dim_v, c.tile_n)
         row, column = LayoutEnum.ROW_MAJOR, LayoutEnum.COL_MAJOR
         return SharedLayouts(
             sQ=hopper.make_smem_layout_a(row, qk_tile, self.dtype, c.consumers * c.query_stages),
             sK=hopper.make_smem_layout_b(row, qk_tile, self.dtype, c.stages),
             sV=hopper.make_smem_layout_b(column, pv_tile, self.dtype, c.stages),
             sO=hopper.make_smem_layout_a(
-                row, (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim), self.dtype, c.consumers
+                row, (ROWS_PER_WARPGROUP, c.tile_n, c.head_dim_v), self.dtype, c.consumers
             ),
         )
 

@@ -70,7 +70,7 @@ def run(context) -> None:
             mK[None, None, head_kv, batch], (config.tile_n, config.head_dim), (None, 0)
         )
         gV = cute.local_tile(
-            mV[None, None, head_kv, batch], (config.head_dim, config.tile_n), (0, None)
+            mV[None, None, head_kv, batch], (config.head_dim_v, config.tile_n), (0, None)
         )
         q_source, q_stage = _partition(tma_q, gQ, shared.sQ)
         k_source, k_stage = _partition(tma_k, gK, shared.sK)

@@ -43,7 +43,7 @@ def make_fragments(context) -> Fragments:
         acc_S=acc_S,
         tOrP=make_a_operand(acc_S, context.dtype),
         acc_O=thr_pv.make_fragment_C(
-            thr_pv.partition_shape_C((ROWS_PER_WARPGROUP, config.head_dim))
+            thr_pv.partition_shape_C((ROWS_PER_WARPGROUP, config.head_dim_v))
         ),
         row_max=row_max,
         row_sum=row_sum,
