@@ -272,6 +272,12 @@ def waited_again(survivor: Survivor) -> bool:
     return survivor.mutant.family == "drop wait" and survivor.clean(text)
 
 
+def waited_later(survivor: Survivor) -> bool:
+    """Another tcgen05.wait::ld follows on every path."""
+    drops = survivor.mutant.family == "drop wait" and survivor.code.startswith("tcgen05.wait::ld")
+    return drops and Text(survivor.ptx).waits_for_loads_after(survivor.mutant.line - 1)
+
+
 def no_fence_needed(survivor: Survivor) -> bool:
     """A wait that passes the fence behind it, and not the product."""
     fence = survivor.passed.startswith("tcgen05.fence::after_thread_sync")

@@ -144,6 +144,13 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "registers would be a finding)",
     ),
     (
+        checks.waited_later,
+        "what a tcgen05.ld gives may be used at once (PTX ISA 9.7.16.6.4.5), on every path "
+        "another tcgen05.wait::ld comes later, and nobody overwrites what it read before that "
+        "(checked: the text's control flow; races of tensor memory, where a read that was not "
+        "waited for is never over)",
+    ),
+    (
         checks.no_fence_needed,
         "it still comes before the product, and its phase tells of a copy to shared memory, "
         "which the fence does not order (checked: races of tensor memory, where a tcgen05 "

@@ -77,10 +77,6 @@ class Text:
     def fenced_elsewhere(self, line: int) -> bool:
         """Whether other fences order all that the tcgen05.fence at this line orders."""
         later = [self._next(at) for at in range(len(self.lines))]
-        earlier: list[list[int]] = [[] for _ in later]
-        for at, following in enumerate(later):
-            for other in following:
-                earlier[other].append(at)
         if self.lines[line].startswith(AFTER):
             ahead, behind = _TENSOR_MEMORY, _LEARNS
         else:
@@ -88,7 +84,7 @@ class Text:
         stop = self.lines[line].rstrip(";")
         return any(
             not self._meets(line, wanted, stop, steps)
-            for wanted, steps in ((ahead, later), (behind, earlier))
+            for wanted, steps in ((ahead, later), (behind, self._earlier()))
         )
 
     def accesses_after(self, line: int) -> bool:
@@ -159,12 +155,41 @@ class Text:
         )
         return _declaring(text, ("is_open", "is_over"), ("open", "open_at", "open_parity"))
 
+    def _earlier(self) -> list[list[int]]:
+        """Of every line those that it may come directly after."""
+        earlier: list[list[int]] = [[] for _ in self.lines]
+        for at in range(len(self.lines)):
+            for other in self._next(at):
+                earlier[other].append(at)
+        return earlier
+
+    def _leading_to(self, line: int) -> set[int]:
+        """This line, and the lines of its role from which it may be reached."""
+        earlier, found, open_ = self._earlier(), {line}, [line]
+        while open_:
+            before = set(earlier[open_.pop()]) - found
+            found |= before
+            open_ += before
+        return found
+
     def stops_at_tensor_memory(self, line: int) -> str:
-        """The kernel in which a warp that comes to `line` ends there, and which stops where any
-        thread touches tensor memory."""
+        """The kernel in which a warp ends where it comes to `line`, or cannot come there any more,
+        and which stops where any thread touches tensor memory."""
         text = [FAULT if _TENSOR_MEMORY.match(code) else code for code in self.lines]
+        leading = self._leading_to(line)
+        for at in leading - {line}:
+            branch = _BRANCH.match(self.lines[at])
+            if branch and self.labels[branch[2]] not in leading:
+                text[at] = f"{branch[1] or ''}ret;"
+            elif branch and branch[1] and at + 1 not in leading:
+                text[at] += " ret;"
         text[line] = "ret;"
         return "\n".join(text)
+
+    def waits_for_loads_after(self, line: int) -> bool:
+        """Whether a thread comes to another tcgen05.wait::ld after this line, whatever its way."""
+        steps = [self._next(at) for at in range(len(self.lines))]
+        return not self._meets(line, re.compile("^ret"), "tcgen05.wait::ld", steps)
 
     def near(self, code: str, line: int) -> int:
         """The line nearest to `line` that begins so."""

@@ -140,6 +140,7 @@ def test_a_wait_is_needed_unless_others_take_as_long(survivor):
 AFTER, BEFORE = "tcgen05.fence::after_thread_sync;", "tcgen05.fence::before_thread_sync;"
 LOAD = "tcgen05.ld.sync.aligned [%r2];"
 ARRIVE = "mbarrier.arrive.shared.b64 _, [%r3];"
+WAITED = "tcgen05.wait::ld.sync.aligned;"
 LEARN = "mbarrier.try_wait.parity.shared.b64 P1, [%r4], %r5;"
 
 
@@ -183,6 +184,29 @@ def test_a_first_fence_orders_nothing(again, kinds, nothing):
     for text in run_texts:
         assert text.split("\n")[3] == "ret;"
         assert LOAD not in text
+
+
+def test_a_warp_that_passes_by_ends_too():
+    lines = ["{", "@p bra $L;", "add;", "@q bra $M;", AFTER, "$M:", LOAD, "$L:", "ret;", "}"]
+    ended = Text("\n".join(lines)).stops_at_tensor_memory(4).split("\n")
+    assert ended[:6] == ["{", "@p ret;", "add;", "@q ret;", "ret;", "$M:"]
+    lines[3] = "@q bra $N;"
+    lines[4:6] = ["$M:", "$N:", AFTER]
+    lines[1] = "@p bra $M;"
+    ended = Text("\n".join(lines)).stops_at_tensor_memory(6).split("\n")
+    assert ended[1:4] == ["@p bra $M;", "add;", "@q bra $N;"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "waits"),
+    [
+        ((WAITED, ARRIVE, LOAD, WAITED, "ret;"), True),
+        ((WAITED, ARRIVE, "@p bra $L;", LOAD, WAITED, "$L:", "ret;"), False),
+        ((WAITED, ARRIVE, "@p bra $L;", LOAD, "$L:", WAITED, "ret;"), True),
+    ],
+)
+def test_loads_are_waited_for_later_only_on_every_path(lines, waits):
+    assert Text("\n".join(lines)).waits_for_loads_after(0) is waits
 
 
 def test_sums_may_differ_by_rounding_and_other_results_may_not():
