@@ -16,12 +16,10 @@ _ACCESSES = re.compile(
 # Where lanes of a warp, or all threads, meet; every role begins after the latter.
 _MEETS = re.compile(r"bar\.warp\.sync|(?:bar|barrier)\.sync|setmaxnreg")
 AFTER, BEFORE = (f"tcgen05.fence::{side}_thread_sync" for side in ("after", "before"))
-_LEARNS = re.compile(
-    r"mbarrier\.(?:try|test)_wait|bar(?:rier)?\.(?:warp\.|cluster\.)?(?:sync|wait)"
-)
-_TELLS = re.compile(r"mbarrier\.arrive|tcgen05\.commit|\b(?:bar|barrier)\.(?:sync|arrive)\b")
-_TENSOR_MEMORY = re.compile(r"(?:@\S+\s+)?tcgen05\.(?:mma|ld|st|cp|shift)")
-_PRODUCT = re.compile(r"(?:@\S+\s+)?tcgen05\.mma")
+_LEARNS = r"mbarrier\.(?:try|test)_wait|bar(?:rier)?\.(?:warp\.|cluster\.)?(?:sync|wait)"
+_TELLS = r"mbarrier\.arrive|tcgen05\.commit|\b(?:bar|barrier)\.(?:sync|arrive)\b"
+_PRODUCT, _NO_PRODUCT, _COMMIT = r"tcgen05\.mma", r"tcgen05\.(?:ld|st|cp|shift)", r"tcgen05\.commit"
+_TENSOR_MEMORY = f"{_PRODUCT}|{_NO_PRODUCT}"
 _SCORES = re.compile(r"tcgen05\.mma\S*\s+\[[^\]]*\], %rd")
 _BRANCH = re.compile(r"^(@\S+\s+)?bra(?:\.uni)?\s+(\$\w+);")
 
@@ -60,32 +58,34 @@ class Text:
                 open_ += self._next(at)
         return seen
 
-    def _meets(self, line: int, wanted: re.Pattern[str], stop: str, steps: list[list[int]]) -> bool:
+    def _meets(self, line: int, wanted: str, stop: str, steps: list[list[int]]) -> bool:
         """Whether steps from this line come to `wanted` before they come to `stop`."""
         seen: set[int] = set()
         open_ = list(steps[line])
         while open_:
             at = open_.pop()
-            if at in seen or self.lines[at].startswith(stop):
+            if at in seen or re.search(stop, self.lines[at]):
                 continue
             seen.add(at)
-            if wanted.search(self.lines[at]):
+            if re.search(wanted, self.lines[at]):
                 return True
             open_ += steps[at]
         return False
 
     def fenced_elsewhere(self, line: int) -> bool:
         """Whether other fences order all that the tcgen05.fence at this line orders."""
-        later = [self._next(at) for at in range(len(self.lines))]
+        later, earlier = [self._next(at) for at in range(len(self.lines))], self._earlier()
         if self.lines[line].startswith(AFTER):
-            ahead, behind = _TENSOR_MEMORY, _LEARNS
+            ahead = self._meets(line, _TENSOR_MEMORY, AFTER, later)
+            behind = self._meets(line, _LEARNS, AFTER, earlier)
         else:
-            ahead, behind = _TELLS, _TENSOR_MEMORY
-        stop = self.lines[line].rstrip(";")
-        return any(
-            not self._meets(line, wanted, stop, steps)
-            for wanted, steps in ((ahead, later), (behind, self._earlier()))
-        )
+            ahead = self._meets(line, f"{_TELLS}|{_TENSOR_MEMORY}", BEFORE, later)
+            # A commit tells of the products of its lane, which issues all; but it does not keep
+            # the lane's own next ones behind them.
+            fences = BEFORE if self.multiplies_after(line) else f"{BEFORE}|{_COMMIT}"
+            behind = self._meets(line, _PRODUCT, fences, earlier)
+            behind = behind or self._meets(line, _NO_PRODUCT, BEFORE, earlier)
+        return not (ahead and behind)
 
     def accesses_after(self, line: int) -> bool:
         """Whether anything after this line touches memory."""
@@ -119,13 +119,13 @@ class Text:
         for at, code in enumerate(text):
             if code.startswith("tcgen05.wait::ld"):
                 text[at] = f"mov.u32 open, {int(at == line)}; {code if at != line else ''}"
-            elif _TELLS.search(code):
+            elif re.search(_TELLS, code):
                 text[at] = f"setp.ne.u32 is_open, open, 0; @is_open {FAULT} {code}"
         return _declaring(text, ("is_open",), ("open",))
 
     def multiplies_after(self, line: int) -> bool:
         """Whether the role issues products after this line."""
-        return any(_PRODUCT.match(self.lines[at]) for at in self.reachable(line))
+        return any(re.search(_PRODUCT, self.lines[at]) for at in self.reachable(line))
 
     def stops_at_scores_after(self, line: int) -> str:
         """The kernel that stops at a product with A in shared memory, once it was at `line`."""
@@ -143,7 +143,7 @@ class Text:
         register, offset = re.fullmatch(r"\[(%\w+)\s*(?:\+\s*(\d+))?\]", address).groups()
         text = list(self.lines)
         for at, code in enumerate(text):
-            if _ACCESSES.match(code) or _TELLS.search(code):
+            if _ACCESSES.match(code) or re.search(_TELLS, code):
                 text[at] = (
                     "setp.ne.u32 is_open, open, 0; setp.eq.u32 is_over, 0, 0; @is_open mbarrier"
                     ".test_wait.parity.shared.b64 is_over, [open_at], open_parity; "
@@ -175,7 +175,7 @@ class Text:
     def stops_at_tensor_memory(self, line: int) -> str:
         """The kernel in which a warp ends where it comes to `line`, or cannot come there any more,
         and which stops where any thread touches tensor memory."""
-        text = [FAULT if _TENSOR_MEMORY.match(code) else code for code in self.lines]
+        text = [FAULT if re.search(_TENSOR_MEMORY, code) else code for code in self.lines]
         leading = self._leading_to(line)
         for at in leading - {line}:
             branch = _BRANCH.match(self.lines[at])
@@ -189,7 +189,7 @@ class Text:
     def waits_for_loads_after(self, line: int) -> bool:
         """Whether a thread comes to another tcgen05.wait::ld after this line, whatever its way."""
         steps = [self._next(at) for at in range(len(self.lines))]
-        return not self._meets(line, re.compile("^ret"), "tcgen05.wait::ld", steps)
+        return not self._meets(line, "^ret", "tcgen05.wait::ld", steps)
 
     def near(self, code: str, line: int) -> int:
         """The line nearest to `line` that begins so."""

@@ -124,7 +124,7 @@ def run(subject: Subject, options: argparse.Namespace) -> None:
 
 
 def explain(subject: Subject, results: Path) -> None:
-    """Give every survivor in results/<kernel>.json its reason, or none."""
+    """Give every survivor in results/<kernel>.json that has no reason one, if there is one."""
     path = results / f"{subject.name}.json"
     saved = json.loads(path.read_text())
     if saved["ptx"] != subject.ptx:
@@ -152,7 +152,7 @@ def explain(subject: Subject, results: Path) -> None:
 
     for mutant in mutants(subject.ptx):
         judged = survivors.get((mutant.line, mutant.what))
-        if judged is None:
+        if judged is None or judged.get("reason"):
             continue
         judged["reason"] = reason(
             Survivor(

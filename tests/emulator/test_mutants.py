@@ -140,6 +140,7 @@ def test_a_wait_is_needed_unless_others_take_as_long(survivor):
 AFTER, BEFORE = "tcgen05.fence::after_thread_sync;", "tcgen05.fence::before_thread_sync;"
 LOAD = "tcgen05.ld.sync.aligned [%r2];"
 ARRIVE = "mbarrier.arrive.shared.b64 _, [%r3];"
+COMMIT = "@p tcgen05.commit.cta_group::1.mbarrier::arrive::one.b64 [%r3];"
 WAITED = "tcgen05.wait::ld.sync.aligned;"
 LEARN = "mbarrier.try_wait.parity.shared.b64 P1, [%r4], %r5;"
 
@@ -158,6 +159,10 @@ LEARN = "mbarrier.try_wait.parity.shared.b64 P1, [%r4], %r5;"
         ((LOAD, "@p bra $L;", BEFORE, "$L:", BEFORE, ARRIVE), 2, True),
         ((LOAD, "@p bra $L;", BEFORE, "$L:", BEFORE, ARRIVE), 4, False),
         (("@p bra $L;", LOAD, BEFORE, "$L:", BEFORE, ARRIVE), 4, True),
+        (("@p tcgen05.mma [%r1];", COMMIT, BEFORE, ARRIVE), 2, True),
+        (("@p tcgen05.mma [%r1];", LOAD, COMMIT, BEFORE, ARRIVE), 3, False),
+        (("@p tcgen05.mma [%r1];", COMMIT, BEFORE, "@p tcgen05.mma [%r2];", ARRIVE), 2, False),
+        ((LOAD, BEFORE, "@p tcgen05.mma [%r2];", BEFORE, ARRIVE), 1, False),
         (("$M:", LOAD, "$L:", BEFORE, ARRIVE, "@p bra $M;"), 3, False),
         (("$M:", "@p bra $L;", LOAD, "$L:", BEFORE, ARRIVE, "bra $M;"), 4, False),
     ],
