@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import textwrap
 from pathlib import Path
 from typing import Any
+
+from mutants import mutants
+from subjects import plain
 
 HEAD = """# Mutants
 
@@ -24,11 +28,11 @@ check does not know of would count as equivalent, not as missed. The missed ones
 bits under every schedule; some may be equivalents that no reason here proves.
 
 Launches of this package's kernels are those that their own compiled host code makes
-(`host_launches.py`), but for the grid: one cluster walks all tiles, so that every loop of every
-role runs, and keys of falling length make the output's rescaling happen. The rows of `fwd_sm90`
-are older: the same problems, with launches laid out by hand. The rows of `fwd_sm100` are of the
-kernels of commit 9f827ea. Only there were the statements of one-line inline blocks mutated, too,
-and may the arrivals of commits change places.
+(`host_launches.py`). Of the forward one cluster walks all tiles, so that every loop of every role
+runs, and keys of falling length make the output's rescaling happen; the rows of `fwd_sm90` are
+of an earlier text of these kernels, with launches laid out by hand. Sums of dQ, which a backward
+that is not deterministic adds in any order, may differ by rounding; all else has to be the same
+bits. All rows are of today's mutators, unless a sentence below says otherwise.
 
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
@@ -64,6 +68,12 @@ def _table(first: str, rows: dict[str, collections.Counter[str]]) -> list[str]:
     return [head, rule, *(_row(name, counts) for name, counts in rows.items()), ""]
 
 
+def _is_older(results: dict[str, Any]) -> bool:
+    """Whether today's mutators make other mutants of the kernel's text."""
+    today = itertools.islice(mutants(plain(results["ptx"])), 0, None, results.get("every", 1))
+    return [m["what"] for m in results["mutants"]] != [mutant.what for mutant in today]
+
+
 def page(files: list[Path]) -> str:
     """The page, of the results in these files."""
     saved = {file.stem: json.loads(file.read_text()) for file in files}
@@ -71,9 +81,9 @@ def page(files: list[Path]) -> str:
     every = {name: results.get("every", 1) for name, results in saved.items()}
     samples = [f"one in {nth} of `{name}`" for name, nth in every.items() if nth > 1]
     totals: dict[str, collections.Counter[str]] = {}
-    for name, mutants in kernels.items():
-        totals[name] = collections.Counter(map(_outcome, mutants))
-        totals[name]["made"] = len(mutants)
+    for name, judged in kernels.items():
+        totals[name] = collections.Counter(map(_outcome, judged))
+        totals[name]["made"] = len(judged)
     totals["all"] = sum(totals.values(), collections.Counter())
     made, caught = totals["all"]["made"], totals["all"]["finding"] + totals["all"]["result"]
     plain = (
@@ -81,32 +91,38 @@ def page(files: list[Path]) -> str:
         f"{caught / made:.1%} were caught."
     )
     lines = [HEAD, *_table("kernel", totals), plain, ""]
+    older = [f"`{name}`" for name, results in saved.items() if _is_older(results)]
+    if older:
+        words = (
+            f"Today's mutators make others, and more, of {', '.join(older)}: these rows are older."
+        )
+        lines += [*textwrap.wrap(words, 100), ""]
     if samples:
         lines += [*textwrap.wrap(f"Of these, a sample ran: {', '.join(samples)}.", 100), ""]
-    for name, mutants in kernels.items():
+    for name, judged in kernels.items():
         families: dict[str, collections.Counter[str]] = {}
-        for mutant in mutants:
+        for mutant in judged:
             counts = families.setdefault(mutant["family"], collections.Counter())
             counts.update(("made", _outcome(mutant)))
         lines += [f"## {name}", "", *_table("mutator", dict(sorted(families.items())))]
-        lines += _findings(mutants)
-        lines += _survivors(mutants)
+        lines += _findings(judged)
+        lines += _survivors(judged)
     return "\n".join(lines)
 
 
-def _findings(mutants: list[dict[str, Any]]) -> list[str]:
+def _findings(judged: list[dict[str, Any]]) -> list[str]:
     kinds = collections.Counter(
-        m["finding"].split(":")[0] for m in mutants if m["outcome"] == "finding"
+        m["finding"].split(":")[0] for m in judged if m["outcome"] == "finding"
     )
     words = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
     return [*textwrap.wrap(f"Findings: {words}.", 120), ""]
 
 
-def _survivors(mutants: list[dict[str, Any]]) -> list[str]:
+def _survivors(judged: list[dict[str, Any]]) -> list[str]:
     """Those that are explained, by reason; those that are not, one by one."""
     reasons: dict[str, list[str]] = {}
     lines = []
-    for mutant in mutants:
+    for mutant in judged:
         what = f"line {mutant['line']}, {mutant['what'].split(' ', 1)[0]} ({mutant['family']})"
         if _outcome(mutant) == "equivalent":
             reasons.setdefault(mutant["reason"], []).append(what)
