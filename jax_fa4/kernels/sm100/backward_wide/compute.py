@@ -92,15 +92,16 @@ def _fetch_own(context, work, row: Row, gradient: cutlass.Constexpr) -> None:
     heads = context.of_keys.heads if keys else context.of_queries.heads
     number = work.row + row.thread
     exists = number < length
-    operands = [(gmem.k_rows if keys else gmem.q_rows, context.of_qk, columns.first)]
+    operands = [
+        (gmem.k_rows if keys else gmem.q_rows, context.head_dim, config.head_dim, columns.first)
+    ]
     if cutlass.const_expr(gradient is not Gradient.DV and columns.holds_second):
-        operands.append((gmem.v_rows if keys else gmem.do_rows, context.of_v, columns.second))
-    for (array, shape, column), width in zip(
-        operands, (config.head_dim, config.head_dim_v), strict=False
-    ):
-        offset = own.offset_of(shape, number, heads, work.head, work.batch, length)
+        array = gmem.v_rows if keys else gmem.do_rows
+        operands.append((array, context.head_dim_v, config.head_dim_v, columns.second))
+    for array, head_dim, width, column in operands:
+        offset = own.offset_of(work, number, length, heads, head_dim)
         source = array + cute.assume(offset, divby=8)
-        own.fetch(context, source, exists, shape.head_dim, width, column, row.place)
+        own.fetch(context, source, exists, head_dim, width, column, row.place)
     tensor_memory.wait_stores()
     tensor_memory.fence_before_sync()
     context.barriers["own_ready"].arrive_as_warp(0)
@@ -232,15 +233,13 @@ def _store(context, work, row: Row, gradient: cutlass.Constexpr) -> None:
         own.store_sums(context, target, row.place, row.thread % _WARP)
     else:
         is_k = gradient is Gradient.DK
-        shape, array = (context.of_qk, gmem.dk) if is_k else (context.of_v, gmem.dv)
-        width, scale = (
-            (config.head_dim, context.scale) if is_k else (config.head_dim_v, Float32(1.0))
-        )
+        array, scale = (gmem.dk, context.scale) if is_k else (gmem.dv, Float32(1.0))
+        width = config.head_dim if is_k else config.head_dim_v
+        head_dim = context.head_dim if is_k else context.head_dim_v
         length, heads = context.band.seqlen_k, context.of_keys.heads
-        offset = own.offset_of(shape, number, heads, work.head, work.batch, length)
+        offset = own.offset_of(work, number, length, heads, head_dim)
         target = array + cute.assume(offset, divby=8)
-        exists = number < length
-        own.store_rounded(context, target, exists, shape.head_dim, width, scale, row.place)
+        own.store_rounded(context, target, number < length, head_dim, width, scale, row.place)
     tensor_memory.fence_before_sync()
 
 

@@ -10,7 +10,6 @@ from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.backward_wide.config import HALVES, STATS_STAGES, WideConfig
 from jax_fa4.kernels.toolkit.block_range import Band
-from jax_fa4.kernels.toolkit.forward_arrays import Shape
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
@@ -111,11 +110,11 @@ class Context:
     tmem: cute.Pointer  # float32 columns, lane 0
     tile: Int32  # of those that make this CTA's gradient
     band: Band
-    of_qk: Shape  # with the head dim of Q and K
-    of_v: Shape  # of V and dO
+    head_dim: Int32
+    head_dim_v: Int32
     of_keys: LongestFirst
     of_queries: LongestFirst
-    heads_q: Int32
     ratio: Int32  # query heads a KV head
+    by_ratio: cute.FastDivmodDivisor
     scale: Float32
     scale_log2: Float32

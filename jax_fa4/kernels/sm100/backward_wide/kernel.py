@@ -144,8 +144,11 @@ class BackwardWideSm100:
             (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
             (lse_log2_ptr, delta_ptr, dq_accum_ptr),
             (band_lower, band_upper),
-            (batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v),
-            (of_keys.heads_per_group, of_queries.heads_per_group),
+            (seqlen_q, seqlen_k, head_dim, head_dim_v),
+            (of_keys.row_blocks, of_keys.heads, batch, of_keys.heads_per_group),
+            (of_queries.row_blocks, of_queries.heads, batch, of_queries.heads_per_group),
+            (of_keys.make_divisors(), of_queries.make_divisors()),
+            (of_qk.ratio, cute.fast_divmod_create_divisor(of_qk.ratio)),
             (softmax_scale, softmax_scale * LOG2_E),
         ).launch(
             grid=(2 * of_keys.tiles() + of_queries.tiles(), 1, 1),
@@ -161,13 +164,10 @@ class BackwardWideSm100:
         keys, queries = shape.heads_kv * shape.batch, shape.heads_q * shape.batch
         of_keys = fit(keys, Int32(1), row * shape.seqlen_q * shape.ratio)
         of_queries = fit(queries, shape.ratio, row * shape.seqlen_k)
-        return self._of_rows(shape, of_keys, of_queries)
-
-    def _of_rows(self, shape: Shape, keys: Int32, queries: Int32):
-        """The schedulers, given how many heads a group has."""
+        of_rows = cute.ceil_div(shape.seqlen_k, TILE), cute.ceil_div(shape.seqlen_q, TILE)
         return (
-            LongestFirst(cute.ceil_div(shape.seqlen_k, TILE), shape.heads_kv, shape.batch, keys),
-            LongestFirst(cute.ceil_div(shape.seqlen_q, TILE), shape.heads_q, shape.batch, queries),
+            LongestFirst(of_rows[0], shape.heads_kv, shape.batch, of_keys),
+            LongestFirst(of_rows[1], shape.heads_q, shape.batch, of_queries),
         )
 
     def _tiled_mmas(self) -> TiledMmas:
@@ -269,8 +269,11 @@ class BackwardWideSm100:
         arrays: tuple,  # q, k, v, dout, dk, dv
         scratch: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32],
-        lengths: tuple[Int32, Int32, Int32, Int32, Int32, Int32, Int32],
-        heads_per_group: tuple[Int32, Int32],
+        lengths: tuple[Int32, Int32, Int32, Int32],
+        of_keys: tuple[Int32, Int32, Int32, Int32],
+        of_queries: tuple[Int32, Int32, Int32, Int32],
+        divisors: tuple,  # of the two `LongestFirst` above
+        ratio: tuple[Int32, cute.FastDivmodDivisor],
         scales: tuple[Float32, Float32],
     ):
         config, mmas = self.config, TiledMmas(*tiled_mmas)
@@ -289,11 +292,10 @@ class BackwardWideSm100:
             cute.arch.relinquish_tmem_alloc_permit()
         cute.arch.sync_threads()
 
-        batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v = lengths
-        of_qk = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim)
-        of_v = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim_v, head_dim_v)
-        of_keys, of_queries = self._of_rows(of_qk, *heads_per_group)
-        gradient, tile = gradient_of(of_keys, of_queries)
+        seqlen_q, seqlen_k, head_dim, head_dim_v = lengths
+        keys = LongestFirst(*of_keys, divisors[0])
+        queries = LongestFirst(*of_queries, divisors[1])
+        gradient, tile = gradient_of(keys, queries)
         context = Context(
             config=config,
             dtype=self.dtype,
@@ -304,12 +306,12 @@ class BackwardWideSm100:
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             tile=tile,
             band=Band(*band, seqlen_q, seqlen_k),
-            of_qk=of_qk,
-            of_v=of_v,
-            of_keys=of_keys,
-            of_queries=of_queries,
-            heads_q=heads_q,
-            ratio=of_qk.ratio,
+            head_dim=head_dim,
+            head_dim_v=head_dim_v,
+            of_keys=keys,
+            of_queries=queries,
+            ratio=ratio[0],
+            by_ratio=ratio[1],
             scale=scales[0],
             scale_log2=scales[1],
         )

@@ -34,17 +34,16 @@ def fetch(
     whose first column of tensor memory is `column`."""
     half, lane = place
     begin = half * (width // HALVES)
+    elements = cute.make_rmem_tensor(width // HALVES, context.dtype)
+    elements.fill(0.0)
+    for c in cutlass.range_constexpr(0, width // HALVES, _PIECE):
+        if exists & (begin + c < columns):
+            row = source + cute.assume(begin + c, divby=_PIECE)
+            part = cute.make_tensor(elements.iterator + c, cute.make_layout(_PIECE))
+            cute.autovec_copy(cute.make_tensor(row, cute.make_layout(_PIECE)), part)
     for c in cutlass.range_constexpr(0, width // HALVES, _CHUNK):
-        elements = cute.make_rmem_tensor(_CHUNK, context.dtype)
-        elements.fill(0.0)
-        for piece in cutlass.range_constexpr(0, _CHUNK, _PIECE):
-            at = begin + c + piece
-            if exists & (at < columns):
-                row = source + cute.assume(at, divby=_PIECE)
-                part = cute.make_tensor(elements.iterator + piece, cute.make_layout(_PIECE))
-                cute.autovec_copy(cute.make_tensor(row, cute.make_layout(_PIECE)), part)
         cells = cute.make_tensor(
-            cute.recast_ptr(elements.iterator, dtype=Float32), cute.make_layout(_CHUNK // 2)
+            cute.recast_ptr(elements.iterator + c, dtype=Float32), cute.make_layout(_CHUNK // 2)
         )
         target = context.tmem + column + half * (width // HALVES // 2) + c // 2
         tensor_memory.store(cells, target, lane)
@@ -100,6 +99,6 @@ def store_sums(context, target: cute.Pointer, place: tuple[Int32, Int32], row: I
             cute.autovec_copy(part, cute.make_tensor(to, cute.make_layout(_VECTOR)))
 
 
-def offset_of(shape, row: Int32, heads: Int32, head: Int32, batch: Int32, seqlen: Int32) -> Int64:
-    """Of the row of a head in a contiguous BSHD array."""
-    return ((Int64(batch) * seqlen + row) * heads + head) * shape.head_dim
+def offset_of(work, row: Int32, seqlen: Int32, heads: Int32, head_dim: Int32) -> Int64:
+    """Of a row of the CTA's own head in a contiguous BSHD array."""
+    return ((Int64(work.batch) * seqlen + row) * heads + work.head) * head_dim

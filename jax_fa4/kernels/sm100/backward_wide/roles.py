@@ -82,7 +82,7 @@ def work_of(context, gradient: Gradient) -> Work:
     row_block, head, batch = context.of_queries.decode(context.tile)
     row = row_block * TILE
     first, blocks = visited_keys(context.band, row)
-    return Work(row, head, batch, head // context.ratio, first, blocks, blocks)
+    return Work(row, head, batch, head // context.by_ratio, first, blocks, blocks)
 
 
 def cuts_something(band: Band, gradient: Gradient, row: Int32, streamed: Int32) -> Boolean:
@@ -108,4 +108,4 @@ def next_visit(work: Work, head: Int32, block: Int32) -> tuple[Int32, Int32]:
 def line_of(context, batch: Int32, head: Int32) -> Int64:
     """Number of a query head's first row among the rows of the scratch, in tiles of 128."""
     rows = cute.ceil_div(context.band.seqlen_q, TILE) * TILE
-    return (Int64(batch) * context.heads_q + head) * rows
+    return (Int64(batch) * context.of_queries.heads + head) * rows
