@@ -20,6 +20,51 @@ SCHEDULES = (
 )
 
 
+# On the kernels of head dims (192, 128) and 256, which make dQ without additions to memory.
+WIDE = {
+    case.name: case
+    for case in (
+        CASES["head-dim-256"],
+        CASES["values-192-128"],
+        CASES["values-8-256"],
+        inputs.Case(name="dims-192", query_length=65, key_length=129, head_dim=192),
+        inputs.Case(
+            name="dims-136-40", query_length=129, key_length=257, head_dim=136, head_dim_v=40
+        ),
+        inputs.Case(
+            name="groups-of-3",
+            query_length=130,
+            key_length=63,
+            heads=6,
+            heads_kv=2,
+            head_dim=256,
+            window=(40, 10),
+        ),
+        inputs.Case(
+            name="keys-unseen",
+            query_length=70,
+            key_length=300,
+            head_dim=192,
+            head_dim_v=128,
+            window=(50, 20),
+        ),
+        inputs.Case(
+            name="queries-without-keys",
+            query_length=260,
+            key_length=100,
+            heads=2,
+            heads_kv=1,
+            head_dim=256,
+            causal=True,
+        ),
+        inputs.Case(
+            name="one-query", query_length=1, key_length=200, heads=4, heads_kv=2, head_dim=200
+        ),
+        inputs.Case(name="one-key", query_length=200, key_length=1, head_dim=160, head_dim_v=96),
+    )
+}
+
+
 def gradients_under(case, x, schedule, **options):
     level, completion, seed = schedule
     call = functools.partial(emulated(case), **options)
@@ -52,9 +97,30 @@ def test_gradients_of_keys_have_the_same_bits_in_every_run(name, precision):
             np.testing.assert_array_equal(found[key], first[key], err_msg=f"{key}, {schedule}")
 
 
-def test_no_member_of_a_batch_shows_in_another():
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_wide_gradients_have_the_same_bits_in_every_run(name, precision):
+    """Whether or not that was asked for: the kernel is the same."""
+    case = replace(WIDE[name], batch=1)
+    x = inputs.make(case, precision)
+    kernel = f"d{256 if max(case.head_dim - 64, case.head_dim_v) > 128 else '192_v128'}"
+    with jax_fa4.emulator.options(arch="sm100"):
+        for deterministic in (False, True):
+            words = jax_fa4.explain(*x[:3], deterministic=deterministic, implementation="emulator")
+            assert words.rstrip().endswith(kernel), words
+    first = gradients_under(case, x, SCHEDULES[0])
+    bounds = expected.both(x, case, gradients=True)
+    for schedule in SCHEDULES:
+        found = gradients_under(case, x, schedule, deterministic=schedule is SCHEDULES[-1])
+        tolerances.check(found, *bounds)
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, first[key], err_msg=f"{key}, {schedule}")
+
+
+@pytest.mark.parametrize("name", ["ragged", "head-dim-256", "values-192-128"])
+def test_no_member_of_a_batch_shows_in_another(name):
     """Beside a member of the batch that is NaN, and ragged, so that tiles reach into it."""
-    case = replace(CASES["ragged"], batch=1)
+    case = replace(CASES[name], batch=1)
     x = inputs.make(case, jnp.bfloat16)
     alone = gradients_under(case, x, SCHEDULES[0])
     doubled = jax.tree.map(lambda a: jnp.concatenate([a, jnp.full_like(a, jnp.nan)]), x)
