@@ -181,6 +181,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE / "PROOF.md")
     options = parser.parse_args()
+    command = f"--arch {options.arch} --dtypes {' '.join(options.dtypes)}"
+    command += f" --form {options.form}" if options.form else ""
     start = time.monotonic()
     outcomes = []
     spawn = multiprocessing.get_context("spawn")
@@ -191,10 +193,9 @@ def main() -> int:
         for number, outcome in enumerate(results, 1):
             outcomes.append(outcome)
             print(f"[{number}/{len(work)}] {outcome.words}: {outcome.wrong or 'right'}", flush=True)
-    command = f"--arch {options.arch} --dtypes {' '.join(options.dtypes)}"
-    command += f" --form {options.form}" if options.form else ""
-    text = page(command, outcomes, time.monotonic() - start, options.workers)
-    options.output.write_text(text)
+            # At once: it is true of what has run, should the rest be cut short.
+            text = page(command, outcomes, time.monotonic() - start, options.workers)
+            options.output.write_text(text)
     return int(any(outcome.wrong for outcome in outcomes))
 
 
