@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mutant_text import AFTER, BEFORE, FAULT, WAIT, Text
+from mutant_text import FAULT, WAIT, Text
 from mutants import Mutant
 
 
@@ -99,12 +99,6 @@ def delays(survivor: Survivor) -> bool:
     return moves and re.match(r"mbarrier\.arrive|tcgen05\.commit", survivor.passed) is not None
 
 
-def fence_stays_behind(survivor: Survivor) -> bool:
-    """A wait that passes a tcgen05.fence::before_thread_sync."""
-    waits = survivor.mutant.family == "move wait" and "try_wait" in survivor.code
-    return waits and survivor.passed.startswith(BEFORE)
-
-
 def read_watched(survivor: Survivor) -> bool:
     reads = re.match(r"tcgen05\.ld|ld\.shared", survivor.passed) is not None
     return survivor.mutant.family == "move arrive" and reads
@@ -151,16 +145,6 @@ def source_kept(survivor: Survivor) -> bool:
     return any(groups.match(code) for code in (survivor.code, survivor.passed))
 
 
-def no_other_cta(survivor: Survivor) -> bool:
-    return survivor.code.startswith("fence.mbarrier_init") and survivor.clusters == 1
-
-
-def fenced_again(survivor: Survivor) -> bool:
-    """Another fence of the same kind stands between it and the cluster's barrier."""
-    rest = "\n".join(survivor.lines[survivor.mutant.line :]).split("barrier.cluster.arrive")[0]
-    return survivor.code.startswith("fence.mbarrier_init") and "fence.mbarrier_init" in rest
-
-
 def own_address(survivor: Survivor) -> bool:
     """The barrier behind tcgen05.alloc, where nobody else reads the address that it writes."""
     alloc = re.search(r"tcgen05\.alloc\S*\s+(\[[^\]]*\])", survivor.ptx)
@@ -185,10 +169,6 @@ def renamed(survivor: Survivor) -> bool:
             same = f"setp.eq.u32 is_new, {used[1]}, {new}; @is_new {FAULT}"
             lines[at] = f"{{ .reg .pred is_new; {same} {line} }}"
     return survivor.clean("\n".join(lines))
-
-
-def another_fence(survivor: Survivor) -> bool:
-    return survivor.code.startswith("wgmma.fence") and survivor.ptx.count("wgmma.fence") > 1
 
 
 def only_announced(survivor: Survivor) -> bool:
@@ -237,13 +217,6 @@ def met_before(survivor: Survivor) -> bool:
     return text.met_before(at)
 
 
-def fence_passes_arrival(survivor: Survivor) -> bool:
-    moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("earlier")
-    proxy = survivor.code.startswith("fence.proxy.async")
-    beyond = ("mbarrier.arrive", "tcgen05.fence::before_thread_sync")
-    return moves and proxy and survivor.passed.startswith(beyond)
-
-
 def value_unused(survivor: Survivor) -> bool:
     """Something between the store to shared memory just before it and an arrival that tells of it.
 
@@ -278,50 +251,7 @@ def waited_later(survivor: Survivor) -> bool:
     return drops and Text(survivor.ptx).waits_for_loads_after(survivor.mutant.line - 1)
 
 
-def no_fence_needed(survivor: Survivor) -> bool:
-    """A wait that passes the fence behind it, and not the product."""
-    fence = survivor.passed.startswith("tcgen05.fence::after_thread_sync")
-    return survivor.mutant.family == "move wait" and fence and "try_wait" in survivor.code
-
-
 def not_for_load(survivor: Survivor) -> bool:
     """A wait that passes a load from tensor memory."""
     loads = survivor.passed.startswith("tcgen05.ld")
     return survivor.mutant.family == "move wait" and loads and "try_wait" in survivor.code
-
-
-def fenced_elsewhere(survivor: Survivor) -> bool:
-    """A tcgen05.fence, dropped or passed, that has another between it and what it orders."""
-    text, here = Text(survivor.ptx), survivor.mutant.line - 1
-    if survivor.mutant.family == "move wait" and survivor.passed.startswith(BEFORE):
-        here = text.near(survivor.passed, here)
-    elif survivor.mutant.family != "drop fence":
-        return False
-    return text.lines[here].startswith((AFTER, BEFORE)) and text.fenced_elsewhere(here)
-
-
-def nothing_before(survivor: Survivor) -> bool:
-    """A fence before which nobody has touched tensor memory, and which no thread meets again."""
-    if not survivor.code.startswith(AFTER):
-        return False
-    text, here = Text(survivor.ptx), survivor.mutant.line - 1
-    if survivor.mutant.family != "drop fence" or here in text.reachable(here):
-        return False
-    return survivor.kinds(text.stops_at_tensor_memory(here)) <= {"", "deadlock"}
-
-
-def no_more_scores(survivor: Survivor) -> bool:
-    """A fence between products, after which comes none that takes A from shared memory."""
-    text, here = Text(survivor.ptx), survivor.mutant.line - 1
-    if not survivor.code.startswith(BEFORE) or not text.multiplies_after(here):
-        return False
-    return survivor.clean(text.stops_at_scores_after(here))
-
-
-def fence_of_reader(survivor: Survivor) -> bool:
-    pair = (survivor.code, survivor.passed)
-    return (
-        survivor.mutant.family.startswith("move")
-        and any("fence.proxy.async" in x for x in pair)
-        and any(re.match(r"(?:bar|barrier)\.(?:warp\.)?sync", x) for x in pair)
-    )

@@ -10,17 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mutant_checks as checks
+import mutant_fences as fences
 from mutant_checks import Survivor
 
 REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
     (
-        checks.no_other_cta,
+        fences.no_other_cta,
         "orders mbarrier.init for other CTAs of the cluster, and the cluster is one CTA "
         "(checked: the launch)",
     ),
     (
-        checks.fenced_again,
+        fences.fenced_again,
         "another fence.mbarrier_init comes before the cluster's barrier (checked: the text)",
+    ),
+    (
+        fences.released_anyway,
+        "the cluster's barrier comes next and its arrival is not relaxed: it makes all memory "
+        "accesses before it visible to the threads that wait (PTX ISA 9.7.13.3; checked: the text)",
     ),
     (
         checks.own_address,
@@ -84,7 +90,7 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "the arrival comes later, which orders more and not less (checked: no deadlock)",
     ),
     (
-        checks.fence_stays_behind,
+        fences.fence_stays_behind,
         "the fence orders the tcgen05 instructions before it with what follows, and of that the "
         "wait is one more (PTX ISA 9.7.16.6.3; checked: it passes nothing but the fence)",
     ),
@@ -103,7 +109,7 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "thread (checked: a write to the source would be a race)",
     ),
     (
-        checks.another_fence,
+        fences.another_fence,
         "the registers of the next product were not used since another wgmma.fence (checked: the "
         "registers are watched in every run)",
     ),
@@ -132,7 +138,7 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "others)",
     ),
     (
-        checks.fence_passes_arrival,
+        fences.fence_passes_arrival,
         "the stores that the fence orders are before both places, and the arrival that tells of "
         "them is after both (checked: it passes no access; races of the async proxy)",
     ),
@@ -151,19 +157,19 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "waited for is never over)",
     ),
     (
-        checks.no_fence_needed,
+        fences.no_fence_needed,
         "it still comes before the product, and its phase tells of a copy to shared memory, "
         "which the fence does not order (checked: races of tensor memory, where a tcgen05 "
         "instruction without the fence is one)",
     ),
     (
-        checks.fenced_elsewhere,
+        fences.fenced_elsewhere,
         "on every path another fence of its kind stands between it and the tcgen05 instruction, or "
         "the wait or arrival, that it would order (PTX ISA 9.7.16.6.3; checked: the text's control "
         "flow)",
     ),
     (
-        checks.nothing_before,
+        fences.nothing_before,
         "until its warp has passed it nobody touches tensor memory, and it does so once, so there "
         "is nothing that it could order (PTX ISA 9.7.16.6.3; checked: the text; a kernel whose "
         "warp ends there stops at no such instruction, under every schedule)",
@@ -174,7 +180,7 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "(checked: races of tensor memory, in which the load would be a party)",
     ),
     (
-        checks.no_more_scores,
+        fences.no_more_scores,
         "it keeps the next scores from overwriting P, and after it come no scores: only other "
         "products P V (checked: a kernel that stops at scores after it, under every schedule)",
     ),
@@ -184,7 +190,7 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "to scale (checked: with a NaN in its place the results are the same bits)",
     ),
     (
-        checks.fence_of_reader,
+        fences.fence_of_reader,
         "a proxy fence may stand on the reader's side of the barrier, and the warp that starts the "
         "copy executes it too (PTX ISA 9.7.13.4; checked: races of the async proxy)",
     ),

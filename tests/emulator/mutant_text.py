@@ -186,6 +186,12 @@ class Text:
         text[line] = "ret;"
         return "\n".join(text)
 
+    def releases_after(self, line: int) -> bool:
+        """Whether on every path a releasing barrier.cluster.arrive is next to synchronise."""
+        steps = [self._next(at) for at in range(len(self.lines))]
+        others = f"{_TELLS}|{_LEARNS}|barrier\\.cluster|^ret|setmaxnreg"
+        return not self._meets(line, others, r"barrier\.cluster\.arrive(?!\.relaxed)", steps)
+
     def waits_for_loads_after(self, line: int) -> bool:
         """Whether a thread comes to another tcgen05.wait::ld after this line, whatever its way."""
         steps = [self._next(at) for at in range(len(self.lines))]

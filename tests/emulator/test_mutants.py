@@ -7,7 +7,8 @@ import re
 
 import numpy as np
 import pytest
-from mutant_checks import Survivor, nothing_before, over_when_used
+from mutant_checks import Survivor, over_when_used
+from mutant_fences import nothing_before
 from mutant_reasons import reason
 from mutant_text import Text
 from mutants import Mutant, marked, mutants
@@ -212,6 +213,19 @@ def test_a_warp_that_passes_by_ends_too():
 )
 def test_loads_are_waited_for_later_only_on_every_path(lines, waits):
     assert Text("\n".join(lines)).waits_for_loads_after(0) is waits
+
+
+@pytest.mark.parametrize(
+    ("lines", "released"),
+    [
+        (("fence", "@p bra $L;", "add;", "$L:", "barrier.cluster.arrive;", "ret;"), True),
+        (("fence", "barrier.cluster.arrive.relaxed;", "barrier.cluster.arrive;", "ret;"), False),
+        (("fence", ARRIVE, "barrier.cluster.arrive;", "ret;"), False),
+        (("fence", "bar.sync 0;", "barrier.cluster.arrive;", "ret;"), False),
+    ],
+)
+def test_a_barrier_of_the_cluster_releases_unless_relaxed(lines, released):
+    assert Text("\n".join(lines)).releases_after(0) is released
 
 
 def test_sums_may_differ_by_rounding_and_other_results_may_not():
