@@ -11,10 +11,9 @@ pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
-from jax_fa4.kernels.sm100.backward_wide.config import WIDE_CONFIGS
+from jax_fa4.kernels.sm100.backward_wide.config import WIDE_CONFIGS, Gradient
 from jax_fa4.kernels.sm100.backward_wide.context import barrier_table
 from jax_fa4.kernels.sm100.backward_wide.roles import (
-    Gradient,
     cuts_something,
     visited_keys,
     visited_queries,
@@ -39,10 +38,18 @@ def test_nothing_spills(variant, built):
     assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
     assert ".target sm_100f" in ptx
     assert ".local" not in ptx
-    # Products are 16 deep. S stands at two places before the loop and one in it, dP at one each.
-    of_scores, of_dscores, of_sum = variant.head_dim // 16, variant.head_dim_v // 16, 64 // 16
-    products = len(re.findall(r"tcgen05\.mma", ptx))
-    assert products == 3 * (3 * of_scores + of_sum) + 2 * 2 * of_dscores
+    # Products are 16 deep: S and dP stand once before the loop and in it, S twice before it where
+    # it runs ahead, sums in it.
+    of_s, of_dp, of_sum = variant.head_dim // 16, variant.head_dim_v // 16, 64 // 16
+    products = {
+        Gradient.DK: 3 * of_s + 2 * of_dp + of_sum,
+        Gradient.DQ: 3 * of_s + 2 * of_dp + of_sum,
+        Gradient.DV: 3 * of_s + of_sum,
+        Gradient.DK_DV: 2 * of_s + 2 * of_dp + 2 * of_sum,
+    }
+    gradients = WIDE_CONFIGS[variant.head_dim, variant.head_dim_v].gradients
+    found = len(re.findall(r"tcgen05\.mma", ptx))
+    assert found == sum(products[gradient] for gradient in gradients)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
@@ -54,25 +61,41 @@ def test_nothing_is_added_to_memory(variant, built):
 
 
 @pytest.mark.parametrize("dims", WIDE_CONFIGS, ids=lambda dims: f"d{dims[0]}v{dims[1]}")
+def test_the_gradients_are_all_made(dims):
+    made = WIDE_CONFIGS[dims].gradients
+    assert sorted(name for g in made for name in g.name.split("_")) == ["DK", "DQ", "DV"]
+
+
+@pytest.mark.parametrize("dims", WIDE_CONFIGS, ids=lambda dims: f"d{dims[0]}v{dims[1]}")
 def test_the_memory_maps_fit(dims):
     config = WIDE_CONFIGS[dims]
-    memory = config.tensor_memory
-    parts = [
-        range(memory.sum, memory.sum + max(dims)),
-        range(memory.first, memory.first + config.head_dim // 2),
-        range(memory.scores, memory.scores + 64),
-        range(memory.dscores, memory.dscores + 64),
-    ]
-    if memory.holds_second:
-        parts.append(range(memory.second, memory.second + config.head_dim_v // 2))
-    used = [column for part in parts for column in part]
-    assert len(set(used)) == len(used) == memory.columns <= 512
-    own = 0 if memory.holds_second else 128 * config.head_dim_v
-    tiles = 64 * (config.first_stages * config.head_dim + config.second_stages * config.head_dim_v)
+    d, d_v = dims
+    for gradient in config.gradients:
+        memory = config.tensor_memory(gradient)
+        parts = [
+            range(memory.scores, memory.scores + 64),
+            range(memory.dscores, memory.dscores + 64),
+        ]
+        if gradient is not Gradient.DV:
+            parts.append(range(memory.wide, memory.wide + d))
+        if gradient.takes_p:
+            parts.append(range(memory.dv, memory.dv + d_v))
+        if memory.holds_first:
+            parts.append(range(memory.first, memory.first + d // 2))
+        if memory.holds_second:
+            parts.append(range(memory.second, memory.second + d_v // 2))
+        used = [column for part in parts for column in part]
+        assert len(set(used)) == len(used) == memory.columns <= 512
+        own = 0 if memory.holds_first else 128 * d
+        own += 0 if memory.holds_second or not gradient.takes_dp else 128 * d_v
+        assert config.shares_own(gradient) == (own > 0)
+        rings = 64 * (config.firsts(gradient) * d + config.seconds(gradient) * d_v)
+        assert 2 * (own + rings) + 3072 == config.smem_bytes <= 232448
+        # Two blocks at work, one on its way.
+        assert config.firsts(gradient) >= 3
+        assert config.seconds(gradient) >= 2
     barriers = sum(spec.stages for spec in barrier_table(config).values())
-    small = 8 * barriers + 128 + 4 * 64 * 2 * 3
-    assert small <= 3072
-    assert 2 * (own + tiles) + 3072 == config.smem_bytes <= 232448
+    assert 8 * barriers + 128 + 4 * 64 * 2 * 3 + 4 * 256 <= 3072
 
 
 UNBOUNDED = 2**30

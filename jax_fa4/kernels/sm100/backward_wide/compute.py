@@ -1,10 +1,10 @@
 """A compute warpgroup: thread i has own row i, and half h of the columns of its scores.
 
-CONTRACT: first it puts its half of the own rows of Q or K, and of V or dO where these have room,
-into tensor memory and arrives at own_ready. For every visit it takes its half of S at s_full, and
-then, for dV, leaves P and arrives at factor_ready; for dK and dQ it arrives at s_read, takes its
-half of dP at dp_full, leaves dS and arrives at factor_ready; where the stream is of queries, also
-at stats_empty. At the end it stores its half of the sum.
+CONTRACT: first it puts its half of the own rows that belong there into tensor memory and arrives at
+own_ready. For every visit it takes its half of S at s_full, and leaves P and arrives at p_ready
+for dV, else arrives at s_read; but for dV alone it takes its half of dP at dp_full, leaves dS and
+arrives at ds_ready; where the stream is of queries, it arrives at stats_empty. At the end it stores
+its half of the columns of what was made.
 
     P  = exp2(scale log2(e) S - lse log2(e))      0 where the band hides the key
     dS = P (dP - delta)                           the scale comes at the end, to dK and to dQ
@@ -21,9 +21,8 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, min
 
 from jax_fa4.kernels.sm100.backward_wide import own
-from jax_fa4.kernels.sm100.backward_wide.config import HALF, STATS_STAGES, STREAM, TILE
+from jax_fa4.kernels.sm100.backward_wide.config import HALF, STATS_STAGES, STREAM, TILE, Gradient
 from jax_fa4.kernels.sm100.backward_wide.roles import (
-    Gradient,
     cuts_something,
     line_of,
     next_visit,
@@ -31,6 +30,7 @@ from jax_fa4.kernels.sm100.backward_wide.roles import (
 )
 from jax_fa4.kernels.toolkit import tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
 from jax_fa4.kernels.toolkit.masks import mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
@@ -42,6 +42,9 @@ from jax_fa4.kernels.toolkit.mbarriers import (
 )
 
 _WARP = 32
+# Of sixteen columns, the first of each pair whose exponentials are polynomials, where dV waits for
+# them. Modelled cycles of a visit: without 1738, with one pair of four 1670, so 1623, half 1625.
+_BY_POLYNOMIAL = (4, 10, 14)
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,17 @@ def _make_row(context, work, gradient: Gradient, half: Int32) -> Row:
 @cute.jit
 def _fetch_own(context, work, row: Row, gradient: cutlass.Constexpr) -> None:
     """Own rows as operands, in tensor memory."""
-    gmem, config, columns = context.gmem, context.config, context.config.tensor_memory
-    keys = gradient.of_keys
+    gmem, config, keys = context.gmem, context.config, gradient.of_keys
+    columns = config.tensor_memory(gradient)
     length = context.band.seqlen_k if keys else context.band.seqlen_q
     heads = context.of_keys.heads if keys else context.of_queries.heads
     number = work.row + row.thread
     exists = number < length
-    operands = [
-        (gmem.k_rows if keys else gmem.q_rows, context.head_dim, config.head_dim, columns.first)
-    ]
-    if cutlass.const_expr(gradient is not Gradient.DV and columns.holds_second):
+    operands = []
+    if cutlass.const_expr(columns.holds_first):
+        array = gmem.k_rows if keys else gmem.q_rows
+        operands.append((array, context.head_dim, config.head_dim, columns.first))
+    if cutlass.const_expr(columns.holds_second):
         array = gmem.v_rows if keys else gmem.do_rows
         operands.append((array, context.head_dim_v, config.head_dim_v, columns.second))
     for array, head_dim, width, column in operands:
@@ -148,31 +152,35 @@ def _mask(context, row: Row, scores: cute.Tensor, work, gradient: cutlass.Conste
 def _probabilities(context, row: Row, work, gradient: cutlass.Constexpr, block) -> cute.Tensor:
     """This thread's half row of P, in registers."""
     barriers, stage = context.barriers, row.scores.stage
-    makes_dv = gradient is Gradient.DV
     if cutlass.const_expr(gradient.of_keys):
         wait_stage(barriers["stats_full"], row.stats)
+    lse = _statistics(context, row, 0) if gradient.of_keys else None
     wait_stage(barriers["s_full"], row.scores)
     tensor_memory.fence_after_sync()
     scores = cute.make_rmem_tensor(HALF, Float32)
-    base = context.tmem + context.config.tensor_memory.scores + row.half * HALF
-    base = base + stage * STREAM if makes_dv else base
+    base = context.tmem + context.config.tensor_memory(gradient).scores + row.half * HALF
+    base = base + stage * STREAM if gradient is Gradient.DV else base
     tensor_memory.load(base, scores, row.lane)
     tensor_memory.wait_loads()
-    if cutlass.const_expr(not makes_dv):
+    if cutlass.const_expr(not gradient.takes_p):
         tensor_memory.fence_before_sync()
         barriers["s_read"].arrive_as_warp(0)
     _mask(context, row, scores, work, gradient, block)
     scale = (-context.scale_log2, -context.scale_log2)
-    lse = _statistics(context, row, 0) if gradient.of_keys else None
     for c in cutlass.range_constexpr(0, HALF, 2):
         pair = (scores[c], scores[c + 1])
         of_pair = (lse[c], lse[c + 1]) if gradient.of_keys else (row.lse, row.lse)
         # Of the other sign, since there is no packed negation of lse.
         a, b = cute.arch.fma_packed_f32x2(pair, scale, of_pair)
-        scores[c] = cute.math.exp2(-a, fastmath=True)
-        scores[c + 1] = cute.math.exp2(-b, fastmath=True)
-    if cutlass.const_expr(makes_dv):
-        _leave(context, row, scores, base, stage)
+        if cutlass.const_expr(gradient is Gradient.DK_DV and c % 16 in _BY_POLYNOMIAL):
+            scores[c], scores[c + 1] = -a, -b
+            exp2_by_polynomial(scores, c)
+        else:
+            scores[c] = cute.math.exp2(-a, fastmath=True)
+            scores[c + 1] = cute.math.exp2(-b, fastmath=True)
+    if cutlass.const_expr(gradient.takes_p):
+        _leave(context, row, scores, base)
+        barriers["p_ready"].arrive_as_warp(stage)
     else:
         _finish(context, row, scores)
     advance(row.scores)
@@ -193,14 +201,13 @@ def _finish(context, row: Row, values: cute.Tensor) -> None:
 
 
 @cute.jit
-def _leave(context, row: Row, values: cute.Tensor, base: cute.Pointer, stage) -> None:
-    """This thread's half row of P or dS, rounded, at `base`, as the sum's factor `stage`."""
+def _leave(context, row: Row, values: cute.Tensor, base: cute.Pointer) -> None:
+    """This thread's half row of P or dS, rounded, at `base`."""
     rounded = cute.make_rmem_tensor(HALF, context.dtype)
     convert(values, rounded)
     tensor_memory.store(_cells(rounded), base, row.lane)
     tensor_memory.wait_stores()
     tensor_memory.fence_before_sync()
-    context.barriers["factor_ready"].arrive_as_warp(stage)
 
 
 @cute.jit
@@ -210,7 +217,7 @@ def _dscores(context, row: Row, probabilities: cute.Tensor, gradient: cutlass.Co
     wait_next(context.barriers["dp_full"], row.dp_full, 0)
     tensor_memory.fence_after_sync()
     values = cute.make_rmem_tensor(HALF, Float32)
-    base = context.tmem + context.config.tensor_memory.dscores + row.half * HALF
+    base = context.tmem + context.config.tensor_memory(gradient).dscores + row.half * HALF
     tensor_memory.load(base, values, row.lane)
     tensor_memory.wait_loads()
     for c in cutlass.range_constexpr(0, HALF, 2):
@@ -218,28 +225,40 @@ def _dscores(context, row: Row, probabilities: cute.Tensor, gradient: cutlass.Co
         of_pair = (delta[c], delta[c + 1]) if gradient.of_keys else (row.delta, row.delta)
         dp = cute.arch.sub_packed_f32x2((values[c], values[c + 1]), of_pair)
         values[c], values[c + 1] = cute.arch.mul_packed_f32x2(p, dp)
-    _leave(context, row, values, base, 0)
+    _leave(context, row, values, base)
+    context.barriers["ds_ready"].arrive_as_warp(0)
+
+
+@cute.jit
+def _store_keys(context, work, row: Row, name: cutlass.Constexpr, column) -> None:
+    """This thread's half row of dK or dV."""
+    gmem, config, number = context.gmem, context.config, work.row + row.thread
+    is_k = name == "dk"
+    array, scale = (gmem.dk, context.scale) if is_k else (gmem.dv, Float32(1.0))
+    width = config.head_dim if is_k else config.head_dim_v
+    head_dim = context.head_dim if is_k else context.head_dim_v
+    length, heads = context.band.seqlen_k, context.of_keys.heads
+    offset = own.offset_of(work, number, length, heads, head_dim)
+    target = array + cute.assume(offset, divby=8)
+    exists = number < length
+    own.store_rounded(context, target, exists, head_dim, width, column, scale, row.place)
 
 
 @cute.jit
 def _store(context, work, row: Row, gradient: cutlass.Constexpr) -> None:
-    """This thread's half row of the sum."""
-    gmem, config, number = context.gmem, context.config, work.row + row.thread
+    """This thread's half row of what the CTA made."""
+    config, columns = context.config, context.config.tensor_memory(gradient)
     context.barriers["sum_full"].wait(0, 0)
     tensor_memory.fence_after_sync()
-    if cutlass.const_expr(gradient is Gradient.DQ):
+    if cutlass.const_expr(not gradient.of_keys):
         tile = line_of(context, work.batch, work.head) + work.row + row.lane
-        target = gmem.dq_accum + tile * config.head_dim
-        own.store_sums(context, target, row.place, row.thread % _WARP)
+        target = context.gmem.dq_accum + tile * config.head_dim
+        own.store_sums(context, target, columns.wide, row.place, row.thread % _WARP)
     else:
-        is_k = gradient is Gradient.DK
-        array, scale = (gmem.dk, context.scale) if is_k else (gmem.dv, Float32(1.0))
-        width = config.head_dim if is_k else config.head_dim_v
-        head_dim = context.head_dim if is_k else context.head_dim_v
-        length, heads = context.band.seqlen_k, context.of_keys.heads
-        offset = own.offset_of(work, number, length, heads, head_dim)
-        target = array + cute.assume(offset, divby=8)
-        own.store_rounded(context, target, number < length, head_dim, width, scale, row.place)
+        if cutlass.const_expr(gradient.takes_p):
+            _store_keys(context, work, row, "dv", columns.dv)
+        if cutlass.const_expr(gradient.takes_dp):
+            _store_keys(context, work, row, "dk", columns.wide)
     tensor_memory.fence_before_sync()
 
 
@@ -252,7 +271,7 @@ def run(context, gradient: cutlass.Constexpr, half: Int32) -> None:
     head, block = work.stream_head, work.first
     for _ in cutlass.range(work.visits, unroll=1):
         probabilities = _probabilities(context, row, work, gradient, block)
-        if cutlass.const_expr(gradient is not Gradient.DV):
+        if cutlass.const_expr(gradient.takes_dp):
             _dscores(context, row, probabilities, gradient)
         if cutlass.const_expr(gradient.of_keys):
             cute.arch.fence_view_async_shared()  # for the next bulk copy over what was read here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from jax_fa4.variants.variant import BackwardVariant
 
@@ -17,47 +18,87 @@ _SMALL_BYTES = 3072  # barriers and statistics, before the tiles
 _ELEMENT_BYTES = 2
 
 
+class Gradient(IntEnum):
+    """What a CTA makes."""
+
+    DK = 0
+    DQ = 1
+    DV = 2
+    DK_DV = 3  # both, where tensor memory holds them
+
+    @property
+    def of_keys(self) -> bool:
+        """Whether the own rows are keys, and the stream is of queries."""
+        return self is not Gradient.DQ
+
+    @property
+    def takes_dp(self) -> bool:
+        """Whether it is made from dP, and so from V and dO by their columns."""
+        return self is not Gradient.DV
+
+    @property
+    def takes_p(self) -> bool:
+        """Whether P is a factor of a sum."""
+        return self in (Gradient.DV, Gradient.DK_DV)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorMemory:
     """Who has which columns of the 128 lanes x 512 columns of 32 bits; lanes are own rows.
 
-        | sum, 256 | own first, 128 | S, 64 | dP, 64 |                      head dims (256, 256)
-        | sum, 192 | own first, 96  | own second, 64 | S, 64 | dP, 64 |     (192, 128)
+    Head dims (256, 256):
 
-    The operands are of 16 bits, two elements a cell. Without dP, for dV, its columns are a second
-    stage of S. Warpgroup h of compute has the 32 columns of S and of dP from 32 h on. P or dS go to
-    the first 16 of the columns that they are made from: no warp writes a cell that another reads.
-    Why nothing is overwritten too early, for visits t, t + 1, ... :
+        | dK or dQ, 256 | own K or Q, 128 | S, 64 | dP, 64 |
+        | dV, 256       | own K, 128      | S, 64 | S, 64  |
 
-    | written         | over              | after                                               |
-    |-----------------|-------------------|-----------------------------------------------------|
-    | S of t + 1      | S of t            | s_read of t: both halves were read                  |
-    | dP of t + 1     | dP of t           | factor_ready of t: both halves were read            |
-    |                 | dS of t           | the sum's product with it, earlier, of one thread   |
-    | P, dS of t      | S, dP, own columns | the warp's own tcgen05.wait::ld                    |
-    | S of t + 2, dV  | S of t            | factor_ready of t                                   |
-    |                 | P of t            | the sum's product with it, earlier, of one thread   |
+    (192, 128):
+
+        | dV, 128 | dK, 192 | own V, 64 | S, 64 | dP, 64 |
+        | dQ, 192 | own Q, 96 | own dO, 64 | S, 64 | dP, 64 |
+
+    Operands are of 16 bits, two elements a cell. Warpgroup h of compute has the 32 columns of S and
+    of dP from 32 h on. P and dS go to the first 16 of the columns that they are made from: no warp
+    writes a cell that another reads. Why nothing is overwritten too early, for visit t:
+
+    | written                 | over             | after                                           |
+    |-------------------------|------------------|-------------------------------------------------|
+    | S of t + 1, with no P   | S of t           | s_read of t: both halves were read              |
+    | S of t + 1; dV: t + 2   | S and P of t     | p_ready of t; the product with P, of one thread |
+    | dP of t + 1             | dP and dS of t   | ds_ready of t; the product with dS, likewise    |
+    | P, dS of t              | S, dP, own cells | the warp's own tcgen05.wait::ld                 |
     """
 
     head_dim: int
     head_dim_v: int
+    gradient: Gradient
 
-    sum = 0  # first column of dK, dQ or dV
+    dv = 0  # first column of dV
+
+    @property
+    def wide(self) -> int:
+        """Of dK or dQ."""
+        return self.head_dim_v if self.gradient is Gradient.DK_DV else 0
+
+    @property
+    def holds_first(self) -> bool:
+        """Whether own rows of K or Q are here; else they stay in shared memory."""
+        return self.gradient is not Gradient.DK_DV
+
+    @property
+    def holds_second(self) -> bool:
+        """The same of V or dO."""
+        needed = self.second + self.head_dim_v // 2 + 2 * STREAM
+        return self.gradient.takes_dp and needed <= TMEM_COLUMNS
 
     @property
     def first(self) -> int:
         """Of the own rows of K or Q."""
-        return self.sum + max(self.head_dim, self.head_dim_v)
+        return self.head_dim_v if self.gradient is Gradient.DV else self.wide + self.head_dim
 
     @property
     def second(self) -> int:
-        """Of the own rows of V or dO, if they are here."""
-        return self.first + self.head_dim // 2
-
-    @property
-    def holds_second(self) -> bool:
-        """Whether own rows of V or dO have room, too; else they stay in shared memory."""
-        return self.second + self.head_dim_v // 2 + 2 * STREAM <= TMEM_COLUMNS
+        """Of the own rows of V or dO."""
+        return self.first + (self.head_dim // 2 if self.holds_first else 0)
 
     @property
     def scores(self) -> int:
@@ -77,43 +118,59 @@ class TensorMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class WideConfig:
-    """How one CTA is built: 128 own rows against blocks of 64.
+    """What CTAs there are, those of most cycles first, and how one is built: 128 own rows against
+    blocks of 64.
 
-    Rings of `first_stages` blocks of the stream of Q or K, `second_stages` of that of dO or V.
-    Where own rows of V or dO lie in shared memory, dV, which has none, has stages in their place.
+    Shared memory has rings of `first_stages` blocks of Q or K and `second_stages` of dO or V. Where
+    own rows of one kind lie in shared memory, they take the place of its ring's last stages.
     """
 
     head_dim: int
     head_dim_v: int
+    gradients: tuple[Gradient, ...]
     first_stages: int
     second_stages: int
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
-        if self.tensor_memory.columns > TMEM_COLUMNS:
+        if any(self.tensor_memory(g).columns > TMEM_COLUMNS for g in self.gradients):
             raise ValueError(f"{self} needs more than {TMEM_COLUMNS} columns of tensor memory")
 
-    @property
-    def tensor_memory(self) -> TensorMemory:
-        return TensorMemory(head_dim=self.head_dim, head_dim_v=self.head_dim_v)
+    def tensor_memory(self, gradient: Gradient) -> TensorMemory:
+        return TensorMemory(head_dim=self.head_dim, head_dim_v=self.head_dim_v, gradient=gradient)
 
-    @property
-    def second_stages_of_dv(self) -> int:
-        """As many as there is room for."""
-        own = 0 if self.tensor_memory.holds_second else TILE // STREAM
-        return self.second_stages + own
+    def firsts(self, gradient: Gradient) -> int:
+        """Stages of a CTA's ring of Q or K."""
+        own = 0 if self.tensor_memory(gradient).holds_first else TILE // STREAM
+        return self.first_stages - own
+
+    def seconds(self, gradient: Gradient) -> int:
+        """Stages of a CTA's ring of dO or V."""
+        held = self.tensor_memory(gradient).holds_second or not gradient.takes_dp
+        return self.second_stages - (0 if held else TILE // STREAM)
+
+    def shares_own(self, gradient: Gradient) -> bool:
+        """Whether own rows of a CTA lie in shared memory."""
+        stages = self.firsts(gradient) + self.seconds(gradient)
+        return stages < self.first_stages + self.second_stages
 
     @property
     def smem_bytes(self) -> int:
-        """Of one CTA: both rings, with what is as large as stages of the second."""
-        columns = self.head_dim * self.first_stages + self.head_dim_v * self.second_stages_of_dv
+        """Of one CTA: both rings."""
+        columns = self.head_dim * self.first_stages + self.head_dim_v * self.second_stages
         return STREAM * columns * _ELEMENT_BYTES + _SMALL_BYTES
 
 
+_THREE = (Gradient.DK, Gradient.DQ, Gradient.DV)
+_TWO = (Gradient.DK_DV, Gradient.DQ)
 WIDE_CONFIGS: dict[tuple[int, int], WideConfig] = {
-    (192, 128): WideConfig(head_dim=192, head_dim_v=128, first_stages=5, second_stages=4),
-    (256, 256): WideConfig(head_dim=256, head_dim_v=256, first_stages=3, second_stages=2),
+    (192, 128): WideConfig(
+        head_dim=192, head_dim_v=128, gradients=_TWO, first_stages=6, second_stages=5
+    ),
+    (256, 256): WideConfig(
+        head_dim=256, head_dim_v=256, gradients=_THREE, first_stages=3, second_stages=4
+    ),
 }
 
 

@@ -24,14 +24,15 @@ def barrier_table(config: WideConfig) -> dict[str, MbarrierSpec]:
         "own_full": MbarrierSpec(1, 1),
         "first_full": MbarrierSpec(config.first_stages, 1),
         "first_empty": MbarrierSpec(config.first_stages, 1),
-        "second_full": MbarrierSpec(config.second_stages_of_dv, 1),
-        "second_empty": MbarrierSpec(config.second_stages_of_dv, 1),
+        "second_full": MbarrierSpec(config.second_stages, 1),
+        "second_empty": MbarrierSpec(config.second_stages, 1),
         "stats_full": MbarrierSpec(STATS_STAGES, 1),
         "stats_empty": MbarrierSpec(STATS_STAGES, compute),
         "s_full": MbarrierSpec(2, 1),
         "s_read": MbarrierSpec(1, compute),
         "dp_full": MbarrierSpec(1, 1),
-        "factor_ready": MbarrierSpec(2, compute),
+        "p_ready": MbarrierSpec(2, compute),
+        "ds_ready": MbarrierSpec(1, compute),
         "sum_full": MbarrierSpec(1, 1),
     }
 
@@ -40,8 +41,8 @@ def barrier_table(config: WideConfig) -> dict[str, MbarrierSpec]:
 class TiledMmas:
     """One for each kind of product."""
 
-    scores: cute.TiledMma  # S = first second^T: own rows of K or Q, by the stream of Q or K
-    dscores: cute.TiledMma  # dP: own rows of V or dO, by the stream of dO or V
+    from_tmem: cute.TiledMma  # S or dP of own rows in tensor memory
+    from_smem: cute.TiledMma  # of those in shared memory
     wide: cute.TiledMma  # dK += dS^T Q, or dQ += dS K
     dv: cute.TiledMma  # dV += P^T dO
 
@@ -56,21 +57,23 @@ class SharedLayouts:
 
     first: cute.ComposedLayout
     first_t: cute.ComposedLayout
-    second: cute.ComposedLayout  # stages of dV's
+    second: cute.ComposedLayout
     second_t: cute.ComposedLayout
-    own: cute.ComposedLayout  # rows of V or dO
+    own_first: cute.ComposedLayout
+    own_second: cute.ComposedLayout
 
 
 @dataclass(frozen=True)
 class SharedTensors:
-    """Tiles in shared memory, by the names of `SharedLayouts`; own rows are in the place of the
-    second ring's last stages."""
+    """Tiles in shared memory, by the names of `SharedLayouts`; own rows are in the place of their
+    ring's last stages."""
 
     first: cute.Tensor
     first_t: cute.Tensor
     second: cute.Tensor
     second_t: cute.Tensor
-    own: cute.Tensor | None
+    own_first: cute.Tensor
+    own_second: cute.Tensor
     stats: cute.Tensor  # (64, 2, stages) float32: lse_log2 and delta of the block's queries
     unread: cute.Tensor  # a word a compute thread: see compute._finish
 
@@ -84,8 +87,7 @@ class GlobalTensors:
     k: tuple[cute.CopyAtom, cute.Tensor]
     v: tuple[cute.CopyAtom, cute.Tensor]
     do: tuple[cute.CopyAtom, cute.Tensor]
-    own_v: tuple[cute.CopyAtom, cute.Tensor]
-    own_do: tuple[cute.CopyAtom, cute.Tensor]
+    own: tuple  # those of own rows for shared memory, for the gradients in turn that want them
     q_rows: cute.Pointer
     k_rows: cute.Pointer
     v_rows: cute.Pointer

@@ -1,14 +1,14 @@
-"""The Blackwell backward at wide heads: a CTA makes one of dK, dQ and dV of 128 rows.
+"""The Blackwell backward at wide heads: a CTA makes dK, dQ or dV of 128 rows, or dK and dV.
 
     P  = exp2(scale log2(e) S - lse log2(e)),  S = Q K^T within the band
     dV = P^T dO     dP = dO V^T     dS = P (dP - delta)     dK = scale dS^T Q     dQ = scale dS K
 
-At head dim 256 the sums of dK and dV of 128 keys are all of tensor memory, and dQ would leave by
-additions in float32 at more bytes a cycle than L2 takes. So S is made three times and dP twice,
-8 products for 5, and nothing else: a CTA has one sum, and stores it. Seen so, all three are one
-kernel, of own rows and of a stream of blocks of 64 others, and dK and dQ the same products with
-queries and keys exchanged. Nothing is added in an order that varies: the results have the same bits
-in every run.
+At head dim 256 the sums of dK and dV of 128 keys are all of tensor memory, and dQ of every visit
+would leave by additions in float32, more bytes a cycle than L2 takes. So S is made three times and
+dP twice, 8 products for 5; at (192, 128), where dK and dV share a CTA, 7 for 5. A CTA keeps its
+sums to the end, and stores them: nothing is added in an order that varies, and the results have the
+same bits in every run. All are one kernel, of own rows and of a stream of blocks of 64 others; dK
+and dQ are the same products with queries and keys exchanged:
 
     | sum | own first | own second | stream's first | stream's second |   Scores are of own rows by
     |-----|-----------|------------|----------------|-----------------|   streamed ones: keys by
@@ -17,44 +17,50 @@ in every run.
     | dV  | K         |            | Q              | dO              |   for dQ.
 
     compute warpgroup h: half of the own rows' columns --> tensor memory   once
-    load warp --TMA--> rings of the stream's first and second, statistics -----+
-                                                                               |
+    load warp --TMA--> the other own rows, once; rings of the stream, statistics --+
+                                                                                   |
         MMA warp: S = own first first^T, dP = own second second^T --> tensor memory
-                                                                               |
+                                                                                   |
         compute warpgroup h: columns 32 h ..: S to P, dP to dS --> tensor memory
-                                                                               |
-        MMA warp: sum += dS first, or P second --> tensor memory
-                                                                               |
+                                                                                   |
+        MMA warp: dK or dQ += dS first, dV += P second --> tensor memory
+                                                                                   |
     dk, dv, dq_accum <-- compute warpgroup h: half of the columns, at the end
 
-What the tensor core and compute do at a time, for visits t, t + 1 (`mma`), of dK and dQ:
+What the tensor core and compute do at a time, for visits t, t + 1 (`mma`), of dK or dQ, and of dK
+and dV together:
 
-    tensor   S(t+1) |  sum(t)  |  dP(t+1)  | S(t+2) | sum(t+1) ...
-    compute   dS(t) | P(t+1) ..............| dS(t+1)  | P(t+2) ...
+    tensor   S(t+1) | dK(t)  |  dP(t+1)  | S(t+2) | dK(t+1) ...
+    compute   dS(t) | P(t+1) ............| dS(t+1)  | P(t+2) ...
 
-| barrier      | stages | a phase ends when                          | who waits |
-|--------------|--------|--------------------------------------------|-----------|
-| own_ready    | 1      | 8 compute warps: own rows as operands      | MMA       |
-| own_full     | 1      | TMA: own second, if in shared memory       | MMA       |
-| first_full   | a ring | TMA: the stream's first                    | MMA       |
-| first_empty  | a ring | the last product with it                   | load      |
-| second_full  | a ring | TMA: the stream's second                   | MMA       |
-| second_empty | a ring | the last product with it                   | load      |
-| stats_full   | 3      | bulk copies: lse_log2 and delta            | compute   |
-| stats_empty  | 3      | 8 compute warps have read them             | load      |
-| s_full       | 2      | S; of dK and dQ the first stage alone      | compute   |
-| s_read       | 1      | 8 compute warps have read S, not for dV    | MMA       |
-| dp_full      | 1      | dP                                         | compute   |
-| factor_ready | 2      | 8 compute warps: P or dS is in its columns | MMA       |
-| sum_full     | 1      | the last product of all                    | compute   |
+    tensor    dV(t) | S(t+1) | dK(t) | dP(t+1) | dV(t+1) ...
+    compute   dS(t) .........| P(t+1) .........| dS(t+1) ...
+
+| barrier      | stages | a phase ends when                                   | who waits |
+|--------------|--------|-----------------------------------------------------|-----------|
+| own_ready    | 1      | 8 compute warps: own rows are in tensor memory      | MMA       |
+| own_full     | 1      | TMA: own rows for shared memory                     | MMA       |
+| first_full   | a ring | TMA: the stream's first                             | MMA       |
+| first_empty  | a ring | the last product with it                            | load      |
+| second_full  | a ring | TMA: the stream's second                            | MMA       |
+| second_empty | a ring | the last product with it                            | load      |
+| stats_full   | 3      | bulk copies: lse_log2 and delta                     | compute   |
+| stats_empty  | 3      | 8 compute warps have read them                      | load      |
+| s_full       | 2      | S; the second stage is of dV alone                  | compute   |
+| s_read       | 1      | 8 compute warps have read S; of dK or dQ alone      | MMA       |
+| p_ready      | 2      | 8 compute warps: P, and S was read; stages as of S  | MMA       |
+| dp_full      | 1      | dP                                                  | compute   |
+| ds_ready     | 1      | 8 compute warps: dS, and dP was read                | MMA       |
+| sum_full     | 1      | the last product of all                             | compute   |
 
 Tensor memory: `config.TensorMemory`, with the reason for which each reuse is safe.
 
 A CTA whose rows see nothing visits one block, in which everything is masked, and writes zeros.
 
-Roofline, head dims (256, 256), cycles a visit of 128 rows by 64: the tensor core 512 for each of S,
-dP and sum; shared memory, 128 bytes a cycle, 256 for S, 768 for dP, whose own rows are there, 256
-for the sum and 512 for the copies. Of dK and dQ 1536 and 1792; of dV 1024 and 1024.
+Roofline, cycles a visit of 128 rows by 64 on the tensor core, which takes 48 for a step of scores
+with own rows in shared memory, and 32 with those in tensor memory, 128 for a step of a sum of 256:
+head dims (256, 256) dK and dQ 512 + 768 + 512 each, dV 512 + 512; (192, 128) dK and dV
+576 + 256 + 384 + 256, dQ 384 + 256 + 384. Exponentials, 16 a cycle, are 512 of each.
 """
 
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
@@ -72,6 +78,7 @@ from jax_fa4.kernels.sm100.backward_wide.config import (
     STREAM,
     TILE,
     TMEM_COLUMNS,
+    Gradient,
     config_of,
 )
 from jax_fa4.kernels.sm100.backward_wide.context import (
@@ -83,7 +90,7 @@ from jax_fa4.kernels.sm100.backward_wide.context import (
     TiledMmas,
     barrier_table,
 )
-from jax_fa4.kernels.sm100.backward_wide.roles import THREADS, Gradient, Role, gradient_of
+from jax_fa4.kernels.sm100.backward_wide.roles import THREADS, Role, place_in_grid
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
@@ -139,8 +146,8 @@ class BackwardWideSm100:
             of_v.queries(dout_ptr),
         )
         self.kernel(
-            (mmas.scores, mmas.dscores, mmas.wide, mmas.dv),
-            self._loads(mmas, layouts, tensors),
+            (mmas.from_tmem, mmas.from_smem, mmas.wide, mmas.dv),
+            self._loads(mmas.from_smem, layouts, tensors),
             (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
             (lse_log2_ptr, delta_ptr, dq_accum_ptr),
             (band_lower, band_upper),
@@ -151,7 +158,7 @@ class BackwardWideSm100:
             (of_qk.ratio, cute.fast_divmod_create_divisor(of_qk.ratio)),
             (softmax_scale, softmax_scale * LOG2_E),
         ).launch(
-            grid=(2 * of_keys.tiles() + of_queries.tiles(), 1, 1),
+            grid=(self._tiles(of_keys, of_queries), 1, 1),
             block=(THREADS, 1, 1),
             stream=stream,
             min_blocks_per_mp=1,
@@ -170,53 +177,61 @@ class BackwardWideSm100:
             LongestFirst(of_rows[1], shape.heads_q, shape.batch, of_queries),
         )
 
+    def _tiles(self, of_keys: LongestFirst, of_queries: LongestFirst) -> Int32:
+        """CTAs of the grid."""
+        of_each = [of_keys if g.of_keys else of_queries for g in self.config.gradients]
+        return sum((scheduler.tiles() for scheduler in of_each), Int32(0))
+
     def _tiled_mmas(self) -> TiledMmas:
-        """All sums in float32; P, dS and own rows from tensor memory."""
+        """All sums in float32; P and dS from tensor memory."""
         k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
         make, dtype, c = blackwell.make_trivial_tiled_mma, self.dtype, self.config
-        tmem, smem = tcgen05.OperandSource.TMEM, tcgen05.OperandSource.SMEM
-        of_second = tmem if c.tensor_memory.holds_second else smem
+        tmem = tcgen05.OperandSource.TMEM
         scores, of_k, of_v = (TILE, STREAM), (TILE, c.head_dim), (TILE, c.head_dim_v)
         return TiledMmas(
-            scores=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores, tmem),
-            dscores=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores, of_second),
+            from_tmem=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores, tmem),
+            from_smem=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores),
             wide=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_k, tmem),
             dv=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_v, tmem),
         )
 
     def _smem_layouts(self, mmas: TiledMmas) -> SharedLayouts:
         """Made anew on each side of the launch: a layout is a value of its region."""
-        c, dtype = self.config, self.dtype
+        c, dtype, scores = self.config, self.dtype, mmas.from_smem
         a, b = blackwell.make_smem_layout_a, blackwell.make_smem_layout_b
         of_k, of_v = (TILE, STREAM, c.head_dim), (TILE, STREAM, c.head_dim_v)
         to_k, to_v = (TILE, c.head_dim, STREAM), (TILE, c.head_dim_v, STREAM)
         return SharedLayouts(
-            first=b(mmas.scores, of_k, dtype, c.first_stages),
+            first=b(scores, of_k, dtype, c.first_stages),
             first_t=b(mmas.wide, to_k, dtype, c.first_stages),
-            second=b(mmas.dscores, of_v, dtype, c.second_stages_of_dv),
-            second_t=b(mmas.dv, to_v, dtype, c.second_stages_of_dv),
-            own=a(mmas.dscores, of_v, dtype, 1),
+            second=b(scores, of_v, dtype, c.second_stages),
+            second_t=b(mmas.dv, to_v, dtype, c.second_stages),
+            own_first=a(scores, of_k, dtype, 1),
+            own_second=a(scores, of_v, dtype, 1),
         )
 
-    def _loads(self, mmas: TiledMmas, layouts: SharedLayouts, tensors) -> tuple:
-        """TMA atoms and tensors of blocks of Q, K, V and dO, and of own rows of V and dO."""
+    def _loads(self, mma: cute.TiledMma, layouts: SharedLayouts, tensors) -> tuple:
+        """TMA atoms and tensors of blocks of Q, K, V and dO, and of own rows."""
         c = self.config
         mQ, mK, mV, mdO = tensors
         one = (None, None, None, 0)
         g2s = cpasync.CopyBulkTensorTileG2SOp(_ONE)
-        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (mmas.scores.thr_id.shape,)).shape
+        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (mma.thr_id.shape,)).shape
         a, b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
         of_k, of_v = (TILE, STREAM, c.head_dim), (TILE, STREAM, c.head_dim_v)
-        first, second, own = (
-            cute.slice_(x, one) for x in (layouts.first, layouts.second, layouts.own)
-        )
+        first, second = (cute.slice_(x, one) for x in (layouts.first, layouts.second))
+        own_of = {
+            Gradient.DK: (mV, layouts.own_second, of_v),
+            Gradient.DQ: (mdO, layouts.own_second, of_v),
+            Gradient.DK_DV: (mK, layouts.own_first, of_k),
+        }
+        own = tuple(own_of[g] for g in c.gradients if c.shares_own(g))
         return (
-            tuple(b(g2s, mQ, first, of_k, mmas.scores, cluster)),
-            tuple(b(g2s, mK, first, of_k, mmas.scores, cluster)),
-            tuple(b(g2s, mV, second, of_v, mmas.dscores, cluster)),
-            tuple(b(g2s, mdO, second, of_v, mmas.dscores, cluster)),
-            tuple(a(g2s, mV, own, of_v, mmas.dscores, cluster)),
-            tuple(a(g2s, mdO, own, of_v, mmas.dscores, cluster)),
+            tuple(b(g2s, mQ, first, of_k, mma, cluster)),
+            tuple(b(g2s, mK, first, of_k, mma, cluster)),
+            tuple(b(g2s, mV, second, of_v, mma, cluster)),
+            tuple(b(g2s, mdO, second, of_v, mma, cluster)),
+            *(tuple(a(g2s, m, cute.slice_(x, one), of, mma, cluster)) for m, x, of in own),
         )
 
     def _shared_storage(self, layouts: SharedLayouts):
@@ -243,20 +258,21 @@ class BackwardWideSm100:
         def tensor(field, layout):
             return field.get_tensor(layout.outer, swizzle=layout.inner)
 
+        def own(field, layout, width, stages):
+            """In the place of the last stages. A swizzle is of addresses, whole patterns apart."""
+            place = field.data_ptr() + STREAM * width * (stages - TILE // STREAM)
+            place = cute.recast_ptr(place, layout.inner, dtype=self.dtype)
+            return cute.make_tensor(place, layout.outer)
+
         c = self.config
-        own = None
-        if not c.tensor_memory.holds_second:
-            # A swizzle is of addresses, which are whole patterns apart.
-            place = storage.second.data_ptr() + STREAM * c.head_dim_v * c.second_stages
-            place = cute.recast_ptr(place, layouts.own.inner, dtype=self.dtype)
-            own = cute.make_tensor(place, layouts.own.outer)
         stats = cute.make_layout((STREAM, 2, STATS_STAGES))
         return SharedTensors(
             first=tensor(storage.first, layouts.first),
             first_t=tensor(storage.first, layouts.first_t),
             second=tensor(storage.second, layouts.second),
             second_t=tensor(storage.second, layouts.second_t),
-            own=own,
+            own_first=own(storage.first, layouts.own_first, c.head_dim, c.first_stages),
+            own_second=own(storage.second, layouts.own_second, c.head_dim_v, c.second_stages),
             stats=storage.stats.get_tensor(stats),
             unread=storage.unread.get_tensor(cute.make_layout(HALVES * TILE)),
         )
@@ -265,7 +281,7 @@ class BackwardWideSm100:
     def kernel(
         self,
         tiled_mmas: tuple[cute.TiledMma, cute.TiledMma, cute.TiledMma, cute.TiledMma],
-        loads: tuple,  # TMA atoms and tensors of blocks of Q, K, V, dO; of own rows of V, dO
+        loads: tuple,  # TMA atoms and tensors of blocks of Q, K, V, dO; of own rows
         arrays: tuple,  # q, k, v, dout, dk, dv
         scratch: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32],
@@ -295,14 +311,14 @@ class BackwardWideSm100:
         seqlen_q, seqlen_k, head_dim, head_dim_v = lengths
         keys = LongestFirst(*of_keys, divisors[0])
         queries = LongestFirst(*of_queries, divisors[1])
-        gradient, tile = gradient_of(keys, queries)
+        which, tile = place_in_grid(config, keys, queries)
         context = Context(
             config=config,
             dtype=self.dtype,
             mmas=mmas,
             barriers=barriers,
             shared=self._shared_tensors(storage, layouts),
-            gmem=GlobalTensors(*loads, *arrays, *scratch),
+            gmem=GlobalTensors(*loads[:4], loads[4:], *arrays, *scratch),
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             tile=tile,
             band=Band(*band, seqlen_q, seqlen_k),
@@ -316,8 +332,8 @@ class BackwardWideSm100:
             scale_log2=scales[1],
         )
 
-        for made in Gradient:
-            if gradient == made:
+        for number, made in enumerate(config.gradients):
+            if which == number:
                 # ---- compute: P and dS of a half of the stream's rows; then the sum
                 if warp < WARPS * HALVES:
                     compute.run(context, made, warp // WARPS)

@@ -1,7 +1,7 @@
 """The load warp: fetches the blocks of the stream, with lse and delta where it is of queries.
 
-CONTRACT: the first block of Q or K, with its statistics; own rows of V or dO, where they belong in
-shared memory; the block of dO or V; then, by `roles.next_visit`, the same of each visit.
+CONTRACT: the first block of Q or K, with its statistics; own rows that belong in shared memory; the
+block of dO or V; then, by `roles.next_visit`, the same of each visit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import cutlass.cute as cute
 from cutlass.cute.nvgpu import cpasync
 
 from jax_fa4.kernels.sm100.backward_wide.config import STATS_STAGES, STREAM, TILE
-from jax_fa4.kernels.sm100.backward_wide.roles import Gradient, line_of, next_visit, work_of
+from jax_fa4.kernels.sm100.backward_wide.roles import line_of, next_visit, work_of
 from jax_fa4.kernels.toolkit import bulk_rows
 from jax_fa4.kernels.toolkit.mbarriers import advance, make_ring, wait_stage
 
@@ -39,12 +39,16 @@ def _copy(context, full, tma, source, destination, stage):
 
 @cute.jit
 def _load_own(context, work, gradient: cutlass.Constexpr, visit) -> None:
-    """The own rows of V or dO, on the first visit."""
-    tma, mX = context.gmem.own_v if gradient.of_keys else context.gmem.own_do
-    shape = (TILE, context.config.head_dim_v)
+    """Own rows, on the first visit."""
+    config, shared = context.config, context.shared
+    which = [g for g in config.gradients if config.shares_own(g)].index(gradient)
+    tma, mX = context.gmem.own[which]
+    is_second = config.tensor_memory(gradient).holds_first
+    tile = shared.own_second if is_second else shared.own_first
+    shape = (TILE, config.head_dim_v if is_second else config.head_dim)
     gX = cute.local_tile(mX[None, None, work.head, work.batch], shape, (None, 0))
-    tiles = context.mmas.dscores.get_slice(0).partition_A(gX)
-    source, stages = _partition(tma, tiles, context.shared.own)
+    tiles = context.mmas.from_smem.get_slice(0).partition_A(gX)
+    source, stages = _partition(tma, tiles, tile)
     full, block = context.barriers["own_full"], work.row // TILE
     if visit == 0:
         _copy(context, full, tma, source[None, block], stages[None, 0], 0)
@@ -58,7 +62,7 @@ def _load_first(context, ring, work, gradient: cutlass.Constexpr, head, block) -
     wait_stage(barriers["first_empty"], ring, producer=True)
     shape = (STREAM, context.config.head_dim)
     gX = cute.local_tile(mX[None, None, head, work.batch], shape, (None, 0))
-    tiles = context.mmas.scores.get_slice(0).partition_B(gX)
+    tiles = context.mmas.from_smem.get_slice(0).partition_B(gX)
     source, stages = _partition(tma, tiles, context.shared.first)
     stage = ring.stage
     _copy(context, barriers["first_full"], tma, source[None, block], stages[None, stage], stage)
@@ -73,7 +77,7 @@ def _load_second(context, ring, work, gradient: cutlass.Constexpr, head, block) 
     wait_stage(barriers["second_empty"], ring, producer=True)
     shape = (STREAM, context.config.head_dim_v)
     gX = cute.local_tile(mX[None, None, head, work.batch], shape, (None, 0))
-    tiles = context.mmas.dscores.get_slice(0).partition_B(gX)
+    tiles = context.mmas.from_smem.get_slice(0).partition_B(gX)
     source, stages = _partition(tma, tiles, context.shared.second)
     stage = ring.stage
     _copy(context, barriers["second_full"], tma, source[None, block], stages[None, stage], stage)
@@ -87,7 +91,7 @@ def _load_statistics(context, ring, work, gradient: cutlass.Constexpr, head, blo
     wait_stage(barriers["stats_empty"], ring, producer=True)
     full, stage = barriers["stats_full"], ring.stage
     row = line_of(context, work.batch, head) + block * STREAM
-    arrays = (gmem.lse_log2,) if gradient is Gradient.DV else (gmem.lse_log2, gmem.delta)
+    arrays = (gmem.lse_log2, gmem.delta) if gradient.takes_dp else (gmem.lse_log2,)
     with cute.arch.elect_one():
         full.arrive_with_bytes(stage, len(arrays) * STREAM * 4)
         target = context.shared.stats.iterator + stage * (2 * STREAM)
@@ -100,17 +104,14 @@ def _load_statistics(context, ring, work, gradient: cutlass.Constexpr, head, blo
 def run(context, gradient: cutlass.Constexpr) -> None:
     """See the contract above."""
     config, work = context.config, work_of(context, gradient)
-    makes_dv = gradient is Gradient.DV
-    has_own = not makes_dv and not config.tensor_memory.holds_second
-    first = make_ring(config.first_stages)
-    second = make_ring(config.second_stages_of_dv if makes_dv else config.second_stages)
+    first, second = make_ring(config.firsts(gradient)), make_ring(config.seconds(gradient))
     stats = make_ring(STATS_STAGES)
     head, block = work.stream_head, work.first
     for visit in cutlass.range(work.visits, unroll=1):
         _load_first(context, first, work, gradient, head, block)
         if cutlass.const_expr(gradient.of_keys):
             _load_statistics(context, stats, work, gradient, head, block)
-        if cutlass.const_expr(has_own):
+        if cutlass.const_expr(config.shares_own(gradient)):
             _load_own(context, work, gradient, visit)
         _load_second(context, second, work, gradient, head, block)
         head, block = next_visit(work, head, block)

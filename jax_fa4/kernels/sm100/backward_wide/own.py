@@ -56,13 +56,14 @@ def store_rounded(
     exists,
     columns: Int32,
     width: cutlass.Constexpr,
+    column: cutlass.Constexpr,
     scale: Float32,
     place: tuple[Int32, Int32],
 ) -> None:
-    """This thread's half of the sum's row, scaled, to the row at `target`."""
+    """This thread's half of the row of the sum at `column`, scaled, to the row at `target`."""
     half, lane = place
     begin = half * (width // HALVES)
-    base = context.tmem + context.config.tensor_memory.sum
+    base = context.tmem + column
     for c in cutlass.range_constexpr(0, width // HALVES, _CHUNK):
         values = cute.make_rmem_tensor(_CHUNK, Float32)
         tensor_memory.load(base + begin + c, values, lane)
@@ -81,13 +82,19 @@ def store_rounded(
 
 
 @cute.jit
-def store_sums(context, target: cute.Pointer, place: tuple[Int32, Int32], row: Int32) -> None:
+def store_sums(
+    context,
+    target: cute.Pointer,
+    column: cutlass.Constexpr,
+    place: tuple[Int32, Int32],
+    row: Int32,
+) -> None:
     """This thread's half of dQ's row to the tile of 32 rows at `target`, of which it has `row`, in
     the order that the postprocess reads: element (r, c) at c / 4 * 128 + r * 4 + c mod 4."""
     half, lane = place
     width = context.config.head_dim
     begin = half * (width // HALVES)
-    base = context.tmem + context.config.tensor_memory.sum
+    base = context.tmem + column
     for c in cutlass.range_constexpr(0, width // HALVES, _CHUNK):
         values = cute.make_rmem_tensor(_CHUNK, Float32)
         tensor_memory.load(base + begin + c, values, lane)

@@ -8,7 +8,7 @@ from enum import IntEnum
 import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, select_
 
-from jax_fa4.kernels.sm100.backward_wide.config import STREAM, TILE
+from jax_fa4.kernels.sm100.backward_wide.config import STREAM, TILE, Gradient, WideConfig
 from jax_fa4.kernels.toolkit.block_range import Band, visited_blocks
 from jax_fa4.kernels.toolkit.query_range import query_range
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
@@ -22,19 +22,6 @@ class Role(IntEnum):
     COMPUTE = 0
     MMA = 8
     LOAD = 9
-
-
-class Gradient(IntEnum):
-    """What a CTA makes, in the order of the grid: those of most cycles start first."""
-
-    DK = 0
-    DQ = 1
-    DV = 2
-
-    @property
-    def of_keys(self) -> bool:
-        """Whether the own rows are keys, and the stream is of queries."""
-        return self is not Gradient.DQ
 
 
 @dataclass(frozen=True)
@@ -63,12 +50,17 @@ def visited_keys(band: Band, query: Int32) -> tuple[Int32, Int32]:
     return first, last - first
 
 
-def gradient_of(of_keys: LongestFirst, of_queries: LongestFirst) -> tuple[Int32, Int32]:
-    """What this CTA makes, and its number among those that make it."""
+def place_in_grid(
+    config: WideConfig, of_keys: LongestFirst, of_queries: LongestFirst
+) -> tuple[Int32, Int32]:
+    """Which of the configuration's gradients this CTA makes, and its number among those CTAs."""
     index = cute.arch.block_idx()[0]
-    keys, both = of_keys.tiles(), of_keys.tiles() + of_queries.tiles()
-    gradient = Int32(index >= keys) + Int32(index >= both)
-    return gradient, index - select_(index >= both, both, select_(index >= keys, keys, Int32(0)))
+    which, before, end = Int32(0), Int32(0), Int32(0)
+    for gradient in config.gradients[:-1]:
+        end = end + (of_keys if gradient.of_keys else of_queries).tiles()
+        before = select_(index >= end, end, before)
+        which = which + Int32(index >= end)
+    return which, index - before
 
 
 def work_of(context, gradient: Gradient) -> Work:
