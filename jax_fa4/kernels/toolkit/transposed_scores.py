@@ -18,15 +18,24 @@ def _columns(scores: cute.Tensor) -> int:
 
 
 @cute.jit
-def probabilities(acc, lse_log2, scale_log2, thread):
-    """acc = 2^(acc * scale_log2 - lse_log2), the latter a float for each column."""
+def load_rows(source, acc, thread):
+    """A float for each column of this thread, of those at `source`, one a column of the tile.
+
+    NOTES: to be called while the product runs: a load may take as long as the exponentials.
+    """
+    columns = cute.make_rmem_tensor(cute.size(rows_view(acc), mode=[1]), Float32)
+    for c in cutlass.range_constexpr(cute.size(columns)):
+        columns[c] = source[8 * (c // 2) + thread.column + c % 2]
+    return columns
+
+
+@cute.jit
+def probabilities(acc, lse_log2, scale_log2):
+    """acc = 2^(acc * scale_log2 - lse_log2), the latter as `load_rows` has it."""
     scores = rows_view(acc)
-    for group in cutlass.range_constexpr(cute.size(scores, mode=[1]) // 2):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            bias = lse_log2[8 * group + thread.column + pair]
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                scores[r, c] = cute.math.exp2(scores[r, c] * scale_log2 - bias, fastmath=True)
+    for c in cutlass.range_constexpr(cute.size(scores, mode=[1])):
+        for r in cutlass.range_constexpr(ROWS_PER_THREAD):
+            scores[r, c] = cute.math.exp2(scores[r, c] * scale_log2 - lse_log2[c], fastmath=True)
 
 
 @cute.jit
@@ -49,13 +58,10 @@ def hide(acc, band, row, key, thread):
 
 
 @cute.jit
-def score_gradients(acc_P, acc_dP, deltas, thread):
-    """acc_dP = P (dP - delta), with a delta a column."""
+def score_gradients(acc_P, acc_dP, deltas):
+    """acc_dP = P (dP - delta), with a delta a column, as `load_rows` has them."""
     probabilities, gradients = rows_view(acc_P), rows_view(acc_dP)
-    for group in cutlass.range_constexpr(cute.size(gradients, mode=[1]) // 2):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            delta = deltas[8 * group + thread.column + pair]
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                p = probabilities[r, c].to(Float32)
-                gradients[r, c] = p * (gradients[r, c] - delta)
+    for c in cutlass.range_constexpr(cute.size(gradients, mode=[1])):
+        for r in cutlass.range_constexpr(ROWS_PER_THREAD):
+            p = probabilities[r, c].to(Float32)
+            gradients[r, c] = p * (gradients[r, c] - deltas[c])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from jax_fa4.kernels.sm90.backward_pair.config import PairConfig
+from jax_fa4.kernels.sm90.backward_pair.config import PAIR, PairConfig
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 
 _WARPS = 4  # of a warpgroup
@@ -23,8 +23,10 @@ def mbarrier_table(config: PairConfig) -> dict[str, MbarrierSpec]:
         "kv_full": MbarrierSpec(3, 1),  # K, V, and the other CTA's K
         "q_full": MbarrierSpec(config.q_stages, 1),
         "q_empty": MbarrierSpec(config.q_stages, 2 * _WARPS),
+        "q_ready": MbarrierSpec(PAIR, 1),
         "do_full": MbarrierSpec(config.do_stages, 1),
         "do_empty": MbarrierSpec(config.do_stages, 2 * _WARPS),
+        "do_ready": MbarrierSpec(PAIR, 1),
         "p_full": MbarrierSpec(config.ds_stages, _WARPS),
         "ds_full": MbarrierSpec(config.ds_stages, _WARPS),
         "ds_empty": MbarrierSpec(config.ds_stages, 2 * _WARPS),

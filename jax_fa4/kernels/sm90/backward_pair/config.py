@@ -76,9 +76,9 @@ PAIR_CONFIGS: dict[int, PairConfig] = {
         do_stages=3,
         ds_stages=2,
         dq_columns=64,
-        value_registers=192,
+        value_registers=200,
         key_registers=224,
-        query_registers=72,
+        query_registers=64,
         load_registers=24,
     ),
 }

@@ -8,7 +8,8 @@ dQ would be twice what L2 can add. So two CTAs, with 64 keys each, exchange thei
 half of the columns of dQ, over the keys of both.
 
     warp 12 --TMA--> sK, sV, and half of the columns of the other CTA's K, once
-            --TMA--> sQ, lse_log2; sdO, delta, in halves of their columns
+            --TMA--> sQ, sdO, in halves of their columns, rank r the half r of both CTAs
+            --bulk-> lse_log2, delta
     values  (warps 0-3)    S^T = K Q^T     P --> sdS      dV += P^T dO
     keys    (warps 4-7)    dP^T = V dO^T   P <-- sdS      dS --> sdS, here and there   dK += dS^T Q
     queries (warps 8-11)   dQ = dS K       to dq_accum by vector reductions
@@ -17,6 +18,7 @@ half of the columns of dQ, over the keys of both.
 | kv      | 3         | TMA, 1 arrival + bytes        | never: K, V, other's K, once a CTA     |
 | q       | q_stages  | TMA of half a Q, lse_log2     | values' and keys' warps: S, dK read it |
 | do      | do_stages | TMA of half a dO, delta       | both warpgroups: dP and dV read it     |
+| ready   | 2         | other CTA's loader, of q, do  | never: it is no further ahead          |
 | p       | ds_stages | values' warps: P is written   | (ds)                                   |
 | ds      | ds_stages | keys' warps, other's 8 KiB    | queries' warps of both CTAs            |
 
@@ -161,6 +163,7 @@ class BackwardPairSm90:
         layouts = self._smem_layouts()
         half, key_tile = (TILE_M, config.half), (TILE_N, config.head_dim)
         g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        to_both = cpasync.CopyBulkTensorTileG2SMulticastOp()
 
         def tma(op, tensor, name, tile):
             layout = cute.slice_(layouts[name], (None, None, 0))
@@ -173,16 +176,17 @@ class BackwardPairSm90:
         scheduler = self._scheduler(shape)
         self.kernel(
             products.make_tiled_mmas(config, self.dtype),
-            tma(g2s, shape.queries(q_ptr), "sQ", half),
+            tma(to_both, shape.queries(q_ptr), "sQ", half),
             tma(g2s, shape.keys(k_ptr), "sK", key_tile),
             tma(g2s, shape.keys(k_ptr), "sOtherK", (TILE_N, config.half)),
             tma(g2s, values(v_ptr), "sV", key_tile),
-            tma(g2s, shape.outputs(dout_ptr), "sdO", half),
+            tma(to_both, shape.outputs(dout_ptr), "sdO", half),
             tma(s2g, shape.keys(dk_ptr), "sK", key_tile),
             tma(s2g, values(dv_ptr), "sV", key_tile),
             (lse_log2_ptr, delta_ptr, dq_accum_ptr),
             (band_lower, band_upper, seqlen_q, seqlen_k),
             (scheduler.row_blocks, heads_kv, batch, scheduler.heads_per_group),
+            scheduler.make_divisors(),
             (heads_q, shape.ratio, softmax_scale),
         ).launch(
             grid=(scheduler.tiles() * PAIR, 1, 1),
@@ -271,6 +275,7 @@ class BackwardPairSm90:
         rows: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
+        divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
         numbers: tuple[Int32, Int32, Float32],
     ):
         config = self.config
@@ -282,7 +287,7 @@ class BackwardPairSm90:
         layouts = self._smem_layouts()
         storage = SmemAllocator().allocate(self._shared_storage(layouts))
         barriers = mbarriers.allocate(mbarrier_table(config), storage.barriers.data_ptr())
-        scheduler = LongestFirst(*tiles)
+        scheduler = LongestFirst(*tiles, divisors)
         rank = cute.arch.block_idx_in_cluster()
         block, head_kv, batch = scheduler.decode(cute.arch.block_idx()[0] // PAIR)
         # The first keys are seen by the most queries: theirs are the longest tiles.
@@ -311,7 +316,7 @@ class BackwardPairSm90:
             with cute.arch.elect_one():
                 mbarriers.initialise(barriers)
         cute.arch.mbarrier_init_fence()
-        cute.arch.cluster_arrive()
+        cute.arch.cluster_arrive_relaxed()
         cute.arch.cluster_wait()
 
         # ---- values: P and dV
@@ -336,5 +341,6 @@ class BackwardPairSm90:
                 load.run(context)
 
         # The other CTA may still send to this one's shared memory, or tell that it has read.
-        cute.arch.cluster_arrive()
+        # Relaxed, since nothing is read after it: a release would wait for all additions to dQ.
+        cute.arch.cluster_arrive_relaxed()
         cute.arch.cluster_wait()

@@ -17,20 +17,10 @@ from cutlass.cute.nvgpu import warpgroup
 from jax_fa4.kernels.sm90.backward import products, walk
 from jax_fa4.kernels.sm90.backward_pair import epilogue, scores
 from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M
-from jax_fa4.kernels.sm90.backward_pair.products import issue_scores, issue_sums
+from jax_fa4.kernels.sm90.backward_pair.products import finish_sums, issue_scores, issue_sums
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert, make_a_operand
-from jax_fa4.kernels.toolkit.transposed_scores import score_gradients
-
-
-@cute.jit
-def _gradients(context, acc_dP, stage, do_stage, thread):
-    """acc_dP = P (dP - delta), with P of the slot in shared memory."""
-    tile = scores.own_slot(context, stage)
-    source = context.tiled_mma_s.get_slice(cute.arch.thread_idx()[0] % 128).partition_C(tile)
-    tSrP = cute.make_rmem_tensor(acc_dP.layout, context.dtype)
-    cute.autovec_copy(source, tSrP)
-    score_gradients(tSrP, acc_dP, context.shared.sDelta.iterator + do_stage * TILE_M, thread)
+from jax_fa4.kernels.toolkit.transposed_scores import load_rows, score_gradients
 
 
 @cute.jit
@@ -53,22 +43,22 @@ def run(context) -> None:
     for i in cutlass.range(walk.steps(context), unroll=1):
         do_stages = mbarriers.take(do_ring, HALVES)
         issue_scores(context, acc_dP, tPrV, tPrdO, "do", do_stages)
+        deltas = load_rows(shared.sDelta.iterator + do_stages[0][0] * TILE_M, acc_dP, thread)
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["p_full"].wait(stage, parity)
+        tSrP = scores.read_probabilities(context, acc_dP, stage, thread_index)
         warpgroup.wait_group(0)
-        _gradients(context, acc_dP, stage, do_stages[0][0], thread)
+        score_gradients(tSrP, acc_dP, deltas)
         scores.release(barriers["do_empty"], do_stages)
         convert(acc_dP, tKrdS)
         cute.arch.sync_warp()
-        scores.write(context, tKrdS, acc_dP, stage, thread_index)
+        scores.write_gradients(context, tKrdS, acc_dP, stage, thread_index)
         scores.publish(context, stage, thread_index)
 
         q_stages = mbarriers.take(q_ring, HALVES)
         scores.wait(barriers["q_full"], q_stages)
         issue_sums(context, sums, tKrdS, tKrQ, q_stages, i == 0)
-        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
-        warpgroup.wait_group(0)
-        scores.release(barriers["q_empty"], q_stages)
+        finish_sums(context, "q", q_stages)
 
     for half in cutlass.range_constexpr(HALVES):
         for k in cutlass.range_constexpr(cute.size(sums[half])):

@@ -54,3 +54,11 @@ def issue_sums(context, sums, scores, queries, stages, first) -> None:
     for half in range(HALVES):
         pairs = products.by_depth(scores, queries[None, None, None, stages[half][0]])
         products.issue(context.tiled_mma_kv, sums[half], pairs, zero_first=first)
+
+
+def finish_sums(context, name: str, stages) -> None:
+    """Wait for the sums over both halves, and give each back to the ring `name` when it is read."""
+    for half in range(HALVES):
+        warpgroup.wait_group(HALVES - 1 - half)
+        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
+        context.barriers[name + "_empty"].arrive_as_warp(stages[half][0])

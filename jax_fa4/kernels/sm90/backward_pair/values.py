@@ -19,16 +19,16 @@ from cutlass.cute.nvgpu import warpgroup
 from jax_fa4.kernels.sm90.backward import products, walk
 from jax_fa4.kernels.sm90.backward_pair import epilogue, scores
 from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M, TILE_N
-from jax_fa4.kernels.sm90.backward_pair.products import issue_scores, issue_sums
+from jax_fa4.kernels.sm90.backward_pair.products import finish_sums, issue_scores, issue_sums
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert, make_a_operand
-from jax_fa4.kernels.toolkit.transposed_scores import hide, probabilities
+from jax_fa4.kernels.toolkit.transposed_scores import hide, load_rows, probabilities
 
 
 @cute.jit
-def _probabilities(context, acc, stage, block, thread):
-    """P of S, the queries' log-sum-exps being in this stage."""
-    probabilities(acc, context.shared.sLSE.iterator + stage * TILE_M, context.scale_log2, thread)
+def _probabilities(context, acc, lse_log2, block, thread):
+    """P of S."""
+    probabilities(acc, lse_log2, context.scale_log2)
     if context.queries.needs_mask(block):
         key = context.position.key_block * TILE_N
         hide(acc, context.band, block * TILE_M, key, thread)
@@ -55,21 +55,20 @@ def run(context) -> None:
     for i in cutlass.range(walk.steps(context), unroll=1):
         q_stages = mbarriers.take(q_ring, HALVES)
         issue_scores(context, acc_S, tSrK, tSrQ, "q", q_stages)
+        lse_log2 = load_rows(shared.sLSE.iterator + q_stages[0][0] * TILE_M, acc_S, thread)
         warpgroup.wait_group(0)
-        _probabilities(context, acc_S, q_stages[0][0], block, thread)
+        _probabilities(context, acc_S, lse_log2, block, thread)
         scores.release(barriers["q_empty"], q_stages)
         convert(acc_S, tVrP)
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_empty"].wait(stage, parity ^ 1)
-        scores.write(context, tVrP, acc_S, stage, thread_index)
+        scores.write_probabilities(context, tVrP, stage, thread_index)
         barriers["p_full"].arrive_as_warp(stage)
 
         do_stages = mbarriers.take(do_ring, HALVES)
         scores.wait(barriers["do_full"], do_stages)
         issue_sums(context, sums, tVrP, tVrdO, do_stages, i == 0)
-        # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
-        warpgroup.wait_group(0)
-        scores.release(barriers["do_empty"], do_stages)
+        finish_sums(context, "do", do_stages)
         head, block = walk.next_step(context, head, block)
 
     epilogue.run(context, sums, context.gmem.dv, shared.sV, Int32(0), thread_index)
