@@ -28,6 +28,9 @@ BACKWARD_KERNELS = {
     (Arch.SM100, Form.PAIR): "jax_fa4.kernels.sm100.backward_pair.kernel:BackwardPairSm100",
 }
 BACKWARD_WIDE_KERNEL = "jax_fa4.kernels.sm100.backward_wide.kernel:BackwardWideSm100"
+BACKWARD_NARROW_PAIR_KERNEL = (
+    "jax_fa4.kernels.sm90.backward_pair_narrow.kernel:BackwardPairNarrowSm90"
+)
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
 BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
 
@@ -43,6 +46,8 @@ def kernel_class_path(variant: Variant) -> str:
             return BACKWARD_PREPROCESS_KERNEL
         case BackwardVariant(arch=Arch.SM100, form=Form.USUAL) if variant.head_dim > 128:
             return BACKWARD_WIDE_KERNEL
+        case BackwardVariant(arch=Arch.SM90, form=Form.PAIR, head_dim=64 | 128):
+            return BACKWARD_NARROW_PAIR_KERNEL
         case BackwardVariant():
             return BACKWARD_KERNELS[variant.arch, variant.form]
         case BackwardPostprocessVariant():

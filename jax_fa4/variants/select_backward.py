@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jax_fa4.variants import select_sm90
 from jax_fa4.variants.problem import Call
 from jax_fa4.variants.variant import Arch, BackwardVariant, Form
 
@@ -14,9 +15,10 @@ PREFERRED: dict[tuple[Arch, int, int], Form] = {}
 def fastest(forms: Sequence[BackwardVariant], call: Call) -> BackwardVariant:
     """The preferred one of `forms`, kernels that differ in nothing else; the first if none is.
 
-    No form's advantage depends on the lengths today: `call` is for those that will.
+    On Hopper that depends on the call.
     """
-    del call
     first = forms[0]
+    if first.arch is Arch.SM90:
+        return select_sm90.fastest(forms, call)
     wanted = PREFERRED.get((first.arch, first.head_dim, first.head_dim_v), Form.USUAL)
     return next((v for v in forms if v.form is wanted), first)

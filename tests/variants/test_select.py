@@ -171,10 +171,10 @@ def test_names_of_forms(form, suffix):
 def test_forms_of_the_backward(deterministic, monkeypatch):
     """A pair is a form: both serve, and one of them runs a call."""
     usual = BackwardVariant(
-        arch=Arch.SM90, dtype=DType.BF16, head_dim=64, deterministic=deterministic
+        arch=Arch.SM100, dtype=DType.BF16, head_dim=64, deterministic=deterministic
     )
     pair = dataclasses.replace(usual, form=Form.PAIR)
-    assert pair.name == "bwd_sm90_bf16_d64_pair" + "_deterministic" * deterministic
+    assert pair.name == "bwd_sm100_bf16_d64_pair" + "_deterministic" * deterministic
     assert parse(pair.name) == pair
     kernels = [v for v in CATALOG if not isinstance(v, BackwardVariant)]
     monkeypatch.setattr(select, "CATALOG", (*kernels, usual, pair))
@@ -186,7 +186,7 @@ def test_forms_of_the_backward(deterministic, monkeypatch):
     )
     names = [v.name for v in found]
     for preferred in (Form.USUAL, Form.PAIR):
-        monkeypatch.setitem(select_backward.PREFERRED, (Arch.SM90, 64, 64), preferred)
+        monkeypatch.setitem(select_backward.PREFERRED, (Arch.SM100, 64, 64), preferred)
         (name,) = backward_for_call(names, call)
         assert parse(name).form is preferred
     assert backward_for_call([usual.name], call) == (usual.name,)

@@ -1,0 +1,31 @@
+"""Barriers of the Hopper backward in pairs of CTAs, narrow heads."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from jax_fa4.kernels.sm90.backward_pair_narrow.config import PAIR, NarrowConfig
+from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
+
+
+class NamedBarrier(IntEnum):
+    """Named barriers; 0 is sync_threads'."""
+
+    KEYS_READ = 1  # all threads: K is no longer read
+    EPILOGUE = 2  # and 3: 128 threads, one consumer's own
+
+
+def mbarrier_table(config: NarrowConfig) -> dict[str, MbarrierSpec]:
+    """Name -> (stages, arrivals); the kernel's docstring says who arrives."""
+    warps = 4 * config.consumers
+    return {
+        "kv_full": MbarrierSpec(3, 1),  # K, V, and the other CTA's K
+        "q_full": MbarrierSpec(config.q_stages, 1),
+        "q_empty": MbarrierSpec(config.q_stages, warps),
+        "q_ready": MbarrierSpec(config.q_stages, 1),
+        "do_full": MbarrierSpec(config.do_stages, 1),
+        "do_empty": MbarrierSpec(config.do_stages, warps),
+        "do_ready": MbarrierSpec(config.do_stages, 1),
+        "ds_full": MbarrierSpec(config.ds_stages, warps),
+        "ds_empty": MbarrierSpec(config.ds_stages, PAIR * 4),
+    }

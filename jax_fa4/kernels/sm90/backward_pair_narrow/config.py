@@ -1,0 +1,95 @@
+"""Tile sizes, stages and registers of the Hopper backward in pairs of CTAs, narrow heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAIR = 2  # CTAs of a cluster
+KEYS_PER_WARPGROUP = 64
+TILE_M = 64  # queries of a step
+_LAUNCH_REGISTERS = 168  # a thread, of 65536 for 384 threads, in eights
+_SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
+_BARRIER_BYTES = 1024
+_ELEMENT_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class NarrowConfig:
+    """How one CTA of a pair is built.
+
+    Two consumer warpgroups have 64 keys each; a third makes half of the columns of dQ over the keys
+    of both CTAs, and one warp of it loads. Q and dO have rings of tiles of 64 queries, with a
+    log-sum-exp and a delta a query, and dS, of both CTAs' keys, one of `ds_stages`. dQ is made in
+    panels of `dq_columns`, one after the other.
+
+    Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
+    """
+
+    head_dim: int
+    q_stages: int
+    do_stages: int
+    ds_stages: int
+    dq_columns: int
+    query_registers: int
+    consumer_registers: int
+    consumers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.smem_bytes > _SMEM_BYTES:
+            raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
+        if self.half % self.dq_columns != 0:
+            raise ValueError(f"{self} does not cut half of dQ into whole panels")
+        registers = 128 * (self.query_registers + self.consumers * self.consumer_registers)
+        if registers > self.threads * _LAUNCH_REGISTERS:
+            raise ValueError(f"{self} needs {registers} registers, more than the launch has")
+
+    @property
+    def half(self) -> int:
+        """Columns of dQ that a CTA makes."""
+        return self.head_dim // PAIR
+
+    @property
+    def panels(self) -> int:
+        """Of half of dQ's columns."""
+        return self.half // self.dq_columns
+
+    @property
+    def tile_m(self) -> int:
+        return TILE_M
+
+    @property
+    def tile_n(self) -> int:
+        return KEYS_PER_WARPGROUP * self.consumers
+
+    @property
+    def threads(self) -> int:
+        return 128 * (1 + self.consumers)
+
+    @property
+    def smem_bytes(self) -> int:
+        keys = 2 * self.tile_n * self.head_dim + self.tile_n * self.half
+        queries = (self.q_stages + self.do_stages) * TILE_M * (self.head_dim + 2)
+        ds = PAIR * self.ds_stages * TILE_M * self.tile_n
+        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
+
+
+NARROW_CONFIGS: dict[int, NarrowConfig] = {
+    64: NarrowConfig(
+        head_dim=64,
+        q_stages=4,
+        do_stages=4,
+        ds_stages=2,
+        dq_columns=32,
+        query_registers=88,
+        consumer_registers=208,
+    ),
+    128: NarrowConfig(
+        head_dim=128,
+        q_stages=3,
+        do_stages=2,
+        ds_stages=2,
+        dq_columns=32,
+        query_registers=56,
+        consumer_registers=224,
+    ),
+}

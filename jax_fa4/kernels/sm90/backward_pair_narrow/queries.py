@@ -1,0 +1,84 @@
+"""The queries' warpgroup: half of the columns of dQ = dS K over the pair's keys; it also loads.
+
+Panels are made one after the other, so that the warpgroup needs few registers: the consumers need
+them. A panel goes to dq_accum by vector reductions from the registers, in the order in which
+they hold it.
+
+CONTRACT: for every step of the walk the warpgroup takes one stage of `ds`, written by both CTAs,
+and gives it back to both; one arrival a warp. Loads are as load.py says.
+"""
+
+from __future__ import annotations
+
+import cutlass
+import cutlass.cute as cute
+from cutlass import Int32, Int64
+from cutlass.cute.nvgpu import warpgroup
+
+from jax_fa4.kernels.sm90.backward import products, walk
+from jax_fa4.kernels.sm90.backward_pair_narrow import epilogue, load
+from jax_fa4.kernels.sm90.backward_pair_narrow.config import PAIR, TILE_M
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.bulk_copies import add_four
+
+
+def _multiply(context, operands, acc_dQ, stage, panel) -> None:
+    """dQ = dS K of one panel, over this CTA's keys and the other's."""
+    tQrdS, tQrK, tQrOther = operands
+    consumers = context.config.consumers
+    own = context.position.rank * context.config.panels + panel
+    pairs = []
+    for cta, (keys, column) in enumerate(((tQrK, own), (tQrOther, panel))):
+        for i in range(consumers):
+            a = tQrdS[None, None, None, (stage * PAIR + cta) * consumers + i]
+            pairs += products.by_depth(a, products.one_tile(keys[None, column, None, i]))
+    products.issue(context.tiled_mma_q, acc_dQ, pairs, zero_first=True)
+    warpgroup.wait_group(0)
+
+
+@cute.jit
+def _add(context, acc_dQ, head, block, panel, thread_index):
+    """Add a panel of dQ to global memory, in the order of backward_postprocess.py."""
+    config = context.config
+    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
+    number = context.position.rank * config.panels + panel
+    start = (row + block * TILE_M) * config.head_dim + number * (TILE_M * config.dq_columns)
+    target = context.gmem.dq_accum + cute.assume(start + thread_index * 4, divby=4)
+    flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
+    for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
+        add_four(target + group * 512, flat, 4 * group)
+
+
+@cute.jit
+def run(context, warp: Int32) -> None:
+    """Walk this pair's blocks of queries; see the contract above."""
+    config, shared, barriers = context.config, context.shared, context.barriers
+    thread_index = cute.arch.thread_idx()[0] % 128
+    thr_q = context.tiled_mma_q.get_slice(0)
+
+    def keys(tensor):
+        return thr_q.make_fragment_B(thr_q.partition_B(products.transposed(tensor)))
+
+    tQrdS = thr_q.make_fragment_A(thr_q.partition_A(products.transposed(shared.sdS)))
+    operands = tQrdS, keys(shared.sK), keys(shared.sOtherK)
+    ds_ring = mbarriers.make_ring(config.ds_stages)
+    acc_dQ = products.accumulator(context.tiled_mma_q, config.dq_columns)
+    loader = load.make_loader(context)
+    if warp == 0:
+        load.start(context, loader)
+    barriers["kv_full"].wait(2, 0)
+
+    head, block = walk.first_step(context)
+    for i in cutlass.range(walk.steps(context), unroll=1):
+        stage, parity = mbarriers.take(ds_ring, 1)[0]
+        barriers["ds_full"].wait(stage, parity)
+        # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
+        for panel in cutlass.range(config.panels, unroll=1):
+            _multiply(context, operands, acc_dQ, stage, panel)
+            _add(context, acc_dQ, head, block, panel, thread_index)
+        barriers["ds_empty"].arrive_as_warp(stage)
+        barriers["ds_empty"].arrive_as_warp_at(stage, 1 - context.position.rank)
+        if warp == 0:
+            load.go_on(context, loader, i)
+        head, block = walk.next_step(context, head, block)
+    epilogue.release_keys(context)

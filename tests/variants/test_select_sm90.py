@@ -1,0 +1,68 @@
+"""Which form of Hopper's backward runs a call."""
+
+import dataclasses
+
+import pytest
+
+from jax_fa4.variants import Arch, BackwardVariant, DType, Form, select_sm90
+from jax_fa4.variants.problem import Call
+
+UNBOUNDED = 2**30
+FULL = Call(
+    batch=32,
+    heads=16,
+    heads_kv=16,
+    seqlen_q=512,
+    seqlen_k=512,
+    band_lower=-UNBOUNDED,
+    band_upper=UNBOUNDED,
+)
+
+
+def square(length, **changes):
+    return dataclasses.replace(FULL, seqlen_q=length, seqlen_k=length, **changes)
+
+
+def forms(head_dim):
+    usual = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=head_dim)
+    return usual, dataclasses.replace(usual, form=Form.PAIR)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "call", "form"),
+    [
+        (128, square(512), Form.PAIR),
+        (128, square(2048), Form.USUAL),
+        (128, square(8192), Form.PAIR),
+        (128, square(65536), Form.PAIR),
+        (128, square(2048, band_upper=0), Form.USUAL),
+        (128, square(8192, band_upper=0), Form.PAIR),
+        (128, square(8192, band_lower=-100), Form.PAIR),
+        (64, square(512), Form.PAIR),
+        (64, square(512, band_upper=0), Form.USUAL),
+        (64, square(8192), Form.USUAL),
+        (64, square(8192, band_upper=0), Form.USUAL),
+        # A band as wide as the lengths cuts nothing.
+        (64, square(512, band_upper=511, band_lower=-511), Form.PAIR),
+        (64, square(512, band_upper=510), Form.USUAL),
+        # One block of keys, or three, leave a CTA without work; of 65 that is little.
+        (128, dataclasses.replace(FULL, seqlen_k=128), Form.USUAL),
+        (128, dataclasses.replace(FULL, seqlen_k=384), Form.USUAL),
+        (128, square(65 * 128), Form.PAIR),
+        (128, square(1), Form.USUAL),
+        # The query heads of a key head are walked by one CTA.
+        (128, square(512, heads=64), Form.USUAL),
+        (128, square(512, heads=256), Form.PAIR),
+    ],
+)
+def test_the_pair_where_it_was_faster(head_dim, call, form):
+    assert select_sm90.fastest(forms(head_dim), call).form is form
+
+
+def test_the_only_form_there_is():
+    usual, pair = forms(128)
+    for only in (usual, pair):
+        for call in (FULL, square(2048)):
+            assert select_sm90.fastest([only], call) is only
+    wide = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=256, form=Form.PAIR)
+    assert select_sm90.fastest([wide], FULL) is wide
