@@ -40,10 +40,11 @@ class Rows:
 
 
 @cute.jit
-def _scores_into_p(context, frag, band_position, thread):
+def _scores_into_p(context, frag, rows, block, own):
     """Mask and softmax of a tile's first block, and P for the first product with V."""
-    row, key = band_position
-    mask_outside_band(frag.acc_S, context.band, row, key, thread)
+    if (block >= own.unmasked_last) | (block < own.unmasked_first):
+        key = block * context.config.tile_n
+        mask_outside_band(frag.acc_S, context.band, rows.row, key, rows.thread)
     softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     convert(frag.acc_S, frag.tOrP)
 
@@ -195,7 +196,7 @@ def run(context, wg: Int32) -> None:
             k_state = products.release(pipes.k, k_state)
         frag.acc_O.fill(0.0)
         block = last - skipped - 1
-        _scores_into_p(context, frag, (row, block * config.tile_n), thread)
+        _scores_into_p(context, frag, rows, block, own)
         v_state = products.skip(pipes.v, skipped, v_state)
         for i in cutlass.range(block - own.unmasked_last, unroll=1):
             key = (block - 1 - i) * config.tile_n
