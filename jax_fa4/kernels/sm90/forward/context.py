@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, pipeline
+from cutlass import Float32, pipeline
 
 from jax_fa4.kernels.sm90.forward.config import ForwardConfig
 from jax_fa4.kernels.sm90.forward.walk import Walk
@@ -57,5 +57,5 @@ class Context:
     gmem: GlobalTensors
     band: Band
     walk: Walk
-    ratio: Int32  # query heads a KV head
+    ratio: cute.FastDivmodDivisor  # query heads a KV head, to divide by
     scale_log2: Float32

@@ -94,8 +94,9 @@ class ForwardSm90:
             mLSE,
             (band_lower, band_upper, seqlen_q, seqlen_k),
             (order.tiles.row_blocks, heads_q, batch, order.tiles.heads_per_group),
+            order.tiles.make_divisors(),
             order.is_paired,
-            shape.ratio,
+            tuple(map(cute.fast_divmod_create_divisor, (order.tiles.row_blocks, shape.ratio))),
             softmax_scale * LOG2_E,
         ).launch(
             grid=(ctas, 1, 1),
@@ -230,10 +231,12 @@ class ForwardSm90:
         mLSE: cute.Tensor,
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
+        divisors: tuple[cute.FastDivmodDivisor, ...],
         is_paired: Boolean,
-        ratio: Int32,
+        further_divisors: tuple[cute.FastDivmodDivisor, cute.FastDivmodDivisor],
         scale_log2: Float32,
     ):
+        by_rows, by_ratio = further_divisors
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         if warp == 0:
             for atom in (q[0], k[0], v[0], o[0]):
@@ -250,8 +253,8 @@ class ForwardSm90:
             shared=self._shared_tensors(storage, layouts),
             gmem=GlobalTensors(q, k, v, o, mLSE),
             band=Band(*band),
-            walk=walk.Walk(LongestFirst(*tiles), is_paired),
-            ratio=ratio,
+            walk=walk.Walk(LongestFirst(*tiles, divisors), is_paired, by_rows),
+            ratio=by_ratio,
             scale_log2=scale_log2,
         )
         cute.arch.mbarrier_init_fence()

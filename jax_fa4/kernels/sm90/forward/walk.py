@@ -22,10 +22,15 @@ from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
 @dataclass(frozen=True)
 class Walk:
-    """What both sides of the launch know of the order."""
+    """What both sides of the launch know of the order.
+
+    In the kernel, `tiles` have their divisors and `by_rows` divides by a head's tiles: to decode
+    a tile stands between tiles, where nothing hides it, and a division takes some 40 instructions.
+    """
 
     tiles: LongestFirst
     is_paired: Boolean
+    by_rows: cute.FastDivmodDivisor | None = None
 
 
 @cute.jit
@@ -49,19 +54,18 @@ def decode(walk: Walk, unit: Int32, second: Int32) -> tuple[Int32, Int32, Int32]
     unit = min(unit, units(walk) - 1)
     row, head, batch = Int32(0), Int32(0), Int32(0)
     if walk.is_paired:
-        rows, heads = walk.tiles.row_blocks, walk.tiles.heads
+        rows, all_heads = walk.tiles.row_blocks, walk.tiles.heads * walk.tiles.batch
+        _, _, _, by_heads = walk.tiles.divisors
         pairs_a_head = rows // 2
-        couple = unit // rows  # of heads
-        pair = unit - couple * rows
-        has_partner = 2 * couple + 1 < heads * walk.tiles.batch
+        couple, pair = divmod(unit, walk.by_rows)  # couple of heads
+        has_partner = 2 * couple + 1 < all_heads
         is_middle = pair >= (2 * pairs_a_head if has_partner else pairs_a_head)
         in_second_head = pair >= pairs_a_head
         pair = pair - pairs_a_head if in_second_head else pair
         row = pair if second == 1 else rows - 1 - pair
         row = pairs_a_head if is_middle else row
         head_and_batch = 2 * couple + (second if is_middle else Int32(in_second_head))
-        batch = head_and_batch // heads
-        head = head_and_batch - batch * heads
+        batch, head = divmod(head_and_batch, by_heads)
     else:
         row, head, batch = walk.tiles.decode(unit)
     return row, head, batch
