@@ -67,18 +67,16 @@ head dims (256, 256) dK and dQ 512 + 768 + 512 each, dV 512 + 512; (192, 128) dK
 import cuda.bindings.driver as cuda
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
-from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
+from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
-from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.backward_wide import compute, load, mma
+from jax_fa4.kernels.sm100.backward_wide import compute, load, mma, plan
 from jax_fa4.kernels.sm100.backward_wide.config import (
     HALVES,
     STATS_STAGES,
     STREAM,
     TILE,
     TMEM_COLUMNS,
-    Gradient,
     config_of,
 )
 from jax_fa4.kernels.sm100.backward_wide.context import (
@@ -96,8 +94,6 @@ from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import BackwardVariant
-
-_ONE = tcgen05.CtaGroup.ONE
 
 
 class BackwardWideSm100:
@@ -136,8 +132,8 @@ class BackwardWideSm100:
         """Launch on `stream`; pointers are to contiguous BSHD arrays, and to the preprocess's."""
         of_qk = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim)
         of_v = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim_v, head_dim_v)
-        mmas = self._tiled_mmas()
-        layouts = self._smem_layouts(mmas)
+        mmas = plan.tiled_mmas(self.config, self.dtype)
+        layouts = plan.smem_layouts(self.config, self.dtype, mmas)
         of_keys, of_queries = self._schedulers(of_qk, head_dim_v)
         tensors = (
             of_qk.queries(q_ptr),
@@ -147,7 +143,7 @@ class BackwardWideSm100:
         )
         self.kernel(
             (mmas.from_tmem, mmas.from_smem, mmas.wide, mmas.dv),
-            self._loads(mmas.from_smem, layouts, tensors),
+            plan.loads(self.config, mmas.from_smem, layouts, tensors),
             (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
             (lse_log2_ptr, delta_ptr, dq_accum_ptr),
             (band_lower, band_upper),
@@ -181,58 +177,6 @@ class BackwardWideSm100:
         """CTAs of the grid."""
         of_each = [of_keys if g.of_keys else of_queries for g in self.config.gradients]
         return sum((scheduler.tiles() for scheduler in of_each), Int32(0))
-
-    def _tiled_mmas(self) -> TiledMmas:
-        """All sums in float32; P and dS from tensor memory."""
-        k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
-        make, dtype, c = blackwell.make_trivial_tiled_mma, self.dtype, self.config
-        tmem = tcgen05.OperandSource.TMEM
-        scores, of_k, of_v = (TILE, STREAM), (TILE, c.head_dim), (TILE, c.head_dim_v)
-        return TiledMmas(
-            from_tmem=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores, tmem),
-            from_smem=make(dtype, dtype, k_major, k_major, Float32, _ONE, scores),
-            wide=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_k, tmem),
-            dv=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_v, tmem),
-        )
-
-    def _smem_layouts(self, mmas: TiledMmas) -> SharedLayouts:
-        """Made anew on each side of the launch: a layout is a value of its region."""
-        c, dtype, scores = self.config, self.dtype, mmas.from_smem
-        a, b = blackwell.make_smem_layout_a, blackwell.make_smem_layout_b
-        of_k, of_v = (TILE, STREAM, c.head_dim), (TILE, STREAM, c.head_dim_v)
-        to_k, to_v = (TILE, c.head_dim, STREAM), (TILE, c.head_dim_v, STREAM)
-        return SharedLayouts(
-            first=b(scores, of_k, dtype, c.first_stages),
-            first_t=b(mmas.wide, to_k, dtype, c.first_stages),
-            second=b(scores, of_v, dtype, c.second_stages),
-            second_t=b(mmas.dv, to_v, dtype, c.second_stages),
-            own_first=a(scores, of_k, dtype, 1),
-            own_second=a(scores, of_v, dtype, 1),
-        )
-
-    def _loads(self, mma: cute.TiledMma, layouts: SharedLayouts, tensors) -> tuple:
-        """TMA atoms and tensors of blocks of Q, K, V and dO, and of own rows."""
-        c = self.config
-        mQ, mK, mV, mdO = tensors
-        one = (None, None, None, 0)
-        g2s = cpasync.CopyBulkTensorTileG2SOp(_ONE)
-        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (mma.thr_id.shape,)).shape
-        a, b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
-        of_k, of_v = (TILE, STREAM, c.head_dim), (TILE, STREAM, c.head_dim_v)
-        first, second = (cute.slice_(x, one) for x in (layouts.first, layouts.second))
-        own_of = {
-            Gradient.DK: (mV, layouts.own_second, of_v),
-            Gradient.DQ: (mdO, layouts.own_second, of_v),
-            Gradient.DK_DV: (mK, layouts.own_first, of_k),
-        }
-        own = tuple(own_of[g] for g in c.gradients if c.shares_own(g))
-        return (
-            tuple(b(g2s, mQ, first, of_k, mma, cluster)),
-            tuple(b(g2s, mK, first, of_k, mma, cluster)),
-            tuple(b(g2s, mV, second, of_v, mma, cluster)),
-            tuple(b(g2s, mdO, second, of_v, mma, cluster)),
-            *(tuple(a(g2s, m, cute.slice_(x, one), of, mma, cluster)) for m, x, of in own),
-        )
 
     def _shared_storage(self, layouts: SharedLayouts):
         """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
@@ -294,7 +238,7 @@ class BackwardWideSm100:
     ):
         config, mmas = self.config, TiledMmas(*tiled_mmas)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
-        layouts = self._smem_layouts(mmas)
+        layouts = plan.smem_layouts(self.config, self.dtype, mmas)
         storage = SmemAllocator().allocate(self._shared_storage(layouts))
         barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
         if warp == Role.LOAD:
