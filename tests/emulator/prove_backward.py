@@ -26,12 +26,27 @@ EXACT_EVERY = 10  # schedules; to round as tensor cores do takes most of a run's
 
 def problems(count: int, widest: int) -> list:
     """(case, dtype, whether deterministic): those of the forward that are not too wide."""
-    found = [
+    find_rooms()
+    from jax_fa4.testing import inputs
+
+    # A block of queries for whose turns more CTAs do not wait than a block has rows.
+    long_keys = inputs.Case(
+        name="long-keys",
+        query_length=256,
+        key_length=17408,
+        batch=1,
+        heads=1,
+        heads_kv=1,
+        head_dim=64,
+        window=(100, 0),
+    )
+    drawn = [
         (case, dtype)
         for case, dtype, _ in forward_problems(3 * count, ("bfloat16", "float16"))
         if max(case.head_dim, case.head_dim_v) <= widest
     ]
-    return [(*problem, number % 4 in (1, 2)) for number, problem in enumerate(found[:count])]
+    found = [(*problem, number % 4 in (1, 2)) for number, problem in enumerate(drawn[: count - 1])]
+    return [*found, (long_keys, "bfloat16", True)]
 
 
 def _words(case, dtype: str, deterministic: bool) -> str:
