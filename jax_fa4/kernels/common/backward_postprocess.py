@@ -85,12 +85,17 @@ class BackwardPostprocess:
         _, grid_y, _ = cute.arch.grid_dim()
         head = block_x % heads
         batch_index = block_z * grid_y + block_y
+        is_mine = batch_index < batch
+        if cutlass.const_expr(self.arch is Arch.SM90):
+            # Last batches first: what the main kernel added to last is still in L2.
+            batch_index = batch - 1 - batch_index
+            is_mine = batch_index >= 0
         row = block_x // heads * ROWS
         tile = SmemAllocator().allocate_tensor(
             self.element_type, cute.make_layout(ROWS * _ROW_STRIDE), byte_alignment=16
         )
 
-        if batch_index < batch:
+        if is_mine:
             line = Int64(batch_index) * heads + head
             start = (line * seqlen_padded + row) * width
             accumulated = dq_accum_ptr + cute.assume(start, divby=FLOATS)
@@ -98,17 +103,17 @@ class BackwardPostprocess:
             first = Int64(batch_index) * seqlen * row_stride + Int64(head) * head_dim
             first = first + row * row_stride
             for column in cutlass.range(0, head_dim, COLUMNS):
-                self._read_panel(accumulated, tile, column, width, scale, tidx)
+                self._read_panel(accumulated, tile, (column, width, seqlen - row), scale, tidx)
                 cute.arch.sync_threads()
                 target = dq_ptr + cute.assume(first + column, divby=PIECE)
                 self._write_panel(tile, target, (seqlen - row, head_dim - column), row_stride, tidx)
                 cute.arch.sync_threads()
 
     @cute.jit
-    def _read_panel(self, accumulated, tile, column, width, scale, tidx) -> None:
+    def _read_panel(self, accumulated, tile, extents, scale, tidx) -> None:
         """Columns `column` .. + 63 of dq_accum, scaled and rounded, to shared memory."""
         for step in cutlass.range_constexpr(STEPS):
-            offset, places = self._place(step, column, width, tidx)
+            offset, places = self._place(step, extents, tidx)
             source = accumulated + cute.assume(offset, divby=FLOATS)
             values = cute.make_rmem_tensor(FLOATS, Float32)
             cute.autovec_copy(cute.make_tensor(source, cute.make_layout(FLOATS)), values)
@@ -119,11 +124,14 @@ class BackwardPostprocess:
                 place = tile.iterator + cute.assume(places[half], divby=2)
                 cute.autovec_copy(pair, cute.make_tensor(place, cute.make_layout(2)))
 
-    def _place(self, step: int, column: Int32, width: Int32, tidx: Int32):
+    def _place(self, step: int, extents: tuple[Int32, Int32, Int32], tidx: Int32):
         """Where a thread's four floats of a step are, and where their two pairs go to."""
+        column, width, rows = extents
         if self.arch is Arch.SM90:
-            offset = column * ROWS + step * (THREADS * FLOATS) + tidx * FLOATS
             at_row = tidx // 32 * 16 + tidx % 32 // 4
+            # A row that does not exist is another's numbers, of lines that are read anyway.
+            source = cutlass.select_(at_row < rows, tidx, tidx % 4)
+            offset = column * ROWS + step * (THREADS * FLOATS) + source * FLOATS
             at = at_row * _ROW_STRIDE + step * 8 + tidx % 4 * 2
             return offset, (at, at + 8 * _ROW_STRIDE)
         # A warp reads 32 rows of 4 columns; warps take turns over rows, then columns.

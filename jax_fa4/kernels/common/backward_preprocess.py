@@ -9,7 +9,8 @@ row-major; products and sums are float32. D is a run-time multiple of 8, B, S, H
 positive lengths, and offsets are 64-bit. delta and lse_log2 are float32, (B, H, S_padded),
 S_padded a multiple of 128: rows past S have delta 0 and lse_log2 +inf, with which the main
 kernel's P = exp2(scale log2(e) QK^T - lse_log2) is 0. Rows that see no key get the same, delta too:
-the cotangent of an lse of -inf is easily infinite, and 0 * inf is NaN.
+the cotangent of an lse of -inf is easily infinite, and 0 * inf is NaN. On sm_90, whose main kernels
+have tiles of 64 queries, what lies past the last such tile with a row is not written.
 
 The softmax gradient is dS = P * (dP - rowsum(dO * O)); a cotangent `dlse` of the
 log-sum-exp adds P * dlse, which is the same formula with delta in place of the row
@@ -38,7 +39,7 @@ import cuda.bindings.driver as cuda
 import cutlass
 from cutlass import BFloat16, Float16, Float32, Int32, Int64, cute
 
-from jax_fa4.variants.variant import BackwardPreprocessVariant, DType
+from jax_fa4.variants.variant import Arch, BackwardPreprocessVariant, DType
 
 ELEMENT_TYPES: dict[DType, type[cutlass.Numeric]] = {DType.BF16: BFloat16, DType.FP16: Float16}
 
@@ -81,6 +82,8 @@ class BackwardPreprocess:
     ) -> None:
         """Launch: CTA x is (tile of rows, head), heads fastest; y and z are the batch."""
         tiles = seqlen_q_padded // TILE_ROWS
+        if cutlass.const_expr(self.variant.arch is Arch.SM90):
+            tiles = cute.ceil_div(seqlen_q, TILE_ROWS)
         grid_y = cutlass.min(batch, MAX_GRID_Y)
         self.kernel(
             (out_ptr, dout_ptr),
@@ -109,11 +112,16 @@ class BackwardPreprocess:
         _, grid_y, _ = cute.arch.grid_dim()
         head = block_x % heads
         batch_index = block_z * grid_y + block_y
+        is_mine = batch_index < batch
+        if cutlass.const_expr(self.variant.arch is Arch.SM90):
+            # Last batches first: the main kernel begins with what is then in L2.
+            batch_index = batch - 1 - batch_index
+            is_mine = batch_index >= 0
         tile = block_x // heads
         lane = tidx % LANES_PER_ROW
         first_row = tile * TILE_ROWS + tidx // LANES_PER_ROW * ROWS_PER_GROUP
 
-        if batch_index < batch:
+        if is_mine:
             # Start of this (b, h) in the (B, S, H, D) and in the (B, H, S) arrays.
             row_stride = Int64(heads) * head_dim
             slab = Int64(batch_index) * seqlen * row_stride + Int64(head) * head_dim
