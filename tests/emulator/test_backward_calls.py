@@ -1,0 +1,201 @@
+"""The backward kernels within programs: remat, donated and recycled buffers, neighbours, sharding.
+
+tests/emulator/test_backward.py holds single calls to the definition.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import jax_fa4
+from jax_fa4.ffi import EMULATED_BACKWARD_TARGET, EMULATED_FORWARD_TARGET
+from jax_fa4.testing import inputs
+from jax_fa4.variants import BACKWARD_HEAD_DIMS
+
+
+@pytest.fixture(params=[arch.value for arch in BACKWARD_HEAD_DIMS])
+def arch(request):
+    with jax_fa4.emulator.options(arch=request.param):
+        yield request.param
+
+
+attend = functools.partial(
+    jax_fa4.flash_attention, causal=True, return_lse=True, implementation="emulator"
+)
+
+
+def pull(x):
+    """dq, dk, dv of out and lse."""
+    _, vjp = jax.vjp(attend, *x[:3])
+    return vjp((x.dout, x.dlse))
+
+
+def loss(q, k, v):
+    out, lse = attend(q, k, v)
+    return (out.astype(jnp.float32) ** 2).sum() + lse.sum()
+
+
+def close(found, wanted, ulps=1):
+    """As two orders of one sum may differ, rounded once."""
+    eps = ulps * float(jnp.finfo(jnp.bfloat16).eps)
+    for a, b in zip(found, wanted, strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, atol=eps * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("policy", "forwards"),
+    [
+        (None, 2),
+        (jax.checkpoint_policies.save_only_these_names(*jax_fa4.CHECKPOINT_NAMES), 1),
+    ],
+    ids=["nothing", "names"],
+)
+def test_remat_in_the_compiled_program(arch, policy, forwards):
+    """What XLA leaves of it: two forwards where nothing was saved, and equal gradients."""
+    x = inputs.make(inputs.Case(name="remat", query_length=40, key_length=70), jnp.bfloat16)[:3]
+    remat = jax.value_and_grad(jax.checkpoint(loss, policy=policy), argnums=(0, 1, 2))
+    compiled = jax.jit(remat).lower(*x).compile()
+    text = compiled.as_text()
+    assert text.count(f'custom_call_target="{EMULATED_FORWARD_TARGET}"') == forwards
+    assert text.count(f'custom_call_target="{EMULATED_BACKWARD_TARGET}"') == 1
+    close(compiled(*x)[1], jax.grad(loss, argnums=(0, 1, 2))(*x))
+
+
+def test_temporary_memory_is_the_workspace_and_two_results(arch):
+    """XLA's own account: scratch, out and lse, and what a float32 copy of dK would not fit in."""
+    case = inputs.Case(name="memory", query_length=256, key_length=2048, heads=4, heads_kv=2)
+    x = inputs.make(case, jnp.bfloat16)
+    compiled = jax.jit(pull).lower(x).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    workspace = jax_fa4.backward_workspace_bytes(*x[:3], causal=True, implementation="emulator")
+    kept = x.dout.nbytes + x.dlse.nbytes
+    slack = 1 << 16
+    assert 4 * x.k.size > slack
+    assert workspace <= temporary <= workspace + kept + slack
+
+
+def test_training_with_donated_buffers(arch):
+    """Each step's arrays lie where the last one's did: nothing may depend on what they held."""
+    case = inputs.Case(name="donated", query_length=70, key_length=70, heads=4, heads_kv=2)
+    start = inputs.make(case, jnp.bfloat16)[:3]
+
+    def step(q, k, v):
+        gradients = jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
+        return tuple(
+            x - (g / 64).astype(x.dtype) for x, g in zip((q, k, v), gradients, strict=True)
+        )
+
+    kept, donated = jax.jit(step), jax.jit(step, donate_argnums=(0, 1, 2))
+    x, y = start, tuple(jnp.array(a) for a in start)
+    for _ in range(4):
+        before = y
+        y = donated(*y)
+        assert all(a.is_deleted() for a in before)
+        x = kept(*x)
+    close(y, x)
+
+
+@pytest.mark.parametrize("lengths", [(113, 239), (64, 128), (130, 65)], ids=str)
+def test_nan_in_neighbours_stays_there(arch, lengths):
+    """Past a ragged tile's last row lies the next batch element, beside each row another head."""
+    case = inputs.Case(
+        name="neighbours",
+        query_length=lengths[0],
+        key_length=lengths[1],
+        batch=3,
+        heads=4,
+        heads_kv=2,
+    )
+    x = inputs.make(case, jnp.bfloat16)
+    clean = jax.jit(pull)(x)
+
+    def poison(a, is_rows=False):
+        """The middle batch element, and the first KV head of the last with its query heads."""
+        heads = a.shape[1 if is_rows else 2] // 2
+        a = a.at[1].set(jnp.nan)
+        return a.at[2, :heads].set(jnp.nan) if is_rows else a.at[2, :, :heads].set(jnp.nan)
+
+    poisoned = x._replace(
+        **{name: poison(getattr(x, name)) for name in ("q", "k", "v", "dout")},
+        dlse=poison(x.dlse, is_rows=True),
+    )
+    found = jax.jit(pull)(poisoned)
+    for name, a, b in zip(("dq", "dk", "dv"), found, clean, strict=True):
+        half = a.shape[2] // 2
+        for place in (np.s_[0], np.s_[2, :, half:]):
+            a_part, b_part = a[place], b[place]
+            if name == "dq":  # a sum in a varying order
+                close([a_part], [b_part])
+            else:
+                np.testing.assert_array_equal(a_part, b_part)
+
+
+def test_more_devices_than_two_key_heads(arch):
+    """Query heads over four devices; each takes the key head of its own from those of all."""
+    devices = 4
+    case = inputs.Case(name="tensor-parallel", query_length=50, key_length=70, heads=8, heads_kv=2)
+    arrays = inputs.make(case, jnp.bfloat16)[:3]
+    mesh = jax.make_mesh(
+        (devices,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:devices]
+    )
+    heads, everywhere = PartitionSpec(None, None, "x"), PartitionSpec()
+
+    def local(q, k, v):
+        own = jax.lax.axis_index("x") // (devices // 2)
+        k, v = (jax.lax.dynamic_slice_in_dim(a, own, 1, axis=2) for a in (k, v))
+        return jax.lax.psum(loss(q, k, v), "x")
+
+    sharded = jax.shard_map(
+        local, mesh=mesh, in_specs=(heads, everywhere, everywhere), out_specs=PartitionSpec()
+    )
+    found = jax.jit(jax.grad(sharded, argnums=(0, 1, 2)))(*arrays)
+    wanted = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+    close(found, wanted, ulps=devices)  # as many gradients added as devices, in bfloat16
+
+
+@pytest.mark.parametrize("head_dims", [(16, 16), (72, 40)], ids=str)
+def test_numerical_derivatives(arch, head_dims):
+    """Central differences of the kernel's own forward, along random directions.
+
+    Steps are powers of two and the inputs multiples of 1/16, so that bfloat16 holds both ends of a
+    step exactly. lse is float32; out is rounded to float16's 11 bits, which the step divides.
+    """
+    width, value_width = head_dims
+    case = inputs.Case(
+        name="differences",
+        query_length=5,
+        key_length=7,
+        batch=1,
+        head_dim=width,
+        head_dim_v=value_width,
+    )
+    x = inputs.make(case, jnp.float16)
+    q, k, v = (jnp.round(a * 16) / 16 for a in x[:3])
+    weights = jnp.sign(x.dout.astype(jnp.float32))
+    step = 1 / 16
+
+    def value(q, k, v):
+        out, lse = attend(q, k, v)
+        return (out.astype(jnp.float32) * weights).sum() + (lse * jnp.sign(x.dlse)).sum()
+
+    gradients = jax.grad(value, argnums=(0, 1, 2))(q, k, v)
+    for at, (operand, gradient) in enumerate(zip((q, k, v), gradients, strict=True)):
+        direction = jax.random.rademacher(jax.random.key(at), operand.shape, operand.dtype)
+
+        def along(t, at=at, direction=direction):
+            moved = [q, k, v]
+            moved[at] = moved[at] + t * direction
+            return float(value(*moved))
+
+        slope = (along(step) - along(-step)) / (2 * step)
+        wanted = float((gradient.astype(jnp.float32) * direction.astype(jnp.float32)).sum())
+        # Rounding of out: half an ulp each, random in sign; the step's own error is its square.
+        rounding = 2**-11 * float(jnp.sqrt(weights.size)) / step
+        size = float(jnp.abs(gradient.astype(jnp.float32)).sum())
+        assert abs(slope - wanted) <= rounding + step**2 * size, (at, slope, wanted)
+        assert size > 20 * (rounding + step**2 * size), "the bound would hold for a wrong gradient"
