@@ -135,10 +135,13 @@ def test_nan_in_neighbours_stays_there(arch, lengths):
                 np.testing.assert_array_equal(a_part, b_part)
 
 
-def test_more_devices_than_two_key_heads(arch):
+@pytest.mark.parametrize("heads_kv", [1, 2])
+def test_more_devices_than_key_heads(arch, heads_kv):
     """Query heads over four devices; each takes the key head of its own from those of all."""
     devices = 4
-    case = inputs.Case(name="tensor-parallel", query_length=50, key_length=70, heads=8, heads_kv=2)
+    case = inputs.Case(
+        name="tensor-parallel", query_length=50, key_length=70, heads=8, heads_kv=heads_kv
+    )
     arrays = inputs.make(case, jnp.bfloat16)[:3]
     mesh = jax.make_mesh(
         (devices,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:devices]
@@ -146,7 +149,7 @@ def test_more_devices_than_two_key_heads(arch):
     heads, everywhere = PartitionSpec(None, None, "x"), PartitionSpec()
 
     def local(q, k, v):
-        own = jax.lax.axis_index("x") // (devices // 2)
+        own = jax.lax.axis_index("x") * heads_kv // devices
         k, v = (jax.lax.dynamic_slice_in_dim(a, own, 1, axis=2) for a in (k, v))
         return jax.lax.psum(loss(q, k, v), "x")
 

@@ -78,3 +78,24 @@ def test_custom_calls_carry_the_manual_axes():
     args = qkv(jnp.bfloat16, value_width=24)
     lowered = program.trace(*args).lower(lowering_platforms=("cuda",)).as_text()
     assert f"custom_call @{FORWARD_TARGET}(" in lowered
+
+
+@pytest.mark.parametrize("heads_kv", [1, 2])
+def test_more_devices_than_key_heads(heads_kv):
+    """Query heads over four devices; each takes the key head of its own from those of all."""
+    keys = jax.random.split(jax.random.key(3), 3)
+    shapes = ((2, 70, 8, 16), *[(2, 90, heads_kv, 16)] * 2)
+    arrays = [jax.random.normal(key, s) for key, s in zip(keys, shapes, strict=True)]
+
+    def local(q, k, v):
+        own = jax.lax.axis_index("x") * heads_kv // 4
+        k, v = (jax.lax.dynamic_slice_in_dim(a, own, 1, axis=2) for a in (k, v))
+        return jax.lax.psum(total(q, k, v), "x")
+
+    heads, everywhere = PartitionSpec(None, None, "x"), PartitionSpec()
+    sharded = jax.shard_map(
+        local, mesh=mesh(), in_specs=(heads, everywhere, everywhere), out_specs=PartitionSpec()
+    )
+    ours = jax.jit(jax.grad(sharded, argnums=(0, 1, 2)))(*arrays)
+    for a, b in zip(ours, jax.grad(total, argnums=(0, 1, 2))(*arrays), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
