@@ -1,8 +1,8 @@
 """What instructions with events wait for, arrive at and start, and how long that takes.
 
 What synchronises does so by the recorded phases: a phase is over when all that arrived in it while
-recording has arrived here. Copies and products are finished by units that serve in order, so that
-their end is known when they are issued.
+recording has arrived here. Copies and a thread's products are finished by units that serve in
+order, so that their end is known when they are issued; warpgroups' products wait in a queue.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from benchmarks.timing_model.listing import Listing
 from benchmarks.timing_model.spans import Result, Span
 from benchmarks.timing_model.state import Core, Warp
 from benchmarks.timing_model.streams import Event, Stream
+from benchmarks.timing_model.tensor import Product
 from benchmarks.timing_model.units import Chip, product_cycles
 
 WARPGROUP = 4  # warps
@@ -37,7 +38,7 @@ class Events:
         fresh: Callable[[Key], float] | None = None,
     ) -> None:
         self.chip, self.listing, self.cluster, self.fresh = chip, listing, cluster, fresh
-        self.cores = {stream.cta: Core() for stream in found}
+        self.cores = {stream.cta: Core(stream.cta) for stream in found}
         self.missing: Counter[Key] = Counter()
         self.over: dict[Key, float] = {}
         self.waiting: dict[Key, list[tuple[Warp, float]]] = defaultdict(list)
@@ -47,6 +48,9 @@ class Events:
                 self.missing.update(key for key, _ in self._arrivals(stream, event))
 
     def _resume(self, warp: Warp, since: float, when: float) -> None:
+        raise NotImplementedError
+
+    def _push(self, thing: Warp | Core, when: float) -> None:
         raise NotImplementedError
 
     # ---- what events are about
@@ -149,28 +153,45 @@ class Events:
                 self._note(cta, warp.stream.warp, f"product {columns} {from_shared}", begin, end)
         return now
 
-    def _warpgroup_product(self, warp: Warp, event: Event, now: float) -> float:
-        """It begins once all four warps have issued it."""
-        a = self.listing.code[warp.stream.code[warp.at]].operands.split(",")[1]
-        in_registers = "gdesc" not in a
+    def _warpgroup_product(self, warp: Warp, event: Event, now: float) -> float | None:
+        """It is in the queue once all four warps have issued it."""
+        group, queue = warp.stream.warp // WARPGROUP, warp.core.queue
+        if queue.is_full:
+            queue.blocked.append(warp)
+            return None
         ((key, _),) = self._arrivals(warp.stream, event)
         warp.products += 1
-        place = (warp.stream.warp // WARPGROUP, warp.products)
-        issued = warp.core.issued.setdefault(place, [])
-        issued.append(now)
-        if len(issued) < WARPGROUP:
+        issued = warp.core.issued
+        issued[group, warp.products] += 1
+        if issued[group, warp.products] < WARPGROUP:
             self._arrive(key, now)
             return now
-        del warp.core.issued[place]
+        del issued[group, warp.products]
+        a = self.listing.code[warp.stream.code[warp.at]].operands.split(",")[1]
+        in_registers = "gdesc" not in a
         columns = event.started[0][2] // (WARPGROUP_ROWS // WARPGROUP * _DEPTH)
         cycles = product_cycles(WARPGROUP_ROWS, columns, _DEPTH, not in_registers, self.chip)
-        begin = max(*issued, warp.core.tensor)
-        warp.core.tensor = end = begin + cycles
-        self.result.busy[warp.cta, "tensor"] += cycles  # type: ignore[assignment]
+        latency = self.chip.product_latency[1, in_registers] - self.chip.wake
         what = f"product {columns} {not in_registers}"
-        self._note(warp.cta, warp.stream.warp, what, begin, end)
-        self._arrive(key, end + self.chip.product_latency[1, in_registers] - self.chip.wake)
+        queue.waiting.append(Product(key, group, cycles, latency, what))
+        if queue.current is None:
+            self._begin_product(warp.core, now)
         return now
+
+    def _begin_product(self, core: Core, now: float) -> None:
+        for warp in core.queue.begin():
+            self._push(warp, now)
+        if core.queue.current is not None:
+            self._push(core, now + core.queue.current.cycles)
+
+    def _end_product(self, core: Core, now: float) -> None:
+        product = core.queue.current
+        assert product is not None
+        self.result.busy[core.cta, "tensor"] += product.cycles  # type: ignore[assignment]
+        begin = now - product.cycles
+        self._note(core.cta, WARPGROUP * product.warpgroup, product.what, begin, now)
+        self._arrive(product.key, now + product.latency)
+        self._begin_product(core, now)
 
     def _products_wait(self, warp: Warp, event: Event, now: float) -> float | None:
         _, number, _ = event.about[0]
@@ -197,7 +218,7 @@ class Events:
 
     def _store(self, warp: Warp, event: Event, now: float) -> float:
         for _, group, size in event.started:
-            done = now + self.chip.store_read_latency + size / self.chip.smem_bytes
+            done = now + self.chip.store_read_latency + size / self.chip.store_bytes
             if self.fresh:
                 warp.core.memory = max(now, warp.core.memory) + size / self.chip.memory_bytes
             warp.copies[group] = max(warp.copies.get(group, 0.0), done)
@@ -230,4 +251,5 @@ _HANDLERS: tuple[tuple[str, _Handler], ...] = (
     ("cp.async.bulk.wait_group", Events._store_wait),
     ("cp.async.bulk.commit_group", lambda self, warp, event, now: now),
     ("cp.async.bulk", Events._copy),
+    ("cp.reduce.async.bulk", Events._store),
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from benchmarks.timing_model.events import Events, Key
 from benchmarks.timing_model.listing import NO_BARRIER, Listing
 from benchmarks.timing_model.spans import Result, Span
-from benchmarks.timing_model.state import Warp
+from benchmarks.timing_model.state import Core, Warp
 from benchmarks.timing_model.streams import Stream
 from benchmarks.timing_model.units import MEMORY, SPECIAL, Chip, cost_of
 
@@ -38,7 +38,7 @@ class Replay(Events):
             tuple(board for board in range(6) if sass.waits >> board & 1) for sass in listing.code
         ]
         self.warps = [Warp(stream, self.cores[stream.cta]) for stream in found]
-        self.heap: list[tuple[float, int, Warp]] = []
+        self.heap: list[tuple[float, int, Warp | Core]] = []
         self.order = 0
 
     def _resume(self, warp: Warp, since: float, when: float) -> None:
@@ -56,9 +56,9 @@ class Replay(Events):
         warp.at += 1
         self._push(warp, max(when, since + max(sass.stall, 1)))
 
-    def _push(self, warp: Warp, when: float) -> None:
+    def _push(self, thing: Warp | Core, when: float) -> None:
         self.order += 1
-        heapq.heappush(self.heap, (when, self.order, warp))
+        heapq.heappush(self.heap, (when, self.order, thing))
 
     def run(self) -> Result:
         """Every warp to its end; RuntimeError if some wait for ever."""
@@ -66,8 +66,11 @@ class Replay(Events):
             self._push(warp, 0.0)
         heap = self.heap
         while heap:
-            now, _, warp = heapq.heappop(heap)
-            self._advance(warp, now)
+            now, _, thing = heapq.heappop(heap)
+            if isinstance(thing, Core):
+                self._end_product(thing, now)
+            else:
+                self._advance(thing, now)
         stuck = [w.stream for w in self.warps if w.at < len(w.stream.code)]
         if stuck:
             raise RuntimeError(f"{len(stuck)} warps wait for ever, first warp {stuck[0].warp}")
@@ -93,8 +96,10 @@ class Replay(Events):
                 self._push(warp, when)
                 return
             now = when
+            beside = core.queue.current is not None
+            cycles = cost.beside if beside else cost.cycles
             core.issue[sub] = now + 1
-            shared[cost.pipe] = now + cost.cycles
+            shared[cost.pipe] = now + cycles
             self.result.issued[warp.cta, stream.warp] += 1
             if cost.pipe == SPECIAL:
                 self.result.busy[warp.cta, "special"] += cost.cycles
@@ -106,7 +111,7 @@ class Replay(Events):
                 if on > now:
                     self._resume(warp, now, on)
                     return
-            done = now + cost.latency
+            done = now + (cost.late if beside else cost.latency)
             if sass.name == "STTM":
                 warp.fence = max(warp.fence, done)
             if sass.sets != NO_BARRIER:

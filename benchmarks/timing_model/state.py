@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from benchmarks.timing_model.streams import Stream
+from benchmarks.timing_model.tensor import Queue
 
 SUB_PARTITIONS = 4
 
@@ -12,15 +13,17 @@ SUB_PARTITIONS = 4
 class Core:
     """One multiprocessor."""
 
-    def __init__(self) -> None:
+    def __init__(self, cta: int) -> None:
+        self.cta = cta
         self.issue = [0.0] * SUB_PARTITIONS
         self.pipes = [[0.0] * 7 for _ in range(SUB_PARTITIONS)]
         self.tensor = 0.0
         self.load = 0.0
         self.memory = 0.0  # its share of device memory's pace
         self.products: dict[int, float] = defaultdict(float)  # by warp, end of the last one
-        # By warpgroup and number of a product, when its warps issued it so far.
-        self.issued: dict[tuple[int, int], list[float]] = {}
+        self.queue = Queue()  # of warpgroups' products
+        # By warpgroup and number of a product, how many warps issued it so far.
+        self.issued: dict[tuple[int, int], int] = defaultdict(int)
 
 
 class Warp:

@@ -4,7 +4,8 @@
     python -m benchmarks.hopper.timing --nvdisasm NVDISASM --library LIBRARY
 
 LIBRARY is a build of csrc/cute_dsl. No GPU is needed: what was measured is in
-results/hopper-versions.json. Five minutes; what is in --folder already is not recorded again.
+results/hopper-cycles.json (`python -m benchmarks.clocks`). Ten minutes; what is in --folder already
+is not recorded again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--nvdisasm", default=shutil.which("nvdisasm"))
     parser.add_argument("--library", help="libjax_fa4_cute_dsl.so; default: the installed one")
     parser.add_argument("--folder", type=Path, default=Path("build/timing"), help="recordings")
-    parser.add_argument("--known", type=Path, default=_RESULTS / "hopper-versions.json")
+    parser.add_argument("--measured", type=Path, default=_RESULTS / "hopper-cycles.json")
     parser.add_argument("--markdown", type=Path, default=_RESULTS / "hopper-timing.md")
     options = parser.parse_args()
     if not options.nvdisasm:
@@ -54,18 +55,16 @@ def _forward(options: argparse.Namespace, head_dim: int) -> Forward:
 def main() -> None:
     options = _options()
     forwards = {head_dim: _forward(options, head_dim) for head_dim in HEAD_DIMS}
-    known = page.read(options.known)
+    measured = page.read(options.measured)
     lines = [
         "# The Hopper forward in the model of time, beside an H100",
         "",
-        "Written by `python -m benchmarks.hopper.timing`; bf16, 16384 tokens, hidden 2048. The",
-        "forward's version 1 (before commit 9b71833) at the clock read while it ran, TFLOP/s:",
+        "Written by `python -m benchmarks.hopper.timing`; bf16, 16384 tokens, hidden 2048.",
+        "Measured by `python -m benchmarks.clocks --seconds 0.4` on an H100 80GB HBM3, driver 580,",
+        "2026-11-23, the forward of commit cc9d467; the model at the mean clock of the same calls:",
         "",
-        *page.version_1(known),
-        "Version 2 (commit 9b71833) against it, measured in turns in one process, and modelled:",
-        "",
-        *page.version_2(forwards, known, H100),
-        *page.blocks(forwards, H100),
+        *page.cells(forwards, measured, H100),
+        *page.blocks(forwards, measured, H100),
         _REMARKS.read_text(),
         *page.assumptions(H100),
     ]
