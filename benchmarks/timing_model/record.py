@@ -1,4 +1,4 @@
-"""Record runs of one of this package's forward kernels on the emulator.
+"""Record runs of one of this package's kernels on the emulator.
 
 A process of its own: the emulator has to be there before CuTe DSL is.
 """
@@ -19,7 +19,7 @@ from jax_fa4.aot import toolkit
 from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.emulator import cute_dsl
-from jax_fa4.variants import ForwardVariant
+from jax_fa4.variants import ForwardVariant, Variant
 
 _UNBOUNDED = 2**30
 
@@ -37,7 +37,7 @@ class Run:
     upper: int | None
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + 256, np.uint8)
     start = -raw.ctypes.data % 128
@@ -54,11 +54,11 @@ def _record(emulated: Any, head_dim: int, run: Run) -> Any:
 
     random = np.random.default_rng(0)
     q, k, v = (
-        _aligned((1, n, 1, head_dim), ml_dtypes.bfloat16) for n in (run.rows, run.keys, run.keys)
+        aligned((1, n, 1, head_dim), ml_dtypes.bfloat16) for n in (run.rows, run.keys, run.keys)
     )
     for each in (q, k, v):
         each[...] = random.standard_normal(each.shape, dtype=np.float32).astype(each.dtype)
-    out, lse = _aligned(q.shape, q.dtype), _aligned((1, 1, run.rows), np.float32)
+    out, lse = aligned(q.shape, q.dtype), aligned((1, 1, run.rows), np.float32)
 
     def pointer(kind: Any, array: Any) -> Any:
         return make_ptr(kind, array.ctypes.data, AddressSpace.gmem, assumed_align=16)
@@ -75,10 +75,8 @@ def _record(emulated: Any, head_dim: int, run: Run) -> Any:
     return recordings[0]
 
 
-def record(
-    folder: Path, variant: ForwardVariant, runs: Iterable[Run], library: str | None = None
-) -> None:
-    """The kernel's PTX, its cubin and a pickled Recording for each run. Once in a process.
+def emulated(folder: Path, variant: Variant, library: str | None) -> Any:
+    """The kernel, to be called; its PTX and cubin in `folder`. Once in a process.
 
     `library` is a build of csrc/cute_dsl, by default the installed one.
     """
@@ -90,10 +88,17 @@ def record(
     kernel = getattr(importlib.import_module(module), name)(variant)
     options = f"--gpu-arch {variant.arch.target} --keep-ptx --keep-cubin --generate-line-info"
     compiled = cute.compile(kernel, *fake_arguments(variant), options=options)
-    emulated = cute_dsl.Emulated(compiled)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.ptx").write_text(compiled.__ptx__)
     (folder / "kernel.cubin").write_bytes(compiled.__cubin__)
+    return cute_dsl.Emulated(compiled)
+
+
+def record(
+    folder: Path, variant: ForwardVariant, runs: Iterable[Run], library: str | None = None
+) -> None:
+    """The kernel and a pickled Recording for each run."""
+    kernel = emulated(folder, variant, library)
     for run in runs:
-        recording = _record(emulated, variant.head_dim, run)
+        recording = _record(kernel, variant.head_dim, run)
         (folder / f"{run.name}.pickle").write_bytes(pickle.dumps(recording))

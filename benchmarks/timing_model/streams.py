@@ -43,10 +43,15 @@ _CARRIERS = frozenset(
         "HGMMA",
         "WARPGROUP",
         "UBLKCP",
+        "UBLKRED",
         "WARPSYNC",
         "UGETNEXTWORKID",
     ]
 )
+
+
+_ELECTED = frozenset(["UTCHMMA", "UTCBAR"])
+_MANY = 1000  # more than a block has instructions
 
 
 @dataclass(frozen=True)
@@ -159,13 +164,14 @@ def _sass_of(listing: Listing, blocks: _PtxBlocks) -> dict[int, list[Block]]:
         if carriers and carriers <= seen:
             continue
         seen |= carriers
-        # What ptxas made conditional is of a block that it merged into this one.
-        always = [sass for sass in code if not sass.guard]
+        # What ptxas made conditional is of a block that it merged into this one, but what one
+        # elected lane does.
+        always = [sass for sass in code if not sass.guard or sass.name in _ELECTED]
         votes: Counter[int] = Counter()
         for sass in always:
             if sass.line in blocks.of_line:
                 # Nothing moves what synchronises, while an address may come from far away.
-                votes[blocks.of_line[sass.line]] += 20 if sass.name in _CARRIERS else 1
+                votes[blocks.of_line[sass.line]] += _MANY if sass.name in _CARRIERS else 1
         if votes:
             found[votes.most_common(1)[0][0]].append(block)
     return found

@@ -1,0 +1,1 @@
+"""The Blackwell backward in the model of time, beside FlashAttention-4's."""
