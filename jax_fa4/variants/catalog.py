@@ -41,6 +41,7 @@ BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM100, Form.PAIR): ((128, 128),),
 }
 DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
     (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
     (Arch.SM100, Form.PAIR): ((128, 128),),
 }

@@ -115,15 +115,41 @@ def test_dk_and_dv_have_the_same_bits_in_every_run():
             assert [np.asarray(g).tobytes() for g in program(x)[1:]] == first
 
 
-def test_deterministic_gradients_have_the_same_bits_in_every_run():
-    case = PROBLEMS[0]
+@pytest.mark.parametrize(
+    "case",
+    [
+        PROBLEMS[0],
+        inputs.Case(
+            name="causal-groups",
+            query_length=1023,
+            key_length=1100,
+            batch=2,
+            heads=8,
+            heads_kv=2,
+            head_dim=128,
+            causal=True,
+        ),
+        inputs.Case(name="full", query_length=900, key_length=2000, heads=16, heads_kv=4),
+        inputs.Case(name="window", query_length=2000, key_length=2000, heads=8, window=(300, 30)),
+    ],
+    ids=lambda case: case.name,
+)
+def test_deterministic_gradients_have_the_same_bits_in_every_run(case):
+    """1000 runs, compared on the GPU; without asking, those of the first problem differ in dq."""
     x = inputs.make(case, jnp.bfloat16)
+    words = jax_fa4.explain(*x[:3], causal=case.causal, window_size=case.window, deterministic=True)
+    assert "gradient: kernel" in words
     program = jax.jit(functools.partial(pull, case, deterministic=True))
     first = program(x)
     check(case, x, first)
-    wanted = [np.asarray(g).tobytes() for g in first]
-    for _ in range(50):
-        assert [np.asarray(g).tobytes() for g in program(x)] == wanted
+
+    @jax.jit
+    def unequal(gradients):
+        bits = functools.partial(jax.lax.bitcast_convert_type, new_dtype=jnp.uint16)
+        return sum((bits(a) != bits(b)).sum() for a, b in zip(gradients, first, strict=True))
+
+    counts = [unequal(program(x)) for _ in range(1000)]
+    assert int(sum(counts)) == 0
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])

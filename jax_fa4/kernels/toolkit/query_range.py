@@ -37,20 +37,17 @@ class QueryRange:
         return (block < self.unmasked_first) | (block >= self.unmasked_last)
 
 
-def first_visitor(band: Band, block: Int32, tile_m: int, tile_n: int) -> Int32:
-    """The first block of keys whose `query_range` has `block`, of which there is one.
+def last_visitor(band: Band, block: Int32, tile_m: int, tile_n: int) -> Int32:
+    """The last block of keys whose `query_range` has `block`, of which there is one.
 
     Those that have it follow one another, since neither end of the range moves back from one to
-    the next: so the first is the one that reaches as far, that is, that ends at the first key that
-    the block's first row sees or later; or the one that starts there, though nothing sees it.
+    the next: so the last is the one that still starts there or before.
     """
-    row = block * tile_m
-    reaching = max(row + band.lower, 0) // tile_n
-    # Past the last key nothing reaches: then a number that is never the smaller one.
-    past = max(row + band.lower - (band.seqlen_k - 1), 0)
-    starting = cute.ceil_div(max(row + band.upper, 0), tile_n)
-    # The first block is everybody's who has none before it.
-    return min(reaching + past, starting, min(block, 1) * _FAR)
+    end = block * tile_m + tile_m
+    starting = max(end - 1 + band.upper, 0) // tile_n
+    # Keys that nothing sees visit the last block.
+    is_last = max(min(end - band.seqlen_q + 1, 1), 0)
+    return min(starting + is_last * _FAR, (band.seqlen_k - 1) // tile_n)
 
 
 def query_range(band: Band, key: Int32, tile_m: int, tile_n: int) -> QueryRange:

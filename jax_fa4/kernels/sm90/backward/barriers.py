@@ -22,7 +22,7 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
     own thread arrives: it does not follow a meeting of the warp and one lane's arrival.
     """
     warps = 4 * config.consumers
-    return {
+    table = {
         "kv_full": MbarrierSpec(2, 1),  # K, then V
         "q_full": MbarrierSpec(config.stages, 1),
         "q_empty": MbarrierSpec(config.stages, warps, by_lanes=True),
@@ -31,3 +31,8 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, 4),
     }
+    if config.senders > 0:
+        slots = config.senders * config.staged_panels
+        table["dq_full"] = MbarrierSpec(slots, 4, by_lanes=True)
+        table["dq_empty"] = MbarrierSpec(slots, 1)
+    return table

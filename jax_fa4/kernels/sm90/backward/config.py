@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from jax_fa4.variants.variant import BackwardVariant
 
 KEYS_PER_WARPGROUP = 64
 DQ_ROWS = 64
-LAUNCH_REGISTERS = 168  # a thread, of 65536 for 384 threads, in eights
+_REGISTERS = 65536  # of an SM
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024
 _ELEMENT_BYTES = 2
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,9 @@ class BackwardConfig:
 
     Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
     The queries' warpgroup pays for what the consumers have above 168; 32 columns of dQ want 16.
+
+    Where additions to dQ have an order, a fourth warpgroup has `senders`, warps that take turns,
+    each with `staged_panels` of dQ in shared memory.
     """
 
     head_dim: int
@@ -35,14 +41,18 @@ class BackwardConfig:
     dq_columns: int
     query_registers: int
     consumer_registers: int
+    senders: int = 0
+    staged_panels: int = 0
+    sender_registers: int = 0
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         if self.tile_m != DQ_ROWS or self.head_dim % self.dq_columns != 0:
             raise ValueError(f"{self} does not cut dQ into whole panels")
-        registers = 128 * (self.query_registers + self.consumers * self.consumer_registers)
-        if registers > self.threads * LAUNCH_REGISTERS:
+        registers = self.query_registers + self.consumers * self.consumer_registers
+        registers = 128 * (registers + self.sender_registers)
+        if registers > _REGISTERS // self.threads // 8 * 8 * self.threads:
             raise ValueError(f"{self} needs {registers} registers, more than the launch has")
 
     @property
@@ -50,15 +60,30 @@ class BackwardConfig:
         return KEYS_PER_WARPGROUP * self.consumers
 
     @property
-    def threads(self) -> int:
+    def key_threads(self) -> int:
+        """Of the warpgroups that read K."""
         return 128 * (1 + self.consumers)
+
+    @property
+    def threads(self) -> int:
+        return self.key_threads + (128 if self.senders > 0 else 0)
+
+    @property
+    def panels(self) -> int:
+        """Of a block of dQ."""
+        return self.head_dim // self.dq_columns
+
+    @property
+    def panel_floats(self) -> int:
+        return DQ_ROWS * self.dq_columns
 
     @property
     def smem_bytes(self) -> int:
         keys = 2 * self.tile_n * self.head_dim
         queries = 2 * self.stages * self.tile_m * (self.head_dim + 2)
         ds = self.ds_stages * self.tile_m * self.tile_n
-        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
+        staged = self.senders * self.staged_panels * self.panel_floats * _FLOAT_BYTES
+        return (keys + queries + ds) * _ELEMENT_BYTES + staged + _BARRIER_BYTES
 
 
 BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
@@ -77,3 +102,28 @@ BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
         consumer_registers=224,
     ),
 }
+
+_ORDERED: dict[int, dict[str, int]] = {
+    64: {
+        "dq_columns": 32,
+        "staged_panels": 2,
+        "query_registers": 88,
+        "consumer_registers": 192,
+        "sender_registers": 40,
+    },
+    128: {
+        "dq_columns": 16,
+        "staged_panels": 4,
+        "query_registers": 40,
+        "consumer_registers": 224,
+        "sender_registers": 24,
+    },
+}
+
+
+def config_of(variant: BackwardVariant) -> BackwardConfig:
+    """How the variant's CTAs are built."""
+    config = BACKWARD_CONFIGS[variant.head_dim]
+    if not variant.deterministic:
+        return config
+    return replace(config, senders=2, **_ORDERED[variant.head_dim])

@@ -21,7 +21,7 @@ from jax_fa4.kernels.toolkit.accumulators import convert
 def release_keys(context) -> None:
     """Say, as one who reads K no more, that its shared memory may be written."""
     cute.arch.barrier_arrive(
-        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.threads
+        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.key_threads
     )
 
 
@@ -57,7 +57,7 @@ def _store(context, gmem, shared, wg):
 def run(context, frag, wg, thread_index) -> None:
     """Write dK, which still wants the scale, and dV of this warpgroup's 64 keys."""
     cute.arch.barrier(
-        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.threads
+        barrier_id=int(NamedBarrier.KEYS_READ), number_of_threads=context.config.key_threads
     )
     for i in cutlass.range_constexpr(cute.size(frag.acc_dK)):
         frag.acc_dK[i] = frag.acc_dK[i] * context.scale

@@ -35,14 +35,10 @@ from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import consumer, products
+from jax_fa4.kernels.sm90.backward import consumer, products, senders
 from jax_fa4.kernels.sm90.backward import queries as queries_role
 from jax_fa4.kernels.sm90.backward.barriers import mbarrier_table
-from jax_fa4.kernels.sm90.backward.config import (
-    BACKWARD_CONFIGS,
-    KEYS_PER_WARPGROUP,
-    BackwardConfig,
-)
+from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP, BackwardConfig, config_of
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
@@ -67,6 +63,7 @@ class GlobalTensors:
     lse_log2: cute.Pointer  # (batch, heads_q, rows_padded)
     delta: cute.Pointer  # likewise
     dq_accum: cute.Pointer  # (batch, heads_q, rows_padded * head_dim), in panels
+    semaphores: cute.Pointer  # (batch, heads_q, rows_padded / 64)
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ class SharedTensors:
     sdS: cute.Tensor  # (64, tile_m, consumers * stages): keys by queries
     sLSE: cute.Tensor  # (tile_m * stages)
     sDelta: cute.Tensor  # (tile_m * stages)
+    dq: cute.Pointer  # each sender's staged_panels of panel_floats
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class BackwardSm90:
     """One compiled backward kernel for Hopper; see the module's docstring."""
 
     def __init__(self, variant: BackwardVariant):
-        self.config = BACKWARD_CONFIGS[variant.head_dim]
+        self.config = config_of(variant)
         self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
@@ -172,7 +170,7 @@ class BackwardSm90:
             tma(g2s, shape.outputs(dout_ptr), layouts["sdO"], query_tile),
             tma(s2g, shape.keys(dk_ptr), layouts["sK"], key_tile),
             tma(s2g, values(dv_ptr), layouts["sV"], key_tile),
-            (lse_log2_ptr, delta_ptr, dq_accum_ptr),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
             (band_lower, band_upper, seqlen_q, seqlen_k),
             (scheduler.row_blocks, heads_kv, batch, scheduler.heads_per_group),
             (heads_q, shape.ratio, softmax_scale),
@@ -214,6 +212,7 @@ class BackwardSm90:
         """The memory map: barriers and rows, then tiles on 1024-byte boundaries for the swizzle."""
         c = self.config
         count = mbarriers.count(mbarrier_table(c))
+        dq_floats = c.senders * c.staged_panels * c.panel_floats
 
         def tile(name):
             return cute.struct.Align[
@@ -230,6 +229,7 @@ class BackwardSm90:
             sQ: tile("sQ")
             sdO: tile("sdO")
             sdS: tile("sdS")
+            dq: cute.struct.Align[cute.struct.MemRange[Float32, dq_floats], 128]
 
         return SharedStorage
 
@@ -243,6 +243,7 @@ class BackwardSm90:
             **{name: tensor(name) for name in layouts},
             sLSE=storage.sLSE.get_tensor(rows),
             sDelta=storage.sDelta.get_tensor(rows),
+            dq=storage.dq.data_ptr(),
         )
 
     @cute.kernel
@@ -255,7 +256,7 @@ class BackwardSm90:
         do: tuple[cute.CopyAtom, cute.Tensor],
         dk: tuple[cute.CopyAtom, cute.Tensor],
         dv: tuple[cute.CopyAtom, cute.Tensor],
-        rows: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
+        rows: tuple[cute.Pointer, cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         numbers: tuple[Int32, Int32, Float32],
@@ -271,8 +272,9 @@ class BackwardSm90:
         barriers = mbarriers.allocate(mbarrier_table(config), storage.barriers.data_ptr())
         scheduler = LongestFirst(*tiles)
         block, head_kv, batch = scheduler.decode(cute.arch.block_idx()[0])
-        # The first keys are seen by the most queries: theirs are the longest tiles.
-        key_block = scheduler.row_blocks - 1 - block
+        # The first keys are seen by the most queries: theirs are the longest tiles. They come last
+        # where additions have an order, for which see senders.py.
+        key_block = block if config.senders > 0 else scheduler.row_blocks - 1 - block
         visible = Band(*band)
         queries = query_range(visible, key_block * config.tile_n, config.tile_m, config.tile_n)
         heads_q, ratio, scale = numbers
@@ -306,6 +308,12 @@ class BackwardSm90:
             queries_role.run(context, warp)
 
         # ---- consumers: dK and dV, 64 keys a warpgroup
-        if warp >= 4:
+        if (warp >= 4) & (warp < 4 + 4 * config.consumers):
             cute.arch.setmaxregister_increase(config.consumer_registers)
             consumer.run(context, warp // 4 - 1)
+
+        # ---- senders: dQ to global memory, in a fixed order
+        if cutlass.const_expr(config.senders > 0):  # noqa: SIM102
+            if warp >= 4 + 4 * config.consumers:
+                cute.arch.setmaxregister_decrease(config.sender_registers)
+                senders.run(context, warp - 4 - 4 * config.consumers)
