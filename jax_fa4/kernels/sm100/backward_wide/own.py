@@ -95,14 +95,14 @@ def store_sums(
     width = context.config.head_dim
     begin = half * (width // HALVES)
     base = context.tmem + column
+    first = target + cute.assume(begin * 32 + row * _VECTOR, divby=_VECTOR)
     for c in cutlass.range_constexpr(0, width // HALVES, _CHUNK):
         values = cute.make_rmem_tensor(_CHUNK, Float32)
         tensor_memory.load(base + begin + c, values, lane)
         tensor_memory.wait_loads()
         for i in cutlass.range_constexpr(0, _CHUNK, _VECTOR):
-            at = (begin + c + i) * 32 + row * _VECTOR
             part = cute.make_tensor(values.iterator + i, cute.make_layout(_VECTOR))
-            to = target + cute.assume(at, divby=_VECTOR)
+            to = first + (c + i) * 32
             cute.autovec_copy(part, cute.make_tensor(to, cute.make_layout(_VECTOR)))
 
 
