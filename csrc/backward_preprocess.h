@@ -5,9 +5,9 @@
 //      dq_accum (B, Hq, Sp, width) fp32, zeros; semaphores (B, Hq, Sp / 64) int32, zeros
 //   attribute: variants (str)
 // lse_log2 is lse * log2(e), and +inf where lse is -inf and in the padding, so that exp2 of a score
-// less it is 0 there; delta is 0 in the padding.
-// On the CPU, jax_fa4_emulated_bwd_preprocess_v1: the same and the emulator's attributes
-// (emulated_launch.h).
+// less it is 0 there; delta is 0 in the padding. On sm_90, whose main kernels have tiles of 64
+// queries, all of these are left as they were past the last tile with a query. On the CPU,
+// jax_fa4_emulated_bwd_preprocess_v1: the same and the emulator's attributes (emulated_launch.h).
 #pragma once
 
 #include "checks.h"

@@ -23,6 +23,7 @@ from jax_fa4.variants.workspace import Workspace
 class Scratch(NamedTuple):
     """What the preprocess kernel writes, of the shapes of `Workspace`.
 
+    On sm_90 what lies past the last tile of 64 queries is nobody's, and holds anything.
     After a whole backward dq_accum is the sum of dq / scale, in an order of the kernel's own.
     """
 

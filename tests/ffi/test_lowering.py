@@ -193,6 +193,23 @@ class TestExport:
         assert again.platforms == ("cuda",)
         assert "jax_fa4_fwd_v1" in again.mlir_module()
 
+    def test_gradients_for_cuda(self, hopper):
+        """Both kernels are in the file, and what is read again still holds them."""
+        pytest.importorskip("flatbuffers", reason="jax.export serializes with flatbuffers")
+
+        def loss(*qkv):
+            out, lse = self.call(*qkv)
+            return out.astype(jnp.float32).sum() + lse.sum()
+
+        exported = jax.export.export(
+            jax.jit(jax.grad(loss, argnums=(0, 1, 2))),
+            platforms=["cuda"],
+            disabled_checks=jax_fa4.EXPORT_DISABLED_CHECKS,
+        )(*self.args)
+        module = jax.export.deserialize(exported.serialize()).mlir_module()
+        for target in (ffi.FORWARD_TARGET, ffi.BACKWARD_TARGET):
+            assert module.count(f"@{target}(") == 1
+
     def test_for_both_at_once(self):
         exported = jax.export.export(
             jax.jit(self.call),
