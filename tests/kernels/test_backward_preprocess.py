@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +63,13 @@ def test_a_cta_has_whole_warps_and_sectors():
     rows_of_a_warp = 32 // module.LANES_PER_ROW * module.ROWS_PER_GROUP
     assert rows_of_a_warp * 4 == 32  # bytes of delta: one sector
     assert module.ROWS_PER_GROUP <= module.LANES_PER_ROW
+
+
+def test_hopper_main_kernels_have_its_tiles_of_queries():
+    """On sm_90 it writes no scratch past the last tile with a query, so none may be longer."""
+    rooms = sorted((Path(backward_preprocess.__file__).parents[1] / "sm90").glob("backward*"))
+    assert rooms
+    for room in rooms:
+        config = importlib.import_module(f"jax_fa4.kernels.sm90.{room.name}.config")
+        rows = getattr(config, "TILE_M", None) or config.DQ_ROWS
+        assert rows == backward_preprocess.TILE_ROWS, room.name
