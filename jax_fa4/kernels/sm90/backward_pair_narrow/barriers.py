@@ -22,10 +22,10 @@ def mbarrier_table(config: NarrowConfig) -> dict[str, MbarrierSpec]:
         "kv_full": MbarrierSpec(3, 1),  # K, V, and the other CTA's K
         "q_full": MbarrierSpec(config.q_stages, 1),
         "q_empty": MbarrierSpec(config.q_stages, warps),
-        "q_ready": MbarrierSpec(config.q_stages, 1),
+        "q_freed": MbarrierSpec(config.q_stages, warps),
         "do_full": MbarrierSpec(config.do_stages, 1),
         "do_empty": MbarrierSpec(config.do_stages, warps),
-        "do_ready": MbarrierSpec(config.do_stages, 1),
+        "do_freed": MbarrierSpec(config.do_stages, warps),
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, PAIR * 4),
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PAIR = 2  # CTAs of a cluster
 KEYS_PER_WARPGROUP = 64
 TILE_M = 64  # queries of a step
+Q_RANK, DO_RANK = 0, 1  # which CTA of the pair loads Q, and which dO, for both
 _LAUNCH_REGISTERS = 168  # a thread, of 65536 for 384 threads, in eights
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024

@@ -19,7 +19,7 @@ the same queries, and load them for each other.
 | kv      | 3         | TMA, 1 arrival + bytes        | never: K, V, other's K, once a CTA    |
 | q       | q_stages  | TMA of Q, bulk of lse_log2    | consumer warps, dK has read Q         |
 | do      | do_stages | TMA of dO, bulk of delta      | consumer warps, dV has read dO        |
-| ready   | as q, do  | the loader that does not load | never: it is no further ahead         |
+| freed   | as q, do  | other CTA's consumer warps    | never: it is what the loader waits for |
 | ds      | ds_stages | consumer warps, other's bytes | queries' warps of both CTAs           |
 
 A pair owns a block of 256 keys of one KV head, and walks the blocks of queries that see it of all

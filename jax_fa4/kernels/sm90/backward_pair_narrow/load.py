@@ -2,7 +2,7 @@
 
 CONTRACT: for every step of the walk one stage of `q` (Q and lse_log2) and one of `do` (dO and
 delta) is filled, as many steps ahead of dQ as the ring has stages. Rank 0 loads Q for both CTAs,
-rank 1 dO, when the other says that it is ready; each loads the rows' numbers for itself.
+rank 1 dO, when consumers of both have freed the stage; each loads the rows' numbers for itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from cutlass import Int16, Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 
 from jax_fa4.kernels.sm90.backward import walk
-from jax_fa4.kernels.sm90.backward_pair_narrow.config import KEYS_PER_WARPGROUP, TILE_M
+from jax_fa4.kernels.sm90.backward_pair_narrow.config import (
+    DO_RANK,
+    KEYS_PER_WARPGROUP,
+    Q_RANK,
+    TILE_M,
+)
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import load_floats
 
@@ -81,13 +86,11 @@ def _fill(context, stream, head, block):
     with cute.arch.elect_one():
         full.arrive_with_bytes(stage, size + TILE_M * _FLOAT_BYTES)
     load_floats(stream.rows + row, stream.shared_rows.iterator + stage * TILE_M, TILE_M, bar)
-    ready = context.barriers[stream.name + "_ready"]
     if context.position.rank == stream.rank:
-        mbarriers.wait_stage(ready, stream.ring)
+        freed = context.barriers[stream.name + "_freed"]
+        mbarriers.wait_stage(freed, stream.ring, producer=True)
         target = destination[None, stage]
         cute.copy(tma, source[None, block], target, tma_bar_ptr=bar, mcast_mask=Int16(_BOTH))
-    else:
-        ready.arrive_as_warp_at(stage, stream.rank)
     mbarriers.advance(stream.ring)
 
 
@@ -101,8 +104,8 @@ def make_loader(context) -> tuple[Stream, Stream]:
         steps.append(step)
     q_ring, do_ring = mbarriers.make_ring(config.q_stages), mbarriers.make_ring(config.do_stages)
     return (
-        Stream("q", 0, gmem.q, shared.sQ, gmem.lse_log2, shared.sLSE, q_ring, steps[0]),
-        Stream("do", 1, gmem.do, shared.sdO, gmem.delta, shared.sDelta, do_ring, steps[1]),
+        Stream("q", Q_RANK, gmem.q, shared.sQ, gmem.lse_log2, shared.sLSE, q_ring, steps[0]),
+        Stream("do", DO_RANK, gmem.do, shared.sdO, gmem.delta, shared.sDelta, do_ring, steps[1]),
     )
 
 
