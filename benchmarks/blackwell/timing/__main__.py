@@ -89,7 +89,10 @@ def main() -> None:
         for each in (ours, peer)
     ]
     pair = _two_ctas(options)
-    every += [(each, causal) for each in _forms(options) for causal in (False, True)]
+    forms = _forms(options)
+    every += [(each, causal) for each in forms for causal in (False, True)]
+    ours, theirs = pairs[-1]
+    beside = [theirs[False], pair, ours, *(each for each in forms if each.ctas == 2)]
     every.append((pair, False))
     lines = [
         "# The Blackwell forward in a model of time",
@@ -99,6 +102,7 @@ def main() -> None:
         *page.counts(full),
         *page.comparison(pairs, B200),
         *page.two_ctas(pair, B200),
+        *page.pairs_latencies(beside, B200),
         *page.locked(pair, pairs[-1][1][True], B200),
         REMARKS.read_text(),
         *page.lines(every, B200),
@@ -110,7 +114,6 @@ def main() -> None:
     if options.picture:
         from benchmarks.blackwell.timing.picture import draw
 
-        ours = pairs[-1][0]
         draw(ours.replay("full_2048_1", B200), options.picture, "head dim 128, full mask")
 
 

@@ -66,6 +66,20 @@ class Recorded(Folder):
     def _end(self, run: str, chip: Chip) -> float:
         return max(self.replay(run, chip).end.values())
 
+    def block(self, chip: Chip) -> float:
+        """Cycles of a block, full mask."""
+        return (self._end("full_4096_1", chip) - self._end("full_1024_1", chip)) / 24
+
+    def softmax_block(self) -> tuple[float, float]:
+        """Instructions of the first softmax warp for a block, and special functions among them."""
+        counts = []
+        for run in ("full_1024_1", "full_4096_1"):
+            code = next(each.code for each in self.streams(run) if each.warp == 0)
+            special = sum(self.listing.code[index].name == "MUFU" for index in code)
+            counts.append((len(code), special))
+        short, long = counts
+        return (long[0] - short[0]) / 24, (long[1] - short[1]) / 24
+
     def counts(self, run: str) -> Counter[str]:
         """What one run did, by what the emulator counted."""
         recording, found = self.recording(run), Counter[str]()

@@ -104,6 +104,22 @@ def two_ctas(peer: Recorded, chip: Chip) -> Iterator[str]:
     yield ""
 
 
+def pairs_latencies(kernels: list[Recorded], chip: Chip) -> Iterator[str]:
+    """A block's cycles if what pairs wait for longer than single CTAs took as long."""
+    near = replace(chip, remote_latency=0)
+    one = {(2, tensor): chip.product_latency[1, tensor] for tensor in (False, True)}
+    same = replace(near, product_latency={**chip.product_latency, **one})
+    yield "Cycles of a block, where what only pairs wait for is left out:"
+    yield ""
+    columns = ("arrivals at the other CTA at once", "and products as soon as one CTA's")
+    yield _row("kernel", "as modelled", *columns, "instructions, softmax warp", "exponentials")
+    yield _row("---", *("---:" for _ in range(5)))
+    for each in kernels:
+        cycles = (f"{each.block(there):.0f}" for there in (chip, near, same))
+        yield _row(f"`{each.folder.name}`", *cycles, *(f"{x:.0f}" for x in each.softmax_block()))
+    yield ""
+
+
 def locked(pair: Recorded, causal: Recorded, chip: Chip) -> Iterator[str]:
     """Both of its forms beside a measurement at a known clock."""
     yield "TFLOP/s on a B200 locked to 1800 MHz, 128 batches of 4 heads (its pull request 2869):"
