@@ -27,6 +27,7 @@ from jax_fa4.kernels.sm100.backward_pair.config import PAIR, PART, STATS_STAGES
 from jax_fa4.kernels.sm100.backward_pair.roles import work_of
 from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
+from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
 from jax_fa4.kernels.toolkit.masks import mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
@@ -39,6 +40,9 @@ from jax_fa4.kernels.toolkit.mbarriers import (
 
 _PARTS = HALF // PART
 _STRIDE = 2 * PART  # from a warpgroup's part of a block's queries to its next
+# First columns, in a part, of the pairs of exponentials that the CUDA cores compute: S^T of the
+# next visit waits for P of this one, and P for the special-function units.
+_BY_POLYNOMIAL = (4, 10, 16, 22, 28)
 _SENT_BYTES = WARP_SIZE * HALF * 2  # by a warp
 
 
@@ -118,6 +122,8 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     """This thread's half row of P^T, in registers, and rounded in tensor memory."""
     barriers = context.barriers
     wait_stage(barriers["stats_full"], row.stats)
+    # A part ahead of their use: reads of shared memory are slow, all lanes' bytes being the same.
+    lse = [_statistics(context, row, 0, 0)]
     wait_next(barriers["s_full"], row.s_full, 0)
     tensor_memory.fence_after_sync()
     scores = cute.make_rmem_tensor(HALF, Float32)
@@ -129,20 +135,25 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     _mask(context, row, scores, work, block)
     scale = (-context.scale_log2, -context.scale_log2)
     for part in cutlass.range_constexpr(_PARTS):
-        lse = _statistics(context, row, 0, part)
+        if cutlass.const_expr(part > 0):
+            lse.append(_statistics(context, row, 0, part))
         first = part * PART
         for c in cutlass.range_constexpr(0, PART, 2):
             pair = (scores[first + c], scores[first + c + 1])
             # Of the other sign, since there is no packed negation of lse.
-            a, b = cute.arch.fma_packed_f32x2(pair, scale, (lse[c], lse[c + 1]))
-            scores[first + c] = cute.math.exp2(-a, fastmath=True)
-            scores[first + c + 1] = cute.math.exp2(-b, fastmath=True)
+            a, b = cute.arch.fma_packed_f32x2(pair, scale, (lse[part][c], lse[part][c + 1]))
+            if cutlass.const_expr(c in _BY_POLYNOMIAL):
+                scores[first + c], scores[first + c + 1] = -a, -b
+                exp2_by_polynomial(scores, first + c)
+            else:
+                scores[first + c] = cute.math.exp2(-a, fastmath=True)
+                scores[first + c + 1] = cute.math.exp2(-b, fastmath=True)
         rounded = cute.make_rmem_tensor(PART, context.dtype)
         convert(_of_part(scores, part), rounded)
         tensor_memory.store(_cells(rounded), row.scores + first // 2, row.lane)
-    tensor_memory.wait_stores()
-    tensor_memory.fence_before_sync()
-    barriers["p_ready"].arrive_as_warp(0)
+        tensor_memory.wait_stores()
+        tensor_memory.fence_before_sync()
+        barriers[("p_begun", "p_ready")[part]].arrive_as_warp(0)
     return scores
 
 
@@ -150,18 +161,22 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
 def _dscores(context, row: Row, probabilities: cute.Tensor) -> cute.Tensor:
     """This thread's half row of dS^T, rounded, in registers and in tensor memory."""
     barriers = context.barriers
+    delta = []
     wait_next(barriers["dp_full"], row.dp_full, 0)
     tensor_memory.fence_after_sync()
     rounded = cute.make_rmem_tensor(HALF, context.dtype)
     for part in cutlass.range_constexpr(_PARTS):
         values = cute.make_rmem_tensor(PART, Float32)
         tensor_memory.load(row.dscores + part * _STRIDE, values, row.lane)
-        delta = _statistics(context, row, 1, part)
+        if cutlass.const_expr(part >= 0):
+            delta.append(_statistics(context, row, 1, part))
         tensor_memory.wait_loads()
         first = part * PART
         for c in cutlass.range_constexpr(0, PART, 2):
-            p = (probabilities[first + c], probabilities[first + c + 1])
-            dp = cute.arch.sub_packed_f32x2((values[c], values[c + 1]), (delta[c], delta[c + 1]))
+            at = first + c
+            p = (probabilities[at], probabilities[at + 1])
+            dp = (values[c], values[c + 1])
+            dp = cute.arch.sub_packed_f32x2(dp, (delta[part][c], delta[part][c + 1]))
             values[c], values[c + 1] = cute.arch.mul_packed_f32x2(p, dp)
         convert(values, _of_part(rounded, part))
         tensor_memory.store(_cells(_of_part(rounded, part)), row.dscores + first // 2, row.lane)

@@ -32,6 +32,7 @@ def barrier_table() -> dict[str, MbarrierSpec]:
         "stats_empty": MbarrierSpec(STATS_STAGES, compute),
         "s_full": of_pair(1, of_tensors=True),
         "s_read": of_pair(PAIR * compute, of_tensors=True),
+        "p_begun": of_pair(PAIR * compute, of_tensors=True),
         "p_ready": of_pair(PAIR * compute, of_tensors=True),
         "dp_full": of_pair(1, of_tensors=True),
         "ds_ready": of_pair(PAIR * compute, of_tensors=True),

@@ -1,7 +1,10 @@
 """Messages between the two CTAs of a pair about ordinary shared memory.
 
-Products order themselves by the barriers of both CTAs; what one CTA's threads or copies wrote for
-a product that the other CTA issues needs an arrival that releases it to the cluster.
+Products order themselves by the barriers of both CTAs. What one CTA's threads or copies wrote for a
+product that the other CTA issues, a thread of the first sees, and then tells the leader by an
+arrival that releases. It does not say `.cluster`, which would be a fence of all memory in each
+visit (MEMBAR.ALL.GPU): the tensor core of each CTA reads that CTA's own shared memory. CUTLASS's
+arrivals at another CTA's barriers are of this kind, too.
 """
 
 from __future__ import annotations
@@ -17,11 +20,7 @@ _SEND = (
 )
 _TELL_LEADER = (
     "{{ .reg .b32 at; mapa.shared::cluster.u32 at, {$r0}, 0; "
-    "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [at]; }}"
-)
-_HEAR_OF_PEER = (
-    "{{ .reg .pred ended; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 "
-    "ended, [{$r0}], {$r1}; @!ended bra again; }}"
+    "mbarrier.arrive.shared::cluster.b64 _, [at]; }}"
 )
 
 
@@ -37,8 +36,3 @@ def send(target: cute.Pointer, source: cute.Pointer, size: int, barrier: cute.Po
 def tell_leader(barrier: cute.Pointer) -> None:
     """Of one thread: arrive at the leader's barrier; it then sees all that this thread saw."""
     cute.arch.inline_ptx(_TELL_LEADER, read_only_args=[barrier.toint()])
-
-
-def hear_of_peer(barrier: cute.Pointer, parity) -> None:
-    """Wait for the phase of this parity to end, and see what the other CTA saw."""
-    cute.arch.inline_ptx(_HEAR_OF_PEER, read_only_args=[barrier.toint(), parity])

@@ -44,7 +44,8 @@ What the tensor core, compute and reduce do at a time, for visits t, t + 1 (`mma
 | stats_empty | 2      | 8 compute warps have read them                     | load                |
 | s_full      | 1      | S^T                                                | compute, both       |
 | s_read      | 1      | 16 compute warps: S^T is in registers              | MMA, before dQ      |
-| p_ready     | 1      | 16 compute warps: P^T                              | MMA                 |
+| p_begun     | 1      | 16 compute warps: P^T of the first two parts       | MMA                 |
+| p_ready     | 1      | 16 compute warps: P^T                              | MMA, mid product    |
 | dp_full     | 1      | dP^T                                               | compute, both       |
 | ds_ready    | 1      | 16 compute warps: dS^T; dP^T was read              | MMA                 |
 | ds_full     | 1      | 4 compute warps: own half of sdS; and the bytes of | the CTA's MMA warp  |

@@ -35,12 +35,13 @@ from jax_fa4.kernels.toolkit.tensor_memory import fence_after_sync, fence_before
 
 _WAITS = (
     *("q_full", "qt_full", "do_full", "dot_full"),
-    *("s_read", "p_ready", "ds_ready", "ds_full", "ds_of_peer", "dq_empty"),
+    *("s_read", "p_begun", "p_ready", "ds_ready", "ds_full", "ds_of_peer", "dq_empty"),
 )
 # P^T and dS^T have the queries by parts of 32 (`config.TensorMemory`): parts 0 and 2, then 1 and 3.
 # So slice n of 16 of them is slice _SLICES[n] of the block.
 _SLICES = (0, 1, 4, 5, 2, 3, 6, 7)
-_IN_ORDER = tuple(range(PAIR_KEYS // 16))
+_FIRST_PARTS = (0, 1, 4, 5)  # slices of P^T, of parts 0 and 1
+_LAST_PARTS = (2, 3, 6, 7)
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,29 @@ def _make_operands(context) -> Operands:
 
 @cute.jit
 def _multiply(tiled_mma, acc, a, b, slices: cutlass.Constexpr, accumulate):
-    """acc (+)= a b over all of a's depth; slice n of a meets slice slices[n] of b."""
+    """acc (+)= a b over the slices of depth that pairs (of a, of b) name."""
     # NOTES: an atom of its own, since setting a field rebinds a value of this region.
     atom = cute.make_mma_atom(tiled_mma.op)
     atom.set(tcgen05.Field.ACCUMULATE, accumulate)
-    for kk in cutlass.range_constexpr(cute.size(a, mode=[2])):
-        cute.gemm(atom, acc, a[None, None, kk], b[None, None, slices[kk]], acc)
+    for of_a, of_b in slices:
+        cute.gemm(atom, acc, a[None, None, of_a], b[None, None, of_b], acc)
         atom.set(tcgen05.Field.ACCUMULATE, True)
+
+
+def _whole(a):
+    """All slices of depth, in order."""
+    return tuple((n, n) for n in range(cute.size(a, mode=[2])))
+
+
+def _by_parts(*of_a: int):
+    """Slices of P^T or dS^T with those of the block's queries that they are."""
+    return tuple((n, _SLICES[n]) for n in of_a)
 
 
 def _await(context, waits, *names: str) -> None:
     """Wait for the next phase of each barrier."""
     for name in names:
-        if name == "ds_of_peer":
-            exchange.hear_of_peer(context.barriers[name].at(0), waits[name][0] & 1)
-            waits[name][0] = waits[name][0] + 1
-        else:
-            wait_next(context.barriers[name], waits[name], 0, producer=name == "dq_empty")
+        wait_next(context.barriers[name], waits[name], 0, producer=name == "dq_empty")
 
 
 @cute.jit
@@ -129,7 +136,8 @@ def _scores(context, operands, waits) -> None:
     """S^T = K Q^T of the next visit. P^T of this one, which it overwrites, is in dV."""
     _await(context, waits, "q_full")
     fence_before_sync()
-    _multiply(context.mmas.scores, operands.tStS, operands.tSrK, operands.tSrQ, _IN_ORDER, False)
+    a = operands.tSrK
+    _multiply(context.mmas.scores, operands.tStS, a, operands.tSrQ, _whole(a), False)
     context.barriers["s_full"].commit(0)
     context.barriers["q_empty"].commit(0)
 
@@ -139,17 +147,22 @@ def _dscores(context, operands, waits) -> None:
     """dP^T = V dO^T of the next visit."""
     _await(context, waits, "do_full")
     fence_before_sync()
-    _multiply(context.mmas.scores, operands.tPtdP, operands.tSrV, operands.tSrdO, _IN_ORDER, False)
+    a = operands.tSrV
+    _multiply(context.mmas.scores, operands.tPtdP, a, operands.tSrdO, _whole(a), False)
     context.barriers["dp_full"].commit(0)
     context.barriers["do_empty"].commit(0)
 
 
 @cute.jit
 def _dvalues(context, operands, waits, accumulate) -> None:
-    """dV += P^T dO of the same visit."""
-    _await(context, waits, "dot_full", "p_ready")
+    """dV += P^T dO of the same visit, half of the queries as soon as their P is there."""
+    mma, acc, a, b = context.mmas.dv, operands.tVtdV, operands.tVrP, operands.tVrdO
+    _await(context, waits, "dot_full", "p_begun")
     fence_after_sync()
-    _multiply(context.mmas.dv, operands.tVtdV, operands.tVrP, operands.tVrdO, _SLICES, accumulate)
+    _multiply(mma, acc, a, b, _by_parts(*_FIRST_PARTS), accumulate)
+    _await(context, waits, "p_ready")
+    fence_after_sync()
+    _multiply(mma, acc, a, b, _by_parts(*_LAST_PARTS), True)
     context.barriers["dot_empty"].commit(0)
 
 
@@ -158,7 +171,14 @@ def _dkeys(context, operands, waits, accumulate) -> None:
     """dK += dS^T Q of the earliest visit that has not had it."""
     _await(context, waits, "qt_full", "ds_ready")
     fence_after_sync()
-    _multiply(context.mmas.dk, operands.tKtdK, operands.tKrdS, operands.tKrQ, _SLICES, accumulate)
+    _multiply(
+        context.mmas.dk,
+        operands.tKtdK,
+        operands.tKrdS,
+        operands.tKrQ,
+        _by_parts(*range(8)),
+        accumulate,
+    )
     context.barriers["qt_empty"].commit(0)
 
 
@@ -167,7 +187,8 @@ def _dqueries(context, operands, waits) -> None:
     """dQ = dS K of that visit, once both CTAs have their queries' dS of all keys."""
     _await(context, waits, "ds_full", "ds_of_peer")
     fence_before_sync()
-    _multiply(context.mmas.dq, operands.tQtdQ, operands.tQrdS, operands.tQrK, _IN_ORDER, False)
+    a = operands.tQrdS
+    _multiply(context.mmas.dq, operands.tQtdQ, a, operands.tQrK, _whole(a), False)
     context.barriers["dq_full"].commit(0)
 
 
