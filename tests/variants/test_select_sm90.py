@@ -41,6 +41,7 @@ def forms(head_dim):
         (64, square(512), Form.PAIR),
         (64, square(512, band_upper=0), Form.USUAL),
         (64, square(2048), Form.PAIR),
+        (64, square(8192), Form.USUAL),
         (64, square(2048, band_upper=0), Form.USUAL),
         (64, square(8192, band_upper=0), Form.USUAL),
         # A band as wide as the lengths cuts nothing.

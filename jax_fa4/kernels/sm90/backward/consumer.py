@@ -23,14 +23,19 @@ from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
 from jax_fa4.kernels.sm90.backward import epilogue, products, walk
-from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP, BackwardConfig
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import (
-    ROWS_PER_THREAD,
     ThreadCoordinates,
     convert,
     make_a_operand,
     rows_view,
+)
+from jax_fa4.kernels.toolkit.transposed_scores import (
+    hide,
+    load_rows,
+    probabilities,
+    score_gradients,
 )
 
 
@@ -56,6 +61,7 @@ class State:
     acc_dP: cute.Tensor  # then dS
     tVrP: cute.Tensor  # P^T in 16 bits, operand A of dV
     tKrdS: cute.Tensor  # dS^T, operand A of dK
+    lse_log2: cute.Tensor  # of the next S, where rows are read ahead
 
 
 def _make_fragments(context, wg: Int32) -> Fragments:
@@ -78,48 +84,15 @@ def _make_fragments(context, wg: Int32) -> Fragments:
     )
 
 
-@cute.jit
-def _hide(context, acc, row, key, thread):
-    """Set to 0 the probabilities of keys that the band hides; acc is keys by queries."""
-    band = context.band
-    probabilities = rows_view(acc)
-    for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-        j = key + thread.row + 8 * r
-        # Bounds of the queries that see key j, relative to this thread's first column.
-        begin = j - band.upper - row - thread.column
-        end = cutlass.min(j - band.lower, row + context.config.tile_m) - row - thread.column
-        end = -1 if j >= band.seqlen_k else end
-        for c in cutlass.range_constexpr(cute.size(probabilities, mode=[1])):
-            column = c % 2 + 8 * (c // 2)
-            hidden = (begin > column) | (end < column)
-            probabilities[r, c] = cutlass.Float32(0.0) if hidden else probabilities[r, c]
+def _reads_rows_ahead(config: BackwardConfig) -> bool:
+    """Whether lse_log2 and delta are read while products run: it gains at 64 alone (NOTES)."""
+    return config.head_dim <= 64 and config.consumer_registers >= 208
 
 
 @cute.jit
-def _exponentials(context, acc, stage, thread):
-    """acc = 2^(acc * scale - lse) with a log-sum-exp a query, that is a column."""
-    lse = context.shared.sLSE
-    scale = context.scale_log2
-    scores = rows_view(acc)
-    for group in cutlass.range_constexpr(context.config.tile_m // 8):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            bias = lse[stage * context.config.tile_m + 8 * group + thread.column + pair]
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                scores[r, c] = cute.math.exp2(scores[r, c] * scale - bias, fastmath=True)
-
-
-@cute.jit
-def _score_gradients(context, acc_P, acc_dP, stage, thread):
-    """acc_dP = P (dP - delta)."""
-    deltas = context.shared.sDelta
-    probabilities, gradients = rows_view(acc_P), rows_view(acc_dP)
-    for group in cutlass.range_constexpr(context.config.tile_m // 8):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            delta = deltas[stage * context.config.tile_m + 8 * group + thread.column + pair]
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                gradients[r, c] = probabilities[r, c] * (gradients[r, c] - delta)
+def _read_rows(context, rows, stage, acc, thread):
+    """lse_log2 or delta of the queries in this stage."""
+    return load_rows(rows.iterator + stage * context.config.tile_m, acc, thread)
 
 
 def _make_state(context) -> State:
@@ -129,6 +102,7 @@ def _make_state(context) -> State:
         acc_dP=products.accumulator(context.tiled_mma_s, context.config.tile_m),
         tVrP=make_a_operand(acc_S, context.dtype),
         tKrdS=make_a_operand(acc_S, context.dtype),
+        lse_log2=cute.make_rmem_tensor(cute.size(rows_view(acc_S), mode=[1]), cutlass.Float32),
     )
 
 
@@ -142,10 +116,16 @@ def _write_gradients(context, state, stage, wg, thread_index):
     cute.copy(copy, copy.retile(registers), copy.partition_D(tile))
 
 
-def _issue_scores(context, frag, state, stage) -> None:
+@cute.jit
+def _issue_scores(context, frag, state, stage, thread):
     """S^T = K Q^T of the queries in this stage."""
     pairs = products.by_depth(frag.tSrK, frag.tSrQ[None, None, None, stage])
     products.issue(context.tiled_mma_s, state.acc_S, pairs, zero_first=True)
+    if cutlass.const_expr(_reads_rows_ahead(context.config)):
+        rows = _read_rows(context, context.shared.sLSE, stage, state.acc_S, thread)
+        lse_log2 = state.lse_log2
+        for c in cutlass.range_constexpr(cute.size(rows)):
+            lse_log2[c] = rows[c]
 
 
 @cute.jit
@@ -154,15 +134,31 @@ def _probabilities(context, frag, state, stage, parity, block, key, thread):
     barriers = context.barriers
     if cutlass.const_expr(not context.config.lookahead):
         barriers["q_full"].wait(stage, parity)
-        _issue_scores(context, frag, state, stage)
+        _issue_scores(context, frag, state, stage, thread)
     barriers["do_full"].wait(stage, parity)
     pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, stage])
     products.issue(context.tiled_mma_s, state.acc_dP, pairs, zero_first=True)
     if cutlass.const_expr(not context.config.lookahead):
         warpgroup.wait_group(1)
-    _exponentials(context, state.acc_S, stage, thread)
+    if cutlass.const_expr(_reads_rows_ahead(context.config)):
+        lse_log2 = state.lse_log2
+    else:
+        lse_log2 = _read_rows(context, context.shared.sLSE, stage, state.acc_S, thread)
+    probabilities(state.acc_S, lse_log2, context.scale_log2)
     if context.queries.needs_mask(block):
-        _hide(context, state.acc_S, block * context.config.tile_m, key, thread)
+        hide(state.acc_S, context.band, block * context.config.tile_m, key, thread)
+
+
+@cute.jit
+def _gradients(context, state, stage, thread):
+    """dS of P and dP, for which this waits."""
+    if cutlass.const_expr(_reads_rows_ahead(context.config)):
+        deltas = _read_rows(context, context.shared.sDelta, stage, state.acc_dP, thread)
+        warpgroup.wait_group(0)
+    else:
+        warpgroup.wait_group(0)
+        deltas = _read_rows(context, context.shared.sDelta, stage, state.acc_dP, thread)
+    score_gradients(state.acc_S, state.acc_dP, deltas)
 
 
 @cute.jit
@@ -175,11 +171,12 @@ def _issue_sums(context, frag, state, stage, first):
 
 
 @cute.jit
-def _issue_next_scores(context, frag, state, ring, stage, parity, is_last):
+def _issue_next_scores(context, frag, state, ring, now, thread):
     """S of the next step; the last, which has none, does its own again: no branch."""
+    stage, parity, is_last = now
     following = stage if is_last else ring.place[0]
     context.barriers["q_full"].wait(following, parity if is_last else ring.place[1])
-    _issue_scores(context, frag, state, following)
+    _issue_scores(context, frag, state, following, thread)
 
 
 @cute.jit
@@ -195,7 +192,7 @@ def run(context, wg: Int32) -> None:
     barriers["kv_full"].wait(0, 0)
     if cutlass.const_expr(config.lookahead):
         mbarriers.wait_stage(barriers["q_full"], ring)
-        _issue_scores(context, frag, state, Int32(0))
+        _issue_scores(context, frag, state, Int32(0), thread)
         warpgroup.wait_group(0)
     barriers["kv_full"].wait(1, 0)
     head, block = walk.first_step(context)
@@ -203,8 +200,7 @@ def run(context, wg: Int32) -> None:
     for i in cutlass.range(count, unroll=1):
         stage, parity = mbarriers.take(ring, 1)[0]
         _probabilities(context, frag, state, stage, parity, block, key, thread)
-        warpgroup.wait_group(0)
-        _score_gradients(context, state.acc_S, state.acc_dP, stage, thread)
+        _gradients(context, state, stage, thread)
         convert(state.acc_S, state.tVrP)
         convert(state.acc_dP, state.tKrdS)
         ds_stage, ds_parity = mbarriers.take(ds_ring, 1)[0]
@@ -212,7 +208,8 @@ def run(context, wg: Int32) -> None:
         _write_gradients(context, state, ds_stage, wg, thread_index)
         _issue_sums(context, frag, state, stage, i == 0)
         if cutlass.const_expr(config.lookahead):
-            _issue_next_scores(context, frag, state, ring, stage, parity, i == count - 1)
+            now = (stage, parity, i == count - 1)
+            _issue_next_scores(context, frag, state, ring, now, thread)
         cute.arch.fence_view_async_shared()
         barriers["ds_full"].arrive_as_warp(ds_stage)
 
