@@ -23,10 +23,10 @@ from cutlass.cute.nvgpu import warpgroup
 
 from jax_fa4.kernels.sm90.forward import epilogue, products, walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.masks import mask_outside_band
 from jax_fa4.kernels.toolkit import softmax
 from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert
 from jax_fa4.kernels.toolkit.block_range import block_range, visited_blocks
-from jax_fa4.kernels.toolkit.masks import mask_outside_band
 
 
 @dataclass(frozen=True)
