@@ -137,11 +137,13 @@ class Events:
         first = warp.cta - warp.cta % pair
         cores = [self.cores[cta] for cta in range(first, first + pair)]
         for _, _, amount in event.started:
-            columns = amount // (128 * pair * _DEPTH)
+            # A pair's are 256 rows, but those of as many multiplications as 128 x 128 have 128.
+            rows = 64 if pair == 2 and amount == 128 * 128 * _DEPTH else 128
+            columns = amount // (rows * pair * _DEPTH)
             # Each CTA of a pair holds its rows and half of the columns, which both multiply by.
             cycles = max(
-                product_cycles(128, columns, _DEPTH, False, self.chip),
-                product_cycles(128, columns // pair, _DEPTH, from_shared, self.chip),
+                product_cycles(rows, columns, _DEPTH, False, self.chip),
+                product_cycles(rows, columns // pair, _DEPTH, from_shared, self.chip),
             )
             begin = max(now, *(core.tensor for core in cores))
             end = begin + cycles
@@ -216,6 +218,15 @@ class Events:
             self._arrive(key, done)
         return now
 
+    def _remote_copy(self, warp: Warp, event: Event, now: float) -> float:
+        core = warp.core
+        for key, size in self._arrivals(warp.stream, event):
+            core.remote = max(now, core.remote) + size / self.chip.remote_copy_bytes
+            done = core.remote + self.chip.remote_copy_latency
+            self._note(warp.cta, warp.stream.warp, "remote copy", now, done)
+            self._arrive(key, done)
+        return now
+
     def _store(self, warp: Warp, event: Event, now: float) -> float:
         for _, group, size in event.started:
             done = now + self.chip.store_read_latency + size / self.chip.store_bytes
@@ -250,6 +261,7 @@ _HANDLERS: tuple[tuple[str, _Handler], ...] = (
     ("bar", Events._barrier),
     ("cp.async.bulk.wait_group", Events._store_wait),
     ("cp.async.bulk.commit_group", lambda self, warp, event, now: now),
+    ("cp.async.bulk.shared::cluster.shared::cta", Events._remote_copy),
     ("cp.async.bulk", Events._copy),
     ("cp.reduce.async.bulk", Events._store),
 )

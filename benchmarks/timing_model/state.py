@@ -19,6 +19,7 @@ class Core:
         self.pipes = [[0.0] * 7 for _ in range(SUB_PARTITIONS)]
         self.tensor = 0.0
         self.load = 0.0
+        self.remote = 0.0  # copies to another CTA's shared memory
         self.memory = 0.0  # its share of device memory's pace
         self.products: dict[int, float] = defaultdict(float)  # by warp, end of the last one
         self.queue = Queue()  # of warpgroups' products

@@ -48,6 +48,9 @@ class Chip:
     store_read_latency: int = 300  # until a TMA store has read shared memory [A]
     store_bytes: int = 128  # a cycle of that [A]
     remote_latency: int = 200  # beyond a local arrival, to the other CTA of a cluster [A]
+    remote_copy_latency: int = 500  # of a copy from one CTA's shared memory to another's [A]
+    remote_copy_bytes: int = 32  # a cycle of that [A: what a bulk store reads on an H100, U]
+    fence_latency: int = 700  # of a fence for more than the CTA [A]
     launch: int = 1000  # from the end of a CTA to the first instruction of the next [A]
     kernel_launch_seconds: float = 2e-6  # of the whole grid: start and drain [A]
 
@@ -145,6 +148,8 @@ def _cost(sass: Sass, chip: Chip) -> tuple[int, float, float]:
         return (MEMORY, cycles, cycles + chip.shared_latency)
     if name in ("LDG", "LD", "ATOMG", "STG", "ST", "RED"):
         return (MEMORY, 4, chip.global_latency)
+    if name == "MEMBAR" and "CTA" not in sass.opcode:
+        return (ISSUE, 1, chip.fence_latency)
     if name == "SYNCS":
         return (ISSUE, 1, chip.try_latency)
     if name in _LATE:

@@ -71,3 +71,30 @@ def test_a_wait_for_bulk_additions_lasts_until_shared_memory_was_read():
     done = Replay([Stream(0, 0, [0, 1], {0: add, 1: wait})], listing, B200).run().end[0]
     read = B200.store_read_latency + size / B200.store_bytes
     assert done == pytest.approx(read, abs=2)
+
+
+def _sass(opcode: str) -> Sass:
+    return Sass(0, opcode, "", "", 0, 1, NO_BARRIER, NO_BARRIER, 0)
+
+
+def test_a_copy_to_the_other_cta_comes_from_shared_memory():
+    listing = Listing((_sass("UBLKCP"), _sass("SYNCS.TRYWAIT")), (Block(0, 2),))
+    opcode = "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes"
+    copy, wait = (
+        Event(opcode, (), ((64, 0, 8192),)),
+        Event("mbarrier.try_wait.parity.shared.b64", ((64, 0, 0),), ()),
+    )
+    done = Replay([Stream(0, 0, [0, 1], {0: copy, 1: wait})], listing, B200).run().end[0]
+    expected = 8192 / B200.remote_copy_bytes + B200.remote_copy_latency + B200.wake
+    assert done == pytest.approx(expected, abs=2)
+
+
+@pytest.mark.parametrize(("amount", "cycles"), [(128 * 128, 32), (256 * 128, 64)])
+def test_a_pair_of_half_as_many_rows_takes_half_as_long(amount, cycles):
+    listing = Listing(
+        (replace(_sass("UTCHMMA"), operands="gdesc[UR4], gdesc[UR6]"),), (Block(0, 1),)
+    )
+    product = Event("tcgen05.mma.cta_group::2.kind::f16", (), ((0, 0, amount * 16),))
+    streams = [Stream(0, 0, [0], {0: product}), Stream(1, 0, [], {})]
+    result = Replay(streams, listing, B200, cluster=2).run()
+    assert result.busy[0, "tensor"] == result.busy[1, "tensor"] == cycles

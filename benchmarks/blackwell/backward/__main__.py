@@ -15,10 +15,10 @@ import shutil
 from pathlib import Path
 
 from benchmarks.blackwell.backward import page
-from benchmarks.blackwell.backward.kernels import ROOT, Backward, ours, theirs
+from benchmarks.blackwell.backward.kernels import ROOT, ours, theirs
 from benchmarks.timing_model.units import B200
 
-FORMS = {64: (1,), 128: (1, 2)}  # CTAs that FlashAttention-4 may run, by head dim
+FORMS = {64: (1,), 128: (1, 2)}  # CTAs of both one's forms, by head dim
 REMARKS = Path(__file__).with_name("remarks.md")
 
 
@@ -40,17 +40,22 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _pair(options: argparse.Namespace, head_dim: int) -> tuple[Backward, page.Theirs]:
+def _pair(options: argparse.Namespace, head_dim: int) -> tuple[page.Ours, page.Theirs]:
     folder: Path = options.folder.resolve()
-    mine = ours(folder / f"ours_{head_dim}", options.nvdisasm, head_dim, options.library)
-    peer = (options.peer_python, options.library)
+    tool, library = options.nvdisasm, options.library
+    peer = (options.peer_python, library)
+
+    def own(ctas: int) -> Path:
+        return folder / f"ours_{head_dim}{'_pair' if ctas == 2 else ''}"
 
     def place(name: str) -> Path:
         return folder / f"fa4_{head_dim}_{name}"
 
-    return mine, {
-        ctas: theirs(place, options.nvdisasm, peer, head_dim, ctas) for ctas in FORMS[head_dim]
-    }
+    forms = FORMS[head_dim]
+    return (
+        {ctas: ours(own(ctas), tool, head_dim, ctas, library) for ctas in forms},
+        {ctas: theirs(place, tool, peer, head_dim, ctas) for ctas in forms},
+    )
 
 
 def main() -> None:

@@ -87,13 +87,14 @@ def around(chip: Chip) -> float:
     return elements * (2 * 2 + 4 + 4 + 2) / chip.memory
 
 
-def ours(place: Path, nvdisasm: str, head_dim: int, library: str) -> Backward:
+def ours(place: Path, nvdisasm: str, head_dim: int, ctas: int, library: str) -> Backward:
     if not place.is_dir():
         module = "benchmarks.blackwell.backward.record"
-        command = [sys.executable, "-m", module, str(place), str(head_dim), library]
+        variant = f"bwd_sm100_bf16_d{head_dim}{'_pair' if ctas == 2 else ''}"
+        command = [sys.executable, "-m", module, str(place), variant, library]
         subprocess.run(command, cwd=ROOT, check=True)
     roles = {"compute": 0, "reduce": 8, "products": 12, "load": 13}
-    return Backward(place, nvdisasm, head_dim, roles)
+    return Backward(place, nvdisasm, head_dim, roles, ctas)
 
 
 def theirs(

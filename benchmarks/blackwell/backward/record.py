@@ -1,6 +1,6 @@
 """Record the runs that the model needs, of one of this package's backward kernels.
 
-python -m benchmarks.blackwell.backward.record FOLDER HEAD_DIM [LIBRARY]
+python -m benchmarks.blackwell.backward.record FOLDER VARIANT [LIBRARY]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MULTIPROCESSORS = 148
 _UNBOUNDED = 2**30
 
 
-def _record(kernel: Any, head_dim: int, run: tuple[str, int, int, bool]) -> Any:
+def _record(kernel: Any, head_dim: int, own_keys: int, run: tuple[str, int, int, bool]) -> Any:
     """One head of random numbers; statistics near those of the forward."""
     import cuda.bindings.driver as cuda
     import cutlass
@@ -38,7 +38,7 @@ def _record(kernel: Any, head_dim: int, run: tuple[str, int, int, bool]) -> Any:
     from cutlass.cute.runtime import make_ptr
 
     _, queries, keys, causal = run
-    keys = keys or KEYS
+    keys = keys or own_keys
     random = np.random.default_rng(0)
     rows = (queries, keys, keys, queries, keys, keys)  # q, k, v, dout, dk, dv
     tensors = [aligned((1, n, 1, head_dim), ml_dtypes.bfloat16) for n in rows]
@@ -65,12 +65,12 @@ def _record(kernel: Any, head_dim: int, run: tuple[str, int, int, bool]) -> Any:
 
 
 def main() -> None:
-    folder, head_dim = Path(sys.argv[1]), int(sys.argv[2])
-    variant = parse(f"bwd_sm100_bf16_d{head_dim}")
+    folder, variant = Path(sys.argv[1]), parse(sys.argv[2])
     assert isinstance(variant, BackwardVariant)
     kernel = emulated(folder, variant, sys.argv[3] if len(sys.argv) > 3 else None)
+    own_keys = KEYS * (2 if variant.name.endswith("_pair") else 1)
     for run in RUNS:
-        recording = _record(kernel, head_dim, run)
+        recording = _record(kernel, variant.head_dim, own_keys, run)
         (folder / f"{run[0]}.pickle").write_bytes(pickle.dumps(recording))
 
 
