@@ -5,6 +5,7 @@ CONTRACT: as of a lone CTA (`backward.compute`), but that
 * warpgroup h has parts h and h + 2 of a block's four parts of 32 queries;
 * it arrives at s_read when it has its scores in registers, so that dQ of the visit before may go
   to their columns;
+* it arrives at p_begun when P of the first of its two parts is there;
 * dS goes to the shared memory of the CTA that makes dQ of these queries, which is number h of the
   pair: into sdS, or into the tile behind it, from where each warp sends its 32 keys. Both are free
   when dQ of the visit before is over (dq_full), which had read sdS of both CTAs, and for which all
@@ -161,22 +162,19 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
 def _dscores(context, row: Row, probabilities: cute.Tensor) -> cute.Tensor:
     """This thread's half row of dS^T, rounded, in registers and in tensor memory."""
     barriers = context.barriers
-    delta = []
     wait_next(barriers["dp_full"], row.dp_full, 0)
     tensor_memory.fence_after_sync()
     rounded = cute.make_rmem_tensor(HALF, context.dtype)
     for part in cutlass.range_constexpr(_PARTS):
         values = cute.make_rmem_tensor(PART, Float32)
         tensor_memory.load(row.dscores + part * _STRIDE, values, row.lane)
-        if cutlass.const_expr(part >= 0):
-            delta.append(_statistics(context, row, 1, part))
+        delta = _statistics(context, row, 1, part)
         tensor_memory.wait_loads()
         first = part * PART
         for c in cutlass.range_constexpr(0, PART, 2):
             at = first + c
             p = (probabilities[at], probabilities[at + 1])
-            dp = (values[c], values[c + 1])
-            dp = cute.arch.sub_packed_f32x2(dp, (delta[part][c], delta[part][c + 1]))
+            dp = cute.arch.sub_packed_f32x2((values[c], values[c + 1]), (delta[c], delta[c + 1]))
             values[c], values[c + 1] = cute.arch.mul_packed_f32x2(p, dp)
         convert(values, _of_part(rounded, part))
         tensor_memory.store(_cells(_of_part(rounded, part)), row.dscores + first // 2, row.lane)
