@@ -67,6 +67,11 @@ class NarrowConfig:
         return 128 * (1 + self.consumers)
 
     @property
+    def reads_rows_ahead(self) -> bool:
+        """Whether lse_log2 and delta are read while products run."""
+        return self.head_dim <= 64
+
+    @property
     def smem_bytes(self) -> int:
         keys = 2 * self.tile_n * self.head_dim + self.tile_n * self.half
         queries = (self.q_stages + self.do_stages) * TILE_M * (self.head_dim + 2)
