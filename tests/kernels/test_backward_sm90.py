@@ -28,9 +28,7 @@ def test_nothing_spills(variant, built):
     assert all(kernel["stack_bytes"] == 0 for kernel in kernels), kernels
     assert ".target sm_90a" in ptx
     assert ".local" not in ptx
-    # Either vector reductions by threads, or bulk copies in turn.
-    assert ("red.relaxed.gpu.global.add.v4.f32" in ptx) != variant.deterministic
-    assert ("cp.reduce.async.bulk" in ptx) == variant.deterministic
+    assert "red.relaxed.gpu.global.add.v4.f32" in ptx
     assert ("ld.acquire.gpu" in ptx) == variant.deterministic
 
 
@@ -40,9 +38,6 @@ def test_a_cta_fits(variant):
     assert config.smem_bytes <= 232448
     barriers = mbarriers.count(mbarrier_table(config))
     assert 8 * barriers <= 512  # of the 1024 for them and for alignment
-    if config.senders:
-        # Every use of a slot is waited for, in every step alike.
-        assert config.panels % config.staged_panels == 0
 
 
 def test_more_than_there_is_is_refused():

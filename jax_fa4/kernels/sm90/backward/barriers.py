@@ -31,8 +31,7 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, 4),
     }
-    if config.senders > 0:
-        slots = config.senders * config.staged_panels
-        table["dq_full"] = MbarrierSpec(slots, 4, by_lanes=True)
-        table["dq_empty"] = MbarrierSpec(slots, 1)
+    if config.turn_warps > 0:
+        table["turn"] = MbarrierSpec(config.turn_warps, 1)
+        table["done"] = MbarrierSpec(config.turn_warps, 4)
     return table

@@ -12,7 +12,6 @@ _REGISTERS = 65536  # of an SM
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024
 _ELEMENT_BYTES = 2
-_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,7 @@ class BackwardConfig:
     Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
     The queries' warpgroup pays for what the consumers have above 168; 32 columns of dQ want 16.
 
-    Where additions to dQ have an order, a fourth warpgroup has `senders`, warps that take turns,
-    each with `staged_panels` of dQ in shared memory.
+    Where additions to dQ have an order, a fourth warpgroup has `turn_warps` that see to it.
     """
 
     head_dim: int
@@ -41,9 +39,8 @@ class BackwardConfig:
     dq_columns: int
     query_registers: int
     consumer_registers: int
-    senders: int = 0
-    staged_panels: int = 0
-    sender_registers: int = 0
+    turn_warps: int = 0
+    turn_registers: int = 0
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -51,7 +48,7 @@ class BackwardConfig:
         if self.tile_m != DQ_ROWS or self.head_dim % self.dq_columns != 0:
             raise ValueError(f"{self} does not cut dQ into whole panels")
         registers = self.query_registers + self.consumers * self.consumer_registers
-        registers = 128 * (registers + self.sender_registers)
+        registers = 128 * (registers + self.turn_registers)
         if registers > _REGISTERS // self.threads // 8 * 8 * self.threads:
             raise ValueError(f"{self} needs {registers} registers, more than the launch has")
 
@@ -66,7 +63,7 @@ class BackwardConfig:
 
     @property
     def threads(self) -> int:
-        return self.key_threads + (128 if self.senders > 0 else 0)
+        return self.key_threads + (128 if self.turn_warps > 0 else 0)
 
     @property
     def panels(self) -> int:
@@ -74,16 +71,11 @@ class BackwardConfig:
         return self.head_dim // self.dq_columns
 
     @property
-    def panel_floats(self) -> int:
-        return DQ_ROWS * self.dq_columns
-
-    @property
     def smem_bytes(self) -> int:
         keys = 2 * self.tile_n * self.head_dim
         queries = 2 * self.stages * self.tile_m * (self.head_dim + 2)
         ds = self.ds_stages * self.tile_m * self.tile_n
-        staged = self.senders * self.staged_panels * self.panel_floats * _FLOAT_BYTES
-        return (keys + queries + ds) * _ELEMENT_BYTES + staged + _BARRIER_BYTES
+        return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
 BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
@@ -94,6 +86,13 @@ BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
         query_registers=88,
         consumer_registers=208,
     ),
+    96: BackwardConfig(
+        head_dim=96,
+        stages=3,
+        dq_columns=32,
+        query_registers=72,
+        consumer_registers=216,
+    ),
     128: BackwardConfig(
         head_dim=128,
         stages=3,
@@ -103,20 +102,15 @@ BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
     ),
 }
 
+# NOTES: 40 registers do not suffice for products of 32 columns.
 _ORDERED: dict[int, dict[str, int]] = {
-    64: {
-        "dq_columns": 32,
-        "staged_panels": 2,
-        "query_registers": 88,
-        "consumer_registers": 192,
-        "sender_registers": 40,
-    },
+    64: {"query_registers": 88, "consumer_registers": 192, "turn_registers": 40},
+    96: {"query_registers": 72, "consumer_registers": 200, "turn_registers": 40},
     128: {
         "dq_columns": 16,
-        "staged_panels": 4,
         "query_registers": 40,
         "consumer_registers": 224,
-        "sender_registers": 24,
+        "turn_registers": 24,
     },
 }
 
@@ -126,4 +120,4 @@ def config_of(variant: BackwardVariant) -> BackwardConfig:
     config = BACKWARD_CONFIGS[variant.head_dim]
     if not variant.deterministic:
         return config
-    return replace(config, senders=2, **_ORDERED[variant.head_dim])
+    return replace(config, turn_warps=2, **_ORDERED[variant.head_dim])

@@ -35,7 +35,7 @@ from cutlass.memory import SmemAllocator
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import consumer, products, senders
+from jax_fa4.kernels.sm90.backward import consumer, products, turns
 from jax_fa4.kernels.sm90.backward import queries as queries_role
 from jax_fa4.kernels.sm90.backward.barriers import mbarrier_table
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP, BackwardConfig, config_of
@@ -77,7 +77,6 @@ class SharedTensors:
     sdS: cute.Tensor  # (64, tile_m, consumers * stages): keys by queries
     sLSE: cute.Tensor  # (tile_m * stages)
     sDelta: cute.Tensor  # (tile_m * stages)
-    dq: cute.Pointer  # each sender's staged_panels of panel_floats
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,6 @@ class BackwardSm90:
         """The memory map: barriers and rows, then tiles on 1024-byte boundaries for the swizzle."""
         c = self.config
         count = mbarriers.count(mbarrier_table(c))
-        dq_floats = c.senders * c.staged_panels * c.panel_floats
 
         def tile(name):
             return cute.struct.Align[
@@ -229,7 +227,6 @@ class BackwardSm90:
             sQ: tile("sQ")
             sdO: tile("sdO")
             sdS: tile("sdS")
-            dq: cute.struct.Align[cute.struct.MemRange[Float32, dq_floats], 128]
 
         return SharedStorage
 
@@ -243,7 +240,6 @@ class BackwardSm90:
             **{name: tensor(name) for name in layouts},
             sLSE=storage.sLSE.get_tensor(rows),
             sDelta=storage.sDelta.get_tensor(rows),
-            dq=storage.dq.data_ptr(),
         )
 
     @cute.kernel
@@ -273,8 +269,8 @@ class BackwardSm90:
         scheduler = LongestFirst(*tiles)
         block, head_kv, batch = scheduler.decode(cute.arch.block_idx()[0])
         # The first keys are seen by the most queries: theirs are the longest tiles. They come last
-        # where additions have an order, for which see senders.py.
-        key_block = block if config.senders > 0 else scheduler.row_blocks - 1 - block
+        # where additions have an order, for which see turns.py.
+        key_block = block if config.turn_warps > 0 else scheduler.row_blocks - 1 - block
         visible = Band(*band)
         queries = query_range(visible, key_block * config.tile_n, config.tile_m, config.tile_n)
         heads_q, ratio, scale = numbers
@@ -316,8 +312,8 @@ class BackwardSm90:
             cute.arch.setmaxregister_increase(config.consumer_registers)
             consumer.run(context, warp // 4 - 1)
 
-        # ---- senders: dQ to global memory, in a fixed order
-        if cutlass.const_expr(config.senders > 0):  # noqa: SIM102
+        # ---- turns: the order of dQ's additions
+        if cutlass.const_expr(config.turn_warps > 0):  # noqa: SIM102
             if warp >= 4 + 4 * config.consumers:
-                cute.arch.setmaxregister_decrease(config.sender_registers)
-                senders.run(context, warp - 4 - 4 * config.consumers)
+                cute.arch.setmaxregister_decrease(config.turn_registers)
+                turns.run(context, warp - 4 - 4 * config.consumers)

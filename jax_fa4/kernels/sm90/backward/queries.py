@@ -15,7 +15,7 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import epilogue, load, products, senders, walk
+from jax_fa4.kernels.sm90.backward import epilogue, load, products, turns, walk
 from jax_fa4.kernels.sm90.backward.config import DQ_ROWS
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import add_four
@@ -67,14 +67,15 @@ def run(context, warp: Int32) -> None:
     for i in cutlass.range(walk.steps(context), unroll=1):
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_full"].wait(stage, parity)
+        if cutlass.const_expr(config.turn_warps > 0):
+            turns.begin(context, i)
         # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
         for panel in cutlass.range(config.panels, unroll=1):
             _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel)
-            if cutlass.const_expr(config.senders > 0):
-                senders.stage(context, i, panel, acc_dQ, thread_index)
-            else:
-                _add(context, acc_dQ, head, block, panel, thread_index)
+            _add(context, acc_dQ, head, block, panel, thread_index)
         barriers["ds_empty"].arrive_as_warp(stage)
+        if cutlass.const_expr(config.turn_warps > 0):
+            turns.end(context, i)
         if warp == 0:
             load.go_on(context, loader, i + config.stages)
         head, block = walk.next_step(context, head, block)
