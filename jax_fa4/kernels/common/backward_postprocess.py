@@ -131,7 +131,8 @@ class BackwardPostprocess:
             at_row = tidx // 32 * 16 + tidx % 32 // 4
             # A row that does not exist is another's numbers, of lines that are read anyway.
             source = cutlass.select_(at_row < rows, tidx, tidx % 4)
-            offset = column * ROWS + step * (THREADS * FLOATS) + source * FLOATS
+            # The last panel may be wider than what is left: its columns past the width go nowhere.
+            offset = cutlass.min(column + step * 8, width - 8) * ROWS + source * FLOATS
             at = at_row * _ROW_STRIDE + step * 8 + tidx % 4 * 2
             return offset, (at, at + 8 * _ROW_STRIDE)
         # A warp reads 32 rows of 4 columns; warps take turns over rows, then columns.
