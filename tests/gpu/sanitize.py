@@ -1,6 +1,6 @@
 """Run the kernels under NVIDIA's compute-sanitizer and give a verdict.
 
-    python tests/gpu/sanitize.py [--tools memcheck racecheck synccheck] [--log DIR]
+    python tests/gpu/sanitize.py [--tools memcheck racecheck initcheck] [--log DIR]
 
 Each tool runs tests/gpu/sanitize_program.py once. Exit status 1 and a line FINDINGS if a
 tool reports an error or hazard, or the program's results are wrong; 2 and NOT CHECKED if a
@@ -19,7 +19,7 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("sanitize_program.py")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-DEFAULT_TOOLS = ("memcheck", "racecheck")
+DEFAULT_TOOLS = ("memcheck", "racecheck", "initcheck")
 FINDINGS_EXIT = 86  # compute-sanitizer's own, when it found something
 SUMMARY = re.compile(r"(ERROR SUMMARY: (\d+) errors?|RACECHECK SUMMARY: (\d+) hazards?[^\n]*)")
 

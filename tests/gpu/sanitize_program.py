@@ -8,6 +8,7 @@ runs on the GPU.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,12 @@ BACKWARD = (
     (1, 257, 257, 1, 1, 64, True, "float16"),
     (1, 130, 200, 2, 1, 128, True, "bfloat16"),
     (1, 65, 33, 1, 1, 72, False, "float16"),
+)
+# By the deterministic kernels.
+DETERMINISTIC = (
+    (1, 200, 300, 4, 2, 64, False, "bfloat16"),
+    (1, 200, 290, 2, 1, 96, True, "bfloat16"),
+    (1, 130, 200, 2, 1, 128, True, "float16"),
 )
 
 
@@ -61,13 +68,13 @@ def _forward_error(
 
 
 def _backward_error(
-    b: int, sq: int, sk: int, hq: int, hkv: int, d: int, causal: bool, dtype: str
+    b: int, sq: int, sk: int, hq: int, hkv: int, d: int, causal: bool, dtype: str, **options: Any
 ) -> float:
     """The largest error of dq, dk and dv against float64."""
     q, dout = (_normal(seed, (b, sq, hq, d), dtype) for seed in (0, 3))
     k, v = (_normal(seed, (b, sk, hkv, d), dtype) for seed in (1, 2))
-    options = {"causal": causal, "implementation": "fa4"}
-    if "gradient: kernel" not in jax_fa4.explain(q, k, v, causal=causal):
+    options |= {"causal": causal, "implementation": "fa4"}
+    if "gradient: kernel" not in jax_fa4.explain(q, k, v, **options):
         raise SystemExit(f"no backward kernel for head dim {d}")
 
     def pull(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array) -> tuple[jax.Array, ...]:
@@ -95,6 +102,10 @@ def _backward_error(
     )
 
 
+def _deterministic_error(*problem: Any) -> float:
+    return _backward_error(*problem, deterministic=True)
+
+
 def main() -> int:
     """Run everything; a coarse bound is enough here, the tests hold the fine one."""
     ffi.register()
@@ -102,6 +113,7 @@ def main() -> int:
     for problems, error_of, bound in (
         (FORWARD, _forward_error, 0.05),
         (BACKWARD, _backward_error, 0.1),
+        (DETERMINISTIC, _deterministic_error, 0.1),
     ):
         for problem in problems:
             error = error_of(*problem)
