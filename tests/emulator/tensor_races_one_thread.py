@@ -205,11 +205,15 @@ ONE_THREAD = {
         """
         @w0 st.shared.b32 [image_a], z;
         @w0 fence.proxy.async.shared::cta;  // NEEDS fence
+        @w0 bar.warp.sync -1;  // NEEDS met
         @leader MMA
         @leader COMMIT
         AWAIT_DONE
         """,
-        {"fence": both("race: .*read of shared address.*missing: fence.proxy.async")},
+        {
+            "fence": both("race: .*read of shared address.*missing: fence.proxy.async"),
+            "met": strict("race: .*read of shared address.*missing: bar.warp.sync after it"),
+        },
     ),
     "product, operand stored to": (
         """

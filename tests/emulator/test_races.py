@@ -124,7 +124,73 @@ KERNELS = {
         @!%p0 ret;
         st.shared.b32 [%r3], %r0;
         fence.proxy.async.shared::cta;  // RIGHT
+        bar.warp.sync -1;
         setp.ne.b32 %p1, %r0, 0;
+        @%p1 ret;
+        cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];
+        cp.async.bulk.commit_group;
+        cp.async.bulk.wait_group.read 0;
+        """,
+    ),
+    "one lane copies for its warp": (
+        "race: an asynchronous read of shared address 0x800 .*st.shared.b32.*missing: "
+        "bar.warp.sync after it",
+        """
+        @!%p0 ret;
+        st.shared.b32 [%r3], %r0;
+        fence.proxy.async.shared::cta;
+        bar.warp.sync -1;  // RIGHT
+        setp.ne.b32 %p1, %r0, 0;
+        @%p1 ret;
+        cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];
+        cp.async.bulk.commit_group;
+        cp.async.bulk.wait_group.read 0;
+        """,
+    ),
+    "one lane fences for its warp": (
+        "race: an asynchronous read of shared address 0x800 .*st.shared.b32.*missing: "
+        "fence.proxy.async",
+        """
+        @!%p0 ret;
+        st.shared.b32 [%r3], %r0;
+        bar.warp.sync -1;
+        setp.ne.b32 %p1, %r0, 0;
+        @%p1 ret;
+        fence.proxy.async.shared::cta;  // RIGHT
+        cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];
+        cp.async.bulk.commit_group;
+        cp.async.bulk.wait_group.read 0;
+        """,
+    ),
+    "one lane copies what it wrote": (
+        "race: an asynchronous read of shared address 0x800 .*st.shared.v4.b32.*missing: "
+        "fence.proxy.async",
+        """
+        @!%p0 ret;
+        st.shared.b32 [%r3+512], %r0;
+        setp.ne.b32 %p1, %r0, 0;
+        @%p1 ret;
+        st.shared.v4.b32 [%r1+1024], {%r0, %r0, %r0, %r0};
+        fence.proxy.async.shared::cta;  // RIGHT
+        cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];
+        cp.async.bulk.commit_group;
+        cp.async.bulk.wait_group.read 0;
+        """,
+    ),
+    "lanes meet at an mbarrier": (
+        "race: an asynchronous read of shared address 0x800 .*st.shared.b32",
+        """
+        setp.ne.b32 %p1, %r0, 0;
+        @!%p1 mbarrier.init.shared.b64 [%r1], 32;
+        bar.sync 0;
+        @!%p0 ret;
+        mbarrier.arrive.shared.b64 _, [%r1];  // WRONG
+        st.shared.b32 [%r3], %r0;
+        fence.proxy.async.shared::cta;
+        mbarrier.arrive.shared.b64 _, [%r1];  // RIGHT
+        wait:
+        mbarrier.try_wait.parity.shared.b64 %p2, [%r1], 0;
+        @!%p2 bra wait;
         @%p1 ret;
         cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];
         cp.async.bulk.commit_group;
@@ -138,6 +204,7 @@ KERNELS = {
         @!%p0 ret;
         st.shared.b32 [%r3], %r0;
         fence.proxy.async.shared::cta;
+        bar.warp.sync -1;
         setp.ne.b32 %p1, %r0, 0;
         @%p1 ret;
         cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%rd2, {%r4, %r4}], [%r1+1024];

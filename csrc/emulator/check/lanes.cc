@@ -1,7 +1,8 @@
 // Lanes of one warp, as far as they are told apart: a release by some of them gives on what the
 // others did only up to where all met (PTX ISA 9.7.13.2: bar.warp.sync orders memory accesses
 // among the threads that take part). A warp's lanes stay one entity, so what the releasing lanes
-// did themselves since then is not given on either, where others did something, too.
+// did themselves since then is not given on either, where others did something, too. An
+// asynchronous operation that some lanes start comes after what others did on the same terms.
 #include "emulator/check/races.h"
 #include "emulator/machine/machine.h"
 
@@ -24,6 +25,15 @@ void RaceDetector::ReleaseLanes(Warp& warp, ProxyClocks* into) {
     known.tensor.Lower(LaneChannel(warp, ChannelKind::kTensorStores, 0), apart.tensor_stores);
   }
   into->Join(known);
+}
+
+bool RaceDetector::LanesMet(const Access& earlier, const Party& later) {
+  const uint32_t self = Index(*later.warp);
+  if (!later.async || earlier.entity != self || machine_->options.level == Level::kHardware) {
+    return true;
+  }
+  const bool by_others = (earlier.lanes & ~accesses_[later.id].lanes) != 0;
+  return !by_others || earlier.time <= apart_[self].async;
 }
 
 void RaceDetector::MeetLanes(Warp& warp, uint32_t lanes) {

@@ -46,9 +46,12 @@ void RaceDetector::Release(Warp& warp, ProxyClocks* into) {
 }
 
 void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) {
-  ProxyClocks& own = ClocksOf(warp);
-  own.generic.Join(from.generic);
-  own.async.Join(from.async);
+  const uint32_t self = Index(warp);
+  clocks_[self].generic.Join(from.generic);
+  clocks_[self].async.Join(from.async);
+  // What comes back of its own lanes, they have all released.
+  apart_[self].generic = std::max(apart_[self].generic, from.generic[self]);
+  apart_[self].async = std::max(apart_[self].async, from.async[self]);
   AcquireTensor(warp, from);
 }
 
@@ -66,6 +69,7 @@ void RaceDetector::FenceProxyAsync(Warp& warp) {
   const uint32_t self = Index(warp);
   ProxyClocks& own = clocks_[self];
   own.async.Join(own.generic);
+  apart_[self].async = std::max(apart_[self].async, apart_[self].generic);
   own.generic.Raise(self, own.generic[self] + 1);  // what comes later is not fenced
 }
 
@@ -133,6 +137,7 @@ Party RaceDetector::Generic(Warp& warp, bool write, uint8_t bytes, bool atomic) 
   access.write = write;
   access.bytes = bytes;
   access.atomic = atomic;
+  access.lanes = warp.exec;
   apart_[self].lanes |= warp.exec;
   return MakeParty(warp, access);
 }
@@ -144,6 +149,7 @@ Party RaceDetector::Async(Warp& warp, bool write, EntityId channel, uint32_t tim
   access.write = write;
   access.async = true;
   access.atomic = atomic;
+  access.lanes = warp.exec;
   access.kept = time == kUnfinished;
   return MakeParty(warp, access);
 }
@@ -173,7 +179,7 @@ bool RaceDetector::Ordered(const Access& earlier, const Party& later, ShadowSpac
   const bool reads_are_done =
       machine_->options.level == Level::kHardware && !earlier.write && !earlier.async;
   const Clock& clock = later.async && !reads_are_done ? own.async : own.generic;
-  return earlier.time <= clock[earlier.entity];
+  return earlier.time <= clock[earlier.entity] && LanesMet(earlier, later);
 }
 
 void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, ShadowSpace space,

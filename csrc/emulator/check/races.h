@@ -182,6 +182,8 @@ class RaceDetector {
   Clock& RelayedTensor(const Warp& warp);
   bool Ordered(const Access& earlier, const Party& later, ShadowSpace space);
   bool TensorOrdered(const Access& earlier, const Party& later);
+  // Whether the lanes of `earlier`, of the same warp, have met those that start `later`.
+  bool LanesMet(const Access& earlier, const Party& later);
   void CheckWriter(Party* party, int lane, AccessId writer, ShadowSpace space, uint64_t address);
   void CheckReaders(Party* party, int lane, ReadersId readers, ShadowSpace space, uint64_t address);
   ReadersId WithReader(Party* party, ReadersId old);

@@ -72,6 +72,10 @@ std::string RaceDetector::NotWaited(const Access& earlier) {
 std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later) {
   if (earlier.cluster != cluster_) return "CTAs of different clusters are not ordered";
   const ProxyClocks& own = ClocksOf(*later.warp);
+  if (earlier.time <= own.async[earlier.entity] && !LanesMet(earlier, later)) {
+    return "missing: bar.warp.sync after it, before another lane of " + WarpName(earlier) +
+           " starts this";
+  }
   if (later.async && !earlier.async && earlier.time <= own.generic[earlier.entity]) {
     return "missing: fence.proxy.async between the two, which use different proxies";
   }

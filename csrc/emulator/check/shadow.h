@@ -32,6 +32,7 @@ struct Access {
   bool atomic = false;  // atomics do not race with each other
   bool kept = false;    // somebody holds the id
   bool marked = false;
+  uint32_t lanes = 0;  // that executed it, where it is no access to tensor memory
   // Of tcgen05.mma: the products that take effect in order share a pipeline (PTX ISA 9.7.16.6.2).
   uint32_t pipeline = 0;  // 0: none
   EntityId issuer = 0;    // the warp, and its time then
