@@ -10,6 +10,7 @@ import pytest
 from calls import CASES, emulated
 
 import jax_fa4
+from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, tolerances
 
 SCHEDULES = (
@@ -127,3 +128,17 @@ def test_no_member_of_a_batch_shows_in_another(name):
     both = gradients_under(replace(case, batch=2), doubled, SCHEDULES[0])
     for key in ("dq", "dk", "dv"):
         np.testing.assert_array_equal(both[key][:1], alone[key])
+
+
+@pytest.mark.parametrize("name", ["ragged", "head-dim-128", "head-dim-256", "values-192-128"])
+def test_keys_past_the_end_have_no_part_where_all_scores_are_low(name):
+    """Their scores are 0, and 2^-lse is infinite: only a mask keeps that from their zeros."""
+    case = replace(CASES[name], batch=1, causal=False, window=(None, None), softmax_scale=0.5)
+    x = inputs.make(case, jnp.bfloat16)
+    x = x._replace(q=-16 * jnp.abs(x.q), k=jnp.abs(x.k))
+    assert case.key_length % 64
+    _, lse = reference.attention(*x[:3], softmax_scale=case.scale, band=case.band)
+    assert (lse < -128).all()
+    found = gradients_under(case, x, SCHEDULES[0])
+    assert all(np.isfinite(np.asarray(value, np.float32)).all() for value in found.values())
+    tolerances.check(found, *expected.both(x, case, gradients=True))
