@@ -306,7 +306,7 @@ class BackwardSm90:
         # ---- consumers: dK and dV, 64 keys a warpgroup
         is_consumer = warp >= 4
         # NOTES: at head dim 64 without need: what ptxas makes of it is faster, at 128 slower.
-        if cutlass.const_expr(config.senders > 0 or config.head_dim <= 64):
+        if cutlass.const_expr(config.turn_warps > 0 or config.head_dim <= 64):
             is_consumer = is_consumer & (warp < 4 + 4 * config.consumers)
         if is_consumer:
             cute.arch.setmaxregister_increase(config.consumer_registers)
