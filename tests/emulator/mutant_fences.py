@@ -34,6 +34,12 @@ def another_fence(survivor: Survivor) -> bool:
     return survivor.code.startswith("wgmma.fence") and survivor.ptx.count("wgmma.fence") > 1
 
 
+def fence_passes_wait(survivor: Survivor) -> bool:
+    moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("later")
+    proxy = survivor.code.startswith("fence.proxy.async")
+    return moves and proxy and survivor.passed.startswith("mbarrier.try_wait")
+
+
 def fence_passes_arrival(survivor: Survivor) -> bool:
     moves = survivor.mutant.family == "move fence" and survivor.mutant.what.startswith("earlier")
     proxy = survivor.code.startswith("fence.proxy.async")

@@ -138,6 +138,11 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "others)",
     ),
     (
+        fences.fence_passes_wait,
+        "the fence stays behind the accesses that it orders and before what is told or started "
+        "next: a wait does neither (PTX ISA 9.7.13.4; checked: it passes nothing but the wait)",
+    ),
+    (
         fences.fence_passes_arrival,
         "the stores that the fence orders are before both places, and the arrival that tells of "
         "them is after both (checked: it passes no access; races of the async proxy)",

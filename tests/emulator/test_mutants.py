@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from mutant_checks import Survivor, over_when_used
-from mutant_fences import nothing_before
+from mutant_fences import fence_passes_wait, nothing_before
 from mutant_reasons import reason
 from mutant_text import Text
 from mutants import Mutant, marked, mutants
@@ -226,6 +226,19 @@ def test_loads_are_waited_for_later_only_on_every_path(lines, waits):
 )
 def test_a_barrier_of_the_cluster_releases_unless_relaxed(lines, released):
     assert Text("\n".join(lines)).releases_after(0) is released
+
+
+@pytest.mark.parametrize(
+    ("what", "spared"),
+    [
+        (f"later fence.proxy.async; past {LEARN}", True),
+        (f"later fence.proxy.async; past {ARRIVE}", False),
+        (f"earlier fence.proxy.async; past {LEARN}", False),
+    ],
+)
+def test_a_proxy_fence_may_pass_a_wait_alone(what, spared):
+    mutant = Mutant(1, what, "move fence", "")
+    assert fence_passes_wait(Survivor(mutant, "fence.proxy.async;", set, 1, bool)) is spared
 
 
 def test_sums_may_differ_by_rounding_and_other_results_may_not():
