@@ -32,7 +32,9 @@ Launches of this package's kernels are those that their own compiled host code m
 runs, and keys of falling length make the output's rescaling happen; the rows of `fwd_sm90` are
 of an earlier text of these kernels, with launches laid out by hand. Sums of dQ, which a backward
 that is not deterministic adds in any order, may differ by rounding; all else has to be the same
-bits. All rows are of today's mutators, unless a sentence below says otherwise.
+bits. All rows are of today's mutators, unless a sentence below says otherwise. Most rows of the
+forward are older than the check that tells apart what single lanes of a warp start, which finds
+more and not less.
 
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
