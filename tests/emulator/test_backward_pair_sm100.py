@@ -51,7 +51,9 @@ def pairs(monkeypatch):
 
     choose = selection.backward_for_call
     monkeypatch.setattr(selection, "backward_for_call", backward_for_call)
-    return taken
+    jax.clear_caches()  # of calls that other tests traced, with their choice
+    yield taken
+    jax.clear_caches()
 
 
 def gradients(case, x, schedule, **options):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,8 +51,10 @@ NAMES = (
 @pytest.fixture
 def pairs(monkeypatch):
     monkeypatch.setattr(select_sm90, "pair_speed", lambda head_dim, call: 2.0)
+    jax.clear_caches()  # of calls that other tests traced, with their choice
     with jax_fa4.emulator.options(arch="sm90"):
         yield
+    jax.clear_caches()
 
 
 def checked(case, dtype):
