@@ -1,10 +1,13 @@
 """Run the kernels under NVIDIA's compute-sanitizer and give a verdict.
 
-    python tests/gpu/sanitize.py [--tools memcheck racecheck initcheck] [--log DIR]
+    python tests/gpu/sanitize.py [--tools memcheck racecheck] [--log DIR]
 
 Each tool runs tests/gpu/sanitize_program.py once. Exit status 1 and a line FINDINGS if a
 tool reports an error or hazard, or the program's results are wrong; 2 and NOT CHECKED if a
 tool could not run. It is no pytest test: it takes minutes and wants the GPU for itself.
+
+initcheck runs on request: it takes the forward's output, which a TMA store writes, for memory
+that nothing wrote when the host copies it out (70659 reports on an H100, the results right).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("sanitize_program.py")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-DEFAULT_TOOLS = ("memcheck", "racecheck", "initcheck")
+DEFAULT_TOOLS = ("memcheck", "racecheck")
 FINDINGS_EXIT = 86  # compute-sanitizer's own, when it found something
 SUMMARY = re.compile(r"(ERROR SUMMARY: (\d+) errors?|RACECHECK SUMMARY: (\d+) hazards?[^\n]*)")
 
