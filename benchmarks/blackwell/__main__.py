@@ -1,11 +1,11 @@
-"""Write benchmarks/results/blackwell-static.md: the instructions that the kernels execute.
+"""Write benchmarks/results/blackwell-static.md: what the kernels execute, and what whole runs do.
 
     pip install nvidia-cutlass-dsl==4.8.1 nvidia-cuda-nvdisasm
     python -m benchmarks.blackwell --nvdisasm NVDISASM --peer-python ENVIRONMENT/bin/python
 
 ENVIRONMENT is one that `tests/emulator/peers/evidence.py` describes; without it the page has our
-kernels alone. NVDISASM is the program of the second package (site-packages/nvidia/cu13/bin). No
-GPU is needed; a minute.
+kernels alone. NVDISASM is the program of the second package (site-packages/nvidia/cu13/bin).
+jax_fa4 has to be built, for its emulator. No GPU is needed; a minute or two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.blackwell import kernels, report
+from benchmarks.blackwell import kernels, report, runs
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant, parse
 
 RESULTS = kernels.ROOT / "benchmarks" / "results"
@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             place = folder / case.name.replace(" ", "-").replace(",", "")
             theirs = kernels.peer(case, place, options.nvdisasm, options.peer_python)
             pairs.append((case, variants[case.ours], theirs))
-    text = report.page(pairs, list(variants.values()), _shared_memory(names), REMARKS.read_text())
+    smem, remarks = _shared_memory(names), REMARKS.read_text()
+    text = report.page(pairs, list(variants.values()), smem, remarks, runs.section())
     options.markdown.write_text(text)
     print(options.markdown)
 

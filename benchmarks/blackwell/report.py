@@ -133,8 +133,9 @@ def page(
     variants: list[Kernel],
     smem: dict[str, int],
     remarks: str,
+    runs: Iterable[str],
 ) -> str:
-    """All of it. Without peers, our own figures alone."""
+    """All of it. Without peers, our own figures alone; `runs` are the lines of whole runs."""
     versions = pairs[0][2].versions if pairs else {}
     everybody = [*variants, *(theirs for _, _, theirs in pairs)]
     heads = ("kernel", "registers", *("softmax", "correction", "others"), "stack", "spills")
@@ -155,5 +156,6 @@ def page(
         _RESOURCES,
         *_table((*heads, "shared memory", "tmem"), _resources(everybody, smem)),
         "",
+        *runs,
     ]
     return "\n".join(lines)
