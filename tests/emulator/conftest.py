@@ -181,10 +181,16 @@ def _build(directory, main, link, beside):
 
 
 @pytest.fixture(scope="session")
-def run_ptx(pytestconfig):
+def build_directory(pytestconfig, tmp_path_factory):
+    """Where programs are built: a folder that stays, unless pytest runs without its cache."""
+    cache = getattr(pytestconfig, "cache", None)
+    return Path(cache.mkdir("emulator")) if cache else tmp_path_factory.mktemp("emulator")
+
+
+@pytest.fixture(scope="session")
+def run_ptx(build_directory):
     """`run_ptx(text, *arguments, grid=, block=, ...)` runs a kernel on the emulator."""
-    directory = Path(pytestconfig.cache.mkdir("emulator"))
-    emulator = Emulator(build(directory, "face.cc", "-shared"))
+    emulator = Emulator(build(build_directory, "face.cc", "-shared"))
     # For a real GPU to run the same launches: tests/gpu/instructions.py.
     record = os.environ.get("JAX_FA4_RECORD_LAUNCHES")
     if not record:
@@ -197,9 +203,9 @@ def run_ptx(pytestconfig):
 
 
 @pytest.fixture(scope="session")
-def fuzzer(pytestconfig):
+def fuzzer(build_directory):
     """Path of the fuzzer's program."""
-    return build(Path(pytestconfig.cache.mkdir("emulator")), "fuzz.cc")
+    return build(build_directory, "fuzz.cc")
 
 
 @pytest.fixture(scope="session")

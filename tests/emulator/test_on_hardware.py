@@ -16,12 +16,12 @@ MISUSE = HERE / "ptx" / "misuse"
 
 
 @pytest.fixture(scope="module")
-def instructions(pytestconfig):
+def instructions(build_directory):
     """tests/gpu/instructions.py, whose driver is the fake one."""
     spec = importlib.util.spec_from_file_location("instructions", GPU / "instructions.py")
     module = sys.modules["instructions"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    fake = build(Path(pytestconfig.cache.mkdir("emulator")), "fake_driver.cc", "-shared")
+    fake = build(build_directory, "fake_driver.cc", "-shared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_FA4_LIBCUDA", str(fake))
         yield module
