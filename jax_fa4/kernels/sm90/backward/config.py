@@ -53,8 +53,32 @@ class BackwardConfig:
             raise ValueError(f"{self} needs {registers} registers, more than the launch has")
 
     @property
+    def ctas(self) -> int:
+        """Of a cluster."""
+        return 1
+
+    @property
+    def ordered(self) -> bool:
+        """Whether additions to dQ have an order."""
+        return self.turn_warps > 0
+
+    @property
     def tile_n(self) -> int:
+        """Keys of a CTA."""
         return KEYS_PER_WARPGROUP * self.consumers
+
+    @property
+    def query_columns(self) -> int:
+        """Of a stage of Q or dO."""
+        return self.head_dim
+
+    @property
+    def q_stages(self) -> int:
+        return self.stages
+
+    @property
+    def do_stages(self) -> int:
+        return self.stages
 
     @property
     def key_threads(self) -> int:
@@ -63,7 +87,7 @@ class BackwardConfig:
 
     @property
     def threads(self) -> int:
-        return self.key_threads + (128 if self.turn_warps > 0 else 0)
+        return self.key_threads + (128 if self.ordered else 0)
 
     @property
     def panels(self) -> int:

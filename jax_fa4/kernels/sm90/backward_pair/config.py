@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_fa4.variants.variant import BackwardVariant
+
 PAIR = 2  # CTAs of a cluster
 TILE_M = 64  # queries of a step
 TILE_N = 64  # keys of a CTA
@@ -36,6 +38,8 @@ class PairConfig:
     key_registers: int
     query_registers: int
     load_registers: int
+    consumers: int = 1  # blocks of 64 keys
+    ordered: bool = False  # additions to dQ
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -46,6 +50,25 @@ class PairConfig:
         registers += self.query_registers + self.load_registers
         if WARPGROUP * registers > _REGISTERS:
             raise ValueError(f"{self} needs {WARPGROUP * registers} registers")
+
+    @property
+    def ctas(self) -> int:
+        """Of a cluster."""
+        return PAIR
+
+    @property
+    def tile_m(self) -> int:
+        return TILE_M
+
+    @property
+    def tile_n(self) -> int:
+        """Keys of a CTA."""
+        return TILE_N
+
+    @property
+    def query_columns(self) -> int:
+        """Of a stage of Q or dO."""
+        return self.half
 
     @property
     def half(self) -> int:
@@ -82,3 +105,8 @@ PAIR_CONFIGS: dict[int, PairConfig] = {
         load_registers=24,
     ),
 }
+
+
+def config_of(variant: BackwardVariant) -> PairConfig:
+    """How the variant's CTAs are built."""
+    return PAIR_CONFIGS[variant.head_dim]

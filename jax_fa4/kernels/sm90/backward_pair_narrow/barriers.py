@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import PAIR, NarrowConfig
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
-
-
-class NamedBarrier(IntEnum):
-    """Named barriers; 0 is sync_threads'."""
-
-    KEYS_READ = 1  # all threads: K is no longer read
-    EPILOGUE = 2  # and 3: 128 threads, one consumer's own
 
 
 def mbarrier_table(config: NarrowConfig) -> dict[str, MbarrierSpec]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jax_fa4.variants.variant import BackwardVariant
+
 PAIR = 2  # CTAs of a cluster
 KEYS_PER_WARPGROUP = 64
 TILE_M = 64  # queries of a step
@@ -34,6 +36,7 @@ class NarrowConfig:
     query_registers: int
     consumer_registers: int
     consumers: int = 2
+    ordered: bool = False  # additions to dQ
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -43,6 +46,16 @@ class NarrowConfig:
         registers = 128 * (self.query_registers + self.consumers * self.consumer_registers)
         if registers > self.threads * _LAUNCH_REGISTERS:
             raise ValueError(f"{self} needs {registers} registers, more than the launch has")
+
+    @property
+    def ctas(self) -> int:
+        """Of a cluster."""
+        return PAIR
+
+    @property
+    def query_columns(self) -> int:
+        """Of a stage of Q or dO."""
+        return self.head_dim
 
     @property
     def half(self) -> int:
@@ -60,7 +73,13 @@ class NarrowConfig:
 
     @property
     def tile_n(self) -> int:
+        """Keys of a CTA."""
         return KEYS_PER_WARPGROUP * self.consumers
+
+    @property
+    def key_threads(self) -> int:
+        """Of the warpgroups that read K: all."""
+        return self.threads
 
     @property
     def threads(self) -> int:
@@ -99,3 +118,8 @@ NARROW_CONFIGS: dict[int, NarrowConfig] = {
         consumer_registers=224,
     ),
 }
+
+
+def config_of(variant: BackwardVariant) -> NarrowConfig:
+    """How the variant's CTAs are built."""
+    return NARROW_CONFIGS[variant.head_dim]

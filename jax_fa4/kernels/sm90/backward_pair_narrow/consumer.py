@@ -22,8 +22,7 @@ from cutlass.cute.nvgpu import warpgroup
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import products, walk
-from jax_fa4.kernels.sm90.backward_pair_narrow import epilogue
+from jax_fa4.kernels.sm90.backward import epilogue, products, walk
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import (
     DO_RANK,
     KEYS_PER_WARPGROUP,

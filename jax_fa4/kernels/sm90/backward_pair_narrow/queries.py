@@ -15,8 +15,8 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import products, walk
-from jax_fa4.kernels.sm90.backward_pair_narrow import epilogue, load
+from jax_fa4.kernels.sm90.backward import epilogue, products, walk
+from jax_fa4.kernels.sm90.backward_pair_narrow import load
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import PAIR, TILE_M
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import add_four

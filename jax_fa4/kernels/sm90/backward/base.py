@@ -1,0 +1,203 @@
+"""What Hopper's backward kernels have in common: the launch, and how a CTA begins.
+
+One CTA, or a cluster of two, owns a block of keys of one KV head. A kernel's class says how a CTA
+is built, its barriers and products, and who does what; its module's docstring draws the pipeline.
+"""
+
+# No `from __future__ import annotations` here: the DSL reads annotations as objects.
+import cuda.bindings.driver as cuda
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64
+from cutlass.cute.nvgpu import cpasync
+from cutlass.memory import SmemAllocator
+
+from jax_fa4.kernels.sm90.backward import memory
+from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.backward.context import Context, GlobalTensors, Position
+from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
+from jax_fa4.kernels.toolkit.query_range import query_range
+from jax_fa4.kernels.toolkit.schedulers import LongestFirst
+from jax_fa4.variants.variant import BackwardVariant
+
+ROWS_PADDED_TO = 128  # rows of lse_log2, delta and dq_accum a (batch, head)
+_DQ_BYTES = 4
+_ROWS = ("lse_log2", "delta", "dq_accum", "semaphores")
+
+
+class HopperBackward:
+    """One compiled backward kernel for Hopper.
+
+    A subclass says `config_of`, `make_tiled_mmas`, `mbarrier_table` and `roles`.
+    """
+
+    def __init__(self, variant: BackwardVariant):
+        self.config = self.config_of(variant)
+        self.dtype = ELEMENT_TYPES[variant.dtype]
+
+    @cute.jit
+    def __call__(
+        self,
+        q_ptr: cute.Pointer,
+        k_ptr: cute.Pointer,
+        v_ptr: cute.Pointer,
+        dout_ptr: cute.Pointer,
+        lse_log2_ptr: cute.Pointer,
+        delta_ptr: cute.Pointer,
+        dq_accum_ptr: cute.Pointer,
+        dk_ptr: cute.Pointer,
+        dv_ptr: cute.Pointer,
+        semaphores_ptr: cute.Pointer,
+        batch: Int32,
+        seqlen_q: Int32,
+        seqlen_k: Int32,
+        heads_q: Int32,
+        heads_kv: Int32,
+        head_dim: Int32,
+        head_dim_v: Int32,
+        softmax_scale: Float32,
+        band_lower: Int32,
+        band_upper: Int32,
+        sm_count: Int32,
+        stream: cuda.CUstream,
+    ):
+        """Launch on `stream`; pointers are to contiguous BSHD arrays and padded rows."""
+        config = self.config
+        shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
+        scheduler = self._scheduler(shape)
+        self.kernel(
+            self.make_tiled_mmas(config, self.dtype),
+            self._atoms(shape, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr)),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
+            (band_lower, band_upper, seqlen_q, seqlen_k),
+            (scheduler.row_blocks, heads_kv, batch, scheduler.heads_per_group),
+            scheduler.make_divisors() if config.ctas > 1 else (),
+            (heads_q, shape.ratio, softmax_scale),
+        ).launch(
+            grid=(scheduler.tiles() * config.ctas, 1, 1),
+            cluster=(config.ctas, 1, 1) if config.ctas > 1 else None,
+            block=(config.threads, 1, 1),
+            stream=stream,
+            min_blocks_per_mp=1,
+        )
+
+    def _atoms(self, shape: Shape, loaded, stored):
+        """TMA atoms with their tensors, in the order of `_atom_names`."""
+        config, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr) = self.config, loaded, stored
+        layouts = memory.smem_layouts(config, self.dtype)
+        query_tile = (config.tile_m, config.query_columns)
+        key_tile = (KEYS_PER_WARPGROUP, config.head_dim)
+        g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+        queries_g2s = cpasync.CopyBulkTensorTileG2SMulticastOp() if config.ctas > 1 else g2s
+
+        def tma(op, tensor, name, tile):
+            layout = cute.slice_(layouts[name], (None, None, 0))
+            return tuple(cpasync.make_tiled_tma_atom(op, tensor, layout, tile))
+
+        def values(pointer):
+            layout = cute.select(shape.values(pointer).layout, [1, 0, 2, 3])
+            return cute.make_tensor(pointer, layout)
+
+        atoms = {
+            "q": tma(queries_g2s, shape.queries(q_ptr), "sQ", query_tile),
+            "k": tma(g2s, shape.keys(k_ptr), "sK", key_tile),
+            "v": tma(g2s, values(v_ptr), "sV", key_tile),
+            "do": tma(queries_g2s, shape.outputs(dout_ptr), "sdO", query_tile),
+            "dk": tma(s2g, shape.keys(dk_ptr), "sK", key_tile),
+            "dv": tma(s2g, values(dv_ptr), "sV", key_tile),
+        }
+        if config.ctas > 1:
+            tile = (KEYS_PER_WARPGROUP, config.head_dim // config.ctas)
+            atoms["other_k"] = tma(g2s, shape.keys(k_ptr), "sOtherK", tile)
+        return tuple(atoms[name] for name in self._atom_names())
+
+    def _atom_names(self) -> tuple[str, ...]:
+        return ("q", "k", *(("other_k",) if self.config.ctas > 1 else ()), "v", "do", "dk", "dv")
+
+    def _scheduler(self, shape: Shape) -> LongestFirst:
+        """Blocks of keys, in groups of KV heads whose queries and dQ stay in L2 together."""
+        config = self.config
+        bytes_per_row = (shape.head_dim + shape.head_dim_v) * (self.dtype.width // 8)
+        bytes_per_row += config.head_dim * _DQ_BYTES
+        bytes_per_head = Int64(shape.seqlen_q) * shape.ratio * bytes_per_row
+        heads_per_group = LongestFirst.heads_that_fit_l2(
+            shape.heads_kv * shape.batch, 1, bytes_per_head
+        )
+        blocks = cute.ceil_div(shape.seqlen_k, config.tile_n * config.ctas)
+        return LongestFirst(blocks, shape.heads_kv, shape.batch, heads_per_group)
+
+    @cute.kernel
+    def kernel(
+        self,
+        tiled_mmas: tuple[cute.TiledMma, cute.TiledMma, cute.TiledMma],
+        atoms: tuple[tuple[cute.CopyAtom, cute.Tensor], ...],
+        rows: tuple[cute.Pointer, cute.Pointer, cute.Pointer, cute.Pointer],
+        band: tuple[Int32, Int32, Int32, Int32],
+        tiles: tuple[Int32, Int32, Int32, Int32],
+        divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
+        numbers: tuple[Int32, Int32, Float32],
+    ):
+        config = self.config
+        warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+        if warp == 0:
+            for atom in atoms:
+                cpasync.prefetch_descriptor(atom[0])
+
+        table, layouts = self.mbarrier_table(config), memory.smem_layouts(config, self.dtype)
+        count = mbarriers.count(table)
+        storage = SmemAllocator().allocate(
+            memory.shared_storage(config, self.dtype, count, layouts)
+        )
+        barriers = mbarriers.allocate(table, storage.barriers.data_ptr())
+        visible = Band(*band)
+        scheduler = LongestFirst(*tiles, divisors)
+        cta, rank = cute.arch.block_idx()[0], Int32(0)
+        if cutlass.const_expr(config.ctas > 1):
+            rank = cute.arch.block_idx_in_cluster()
+            cta = cta // config.ctas
+        block, head_kv, batch = scheduler.decode(cta)
+        # The first keys are seen by the most queries: theirs are the longest tiles. They come last
+        # where additions have an order, for which see turns.py.
+        block = block if config.ordered else scheduler.row_blocks - 1 - block
+        keys = config.ctas * config.tile_n
+        heads_q, ratio, scale = numbers
+        context = Context(
+            config=config,
+            dtype=self.dtype,
+            tiled_mma_s=tiled_mmas[0],
+            tiled_mma_kv=tiled_mmas[1],
+            tiled_mma_q=tiled_mmas[2],
+            barriers=barriers,
+            shared=memory.shared_tensors(config, storage, layouts),
+            gmem=GlobalTensors(
+                **dict(zip(self._atom_names(), atoms, strict=True)),
+                **dict(zip(_ROWS, rows, strict=True)),
+            ),
+            band=visible,
+            queries=query_range(visible, block * keys, config.tile_m, keys),
+            position=Position(
+                key_block=block * config.ctas + rank, rank=rank, head_kv=head_kv, batch=batch
+            ),
+            heads_q=heads_q,
+            ratio=ratio,
+            rows_padded=cute.ceil_div(visible.seqlen_q, ROWS_PADDED_TO) * ROWS_PADDED_TO,
+            scale=scale,
+            scale_log2=scale * LOG2_E,
+        )
+        if warp == 0:
+            with cute.arch.elect_one():
+                mbarriers.initialise(barriers)
+        cute.arch.mbarrier_init_fence()
+        if cutlass.const_expr(config.ctas > 1):
+            cute.arch.cluster_arrive_relaxed()
+            cute.arch.cluster_wait()
+        else:
+            cute.arch.sync_threads()
+        self.roles(context, warp)
+        if cutlass.const_expr(config.ctas > 1):
+            # The other CTA may still send to this one's shared memory, or tell that it has read.
+            # Relaxed, since nothing is read after it: a release would wait for all additions.
+            cute.arch.cluster_arrive_relaxed()
+            cute.arch.cluster_wait()
