@@ -36,7 +36,7 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 # Likewise of the backward's main kernel in all its forms, and the deterministic ones.
 BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
-    (Arch.SM90, Form.PAIR): ((64, 64), (128, 128), (256, 256)),
+    (Arch.SM90, Form.PAIR): ((64, 64), (128, 128), (192, 128), (256, 256)),
     (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
     (Arch.SM100, Form.PAIR): ((128, 128),),
 }

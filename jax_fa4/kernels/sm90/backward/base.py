@@ -88,7 +88,9 @@ class HopperBackward:
         config, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr) = self.config, loaded, stored
         layouts = memory.smem_layouts(config, self.dtype)
         query_tile = (config.tile_m, config.query_columns)
+        gradient_tile = (config.tile_m, config.gradient_columns)
         key_tile = (KEYS_PER_WARPGROUP, config.head_dim)
+        value_tile = (KEYS_PER_WARPGROUP, config.head_dim_v)
         g2s, s2g = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
         queries_g2s = cpasync.CopyBulkTensorTileG2SMulticastOp() if config.ctas > 1 else g2s
 
@@ -103,10 +105,10 @@ class HopperBackward:
         atoms = {
             "q": tma(queries_g2s, shape.queries(q_ptr), "sQ", query_tile),
             "k": tma(g2s, shape.keys(k_ptr), "sK", key_tile),
-            "v": tma(g2s, values(v_ptr), "sV", key_tile),
-            "do": tma(queries_g2s, shape.outputs(dout_ptr), "sdO", query_tile),
+            "v": tma(g2s, values(v_ptr), "sV", value_tile),
+            "do": tma(queries_g2s, shape.outputs(dout_ptr), "sdO", gradient_tile),
             "dk": tma(s2g, shape.keys(dk_ptr), "sK", key_tile),
-            "dv": tma(s2g, values(dv_ptr), "sV", key_tile),
+            "dv": tma(s2g, values(dv_ptr), "sV", value_tile),
         }
         if config.ctas > 1:
             tile = (KEYS_PER_WARPGROUP, config.head_dim // config.ctas)
@@ -131,7 +133,7 @@ class HopperBackward:
     @cute.kernel
     def kernel(
         self,
-        tiled_mmas: tuple[cute.TiledMma, cute.TiledMma, cute.TiledMma],
+        tiled_mmas: tuple[cute.TiledMma, ...],
         atoms: tuple[tuple[cute.CopyAtom, cute.Tensor], ...],
         rows: tuple[cute.Pointer, cute.Pointer, cute.Pointer, cute.Pointer],
         band: tuple[Int32, Int32, Int32, Int32],
@@ -185,6 +187,7 @@ class HopperBackward:
             rows_padded=cute.ceil_div(visible.seqlen_q, ROWS_PADDED_TO) * ROWS_PADDED_TO,
             scale=scale,
             scale_log2=scale * LOG2_E,
+            tiled_mma_v=tiled_mmas[3] if len(tiled_mmas) > 3 else None,
         )
         if warp == 0:
             with cute.arch.elect_one():

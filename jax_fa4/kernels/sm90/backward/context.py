@@ -35,9 +35,9 @@ class SharedTensors:
     """Tiles in shared memory; the last mode is the consumer, the stage, or both."""
 
     sK: cute.Tensor  # (64, head_dim, consumers)
-    sV: cute.Tensor  # (64, head_dim, consumers)
+    sV: cute.Tensor  # (64, head_dim_v, consumers)
     sQ: cute.Tensor  # (tile_m, query_columns, q_stages)
-    sdO: cute.Tensor  # (tile_m, query_columns, do_stages)
+    sdO: cute.Tensor  # (tile_m, gradient_columns, do_stages)
     sdS: cute.Tensor  # (64, tile_m, ctas * consumers * ds_stages): keys by queries, ours first
     sLSE: cute.Tensor  # (tile_m * q_stages)
     sDelta: cute.Tensor  # (tile_m * do_stages)
@@ -61,7 +61,7 @@ class Context:
     config: Any  # `BackwardConfig`, `PairConfig` or `NarrowConfig`
     dtype: type[cutlass.Numeric]
     tiled_mma_s: cute.TiledMma
-    tiled_mma_kv: cute.TiledMma
+    tiled_mma_kv: cute.TiledMma  # of dK, and of dV unless it has one
     tiled_mma_q: cute.TiledMma
     barriers: dict[str, mbarriers.MbarrierArray]
     shared: SharedTensors
@@ -74,3 +74,4 @@ class Context:
     rows_padded: Int32
     scale: Float32
     scale_log2: Float32
+    tiled_mma_v: cute.TiledMma | None = None

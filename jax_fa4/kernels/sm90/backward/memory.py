@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
 import cutlass.cute as cute
 from cutlass import Float32, Int64
+from cutlass.cute.nvgpu import warpgroup
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
@@ -13,21 +14,23 @@ from jax_fa4.kernels.sm90.backward.context import SharedTensors
 def smem_layouts(config, dtype) -> dict[str, cute.ComposedLayout]:
     """Swizzled, a tile's rows as operands read them; made anew on each side of the launch."""
 
-    def rows(count, columns, stages):
-        shape = (count, count, columns)
-        return hopper.make_smem_layout_a(LayoutEnum.ROW_MAJOR, shape, dtype, stages)
+    def rows(count, columns, stages, part=None):
+        # What reads `part` of the columns begins and ends with a swizzled line.
+        kind = hopper.get_smem_layout_atom(LayoutEnum.ROW_MAJOR, dtype, part or columns)
+        atom = warpgroup.make_smem_layout_atom(kind, dtype)
+        return cute.tile_to_shape(atom, (count, columns, stages), order=(0, 1, 2))
 
     ds_tiles = config.ctas * config.consumers * config.ds_stages
     layouts = {
-        "sK": rows(KEYS_PER_WARPGROUP, config.head_dim, config.consumers),
-        "sV": rows(KEYS_PER_WARPGROUP, config.head_dim, config.consumers),
+        "sK": rows(KEYS_PER_WARPGROUP, config.head_dim, config.consumers, config.query_columns),
+        "sV": rows(KEYS_PER_WARPGROUP, config.head_dim_v, config.consumers),
     }
     if config.ctas > 1:
         columns = config.head_dim // config.ctas
         layouts["sOtherK"] = rows(KEYS_PER_WARPGROUP, columns, config.consumers)
     return layouts | {
         "sQ": rows(config.tile_m, config.query_columns, config.q_stages),
-        "sdO": rows(config.tile_m, config.query_columns, config.do_stages),
+        "sdO": rows(config.tile_m, config.gradient_columns, config.do_stages),
         "sdS": rows(KEYS_PER_WARPGROUP, config.tile_m, ds_tiles),
     }
 

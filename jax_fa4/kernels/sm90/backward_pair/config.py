@@ -26,10 +26,11 @@ class PairConfig:
     `ds_stages`. dQ is made in panels of `dq_columns`, one after the other.
 
     Registers at head dim 256: dV or dK take 128 a thread, S or dP 32, their operand 16,
-    and P beside dP 16.
+    and P beside dP 16. At (192, 128) dV takes 64, dK 96, and half of dQ in one panel 48.
     """
 
-    head_dim: int
+    head_dim: int  # of Q and K
+    head_dim_v: int
     q_stages: int
     do_stages: int
     ds_stages: int
@@ -44,7 +45,7 @@ class PairConfig:
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
-        if self.half % self.dq_columns != 0:
+        if self.query_columns % self.dq_columns != 0:
             raise ValueError(f"{self} does not cut half of dQ into whole panels")
         registers = self.value_registers + self.key_registers
         registers += self.query_registers + self.load_registers
@@ -67,18 +68,18 @@ class PairConfig:
 
     @property
     def query_columns(self) -> int:
-        """Of a stage of Q or dO."""
-        return self.half
+        """Of a stage of Q: half a tile's."""
+        return self.head_dim // HALVES
 
     @property
-    def half(self) -> int:
-        """Columns of half a tile."""
-        return self.head_dim // HALVES
+    def gradient_columns(self) -> int:
+        """Of a stage of dO: half a tile's."""
+        return self.head_dim_v // HALVES
 
     @property
     def panels(self) -> int:
         """Of half of dQ's columns."""
-        return self.half // self.dq_columns
+        return self.query_columns // self.dq_columns
 
     @property
     def threads(self) -> int:
@@ -86,15 +87,30 @@ class PairConfig:
 
     @property
     def smem_bytes(self) -> int:
-        keys = 2 * TILE_N * self.head_dim + TILE_N * self.half
-        queries = (self.q_stages + self.do_stages) * TILE_M * (self.half + 2)
+        keys = TILE_N * (self.head_dim + self.head_dim_v + self.query_columns)
+        queries = self.q_stages * TILE_M * (self.query_columns + 2)
+        queries += self.do_stages * TILE_M * (self.gradient_columns + 2)
         ds = PAIR * self.ds_stages * TILE_M * TILE_N
         return (keys + queries + ds) * _ELEMENT_BYTES + _BARRIER_BYTES
 
 
-PAIR_CONFIGS: dict[int, PairConfig] = {
-    256: PairConfig(
+# By the head dims of Q and K, and of V.
+PAIR_CONFIGS: dict[tuple[int, int], PairConfig] = {
+    (192, 128): PairConfig(
+        head_dim=192,
+        head_dim_v=128,
+        q_stages=6,
+        do_stages=6,
+        ds_stages=3,
+        dq_columns=96,
+        value_registers=168,
+        key_registers=208,
+        query_registers=104,
+        load_registers=24,
+    ),
+    (256, 256): PairConfig(
         head_dim=256,
+        head_dim_v=256,
         q_stages=4,
         do_stages=3,
         ds_stages=2,
@@ -109,4 +125,4 @@ PAIR_CONFIGS: dict[int, PairConfig] = {
 
 def config_of(variant: BackwardVariant) -> PairConfig:
     """How the variant's CTAs are built."""
-    return PAIR_CONFIGS[variant.head_dim]
+    return PAIR_CONFIGS[variant.head_dim, variant.head_dim_v]

@@ -29,13 +29,13 @@ def run(context) -> None:
     config, barriers, shared = context.config, context.barriers, context.shared
     thread_index = cute.arch.thread_idx()[0] % 128
     thread = ThreadCoordinates.of_thread(thread_index)
-    thr_s, thr_kv = context.tiled_mma_s.get_slice(0), context.tiled_mma_kv.get_slice(0)
+    thr_s, thr_k = context.tiled_mma_s.get_slice(0), context.tiled_mma_kv.get_slice(0)
     tPrV = thr_s.make_fragment_A(thr_s.partition_A(shared.sV))[None, None, None, 0]
     tPrdO = thr_s.make_fragment_B(thr_s.partition_B(shared.sdO))
-    tKrQ = thr_kv.make_fragment_B(thr_kv.partition_B(products.transposed(shared.sQ)))
+    tKrQ = thr_k.make_fragment_B(thr_k.partition_B(products.transposed(shared.sQ)))
     acc_dP = products.accumulator(context.tiled_mma_s, TILE_M)
     tKrdS = make_a_operand(acc_dP, context.dtype)
-    sums = [products.accumulator(context.tiled_mma_kv, config.half) for _ in range(HALVES)]
+    sums = [products.accumulator(context.tiled_mma_kv, config.query_columns) for _ in range(HALVES)]
     q_ring, do_ring = mbarriers.make_ring(config.q_stages), mbarriers.make_ring(config.do_stages)
     ds_ring = mbarriers.make_ring(config.ds_stages)
 
@@ -57,10 +57,11 @@ def run(context) -> None:
 
         q_stages = mbarriers.take(q_ring, HALVES)
         scores.wait(barriers["q_full"], q_stages)
-        issue_sums(context, sums, tKrdS, tKrQ, q_stages, i == 0)
+        issue_sums(context.tiled_mma_kv, sums, tKrdS, tKrQ, q_stages, i == 0)
         finish_sums(context, "q", q_stages)
 
     for half in cutlass.range_constexpr(HALVES):
         for k in cutlass.range_constexpr(cute.size(sums[half])):
             sums[half][k] = sums[half][k] * context.scale
-    epilogue.run(context, sums, context.gmem.dk, shared.sK, Int32(1), thread_index)
+    staged = epilogue.Staged(context.tiled_mma_kv, context.gmem.dk, shared.sK)
+    epilogue.run(context, sums, staged, Int32(1), thread_index)

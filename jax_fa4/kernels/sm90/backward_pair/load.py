@@ -86,7 +86,7 @@ def _load_half(context, stream, stages, head, block):
     rank, (tma, tensor) = context.position.rank, stream.gmem
     stage = stages[0][0] if rank == 0 else stages[1][0]
     parity = stages[0][1] if rank == 0 else stages[1][1]
-    tile = (TILE_M, context.config.half)
+    tile = (TILE_M, cute.size(stream.shared, mode=[1]))
     tiles = cute.local_tile(tensor[None, None, head, context.position.batch], tile, (None, rank))
     source, destination = _partition(tma, tiles, stream.shared)
     empty.wait(stage, parity ^ 1)

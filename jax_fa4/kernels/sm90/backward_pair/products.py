@@ -12,7 +12,7 @@ from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M, TILE_N, Pa
 
 
 def make_tiled_mmas(config: PairConfig, dtype) -> tuple[cute.TiledMma, ...]:
-    """Of scores (S^T and dP^T), of sums over queries (half of dK or dV), and of panels of dQ."""
+    """Of scores (S^T and dP^T), of halves of dK, of panels of dQ, and of halves of dV."""
     k_major, mn_major = warpgroup.OperandMajorMode.K, warpgroup.OperandMajorMode.MN
     registers, shared = warpgroup.OperandSource.RMEM, warpgroup.OperandSource.SMEM
 
@@ -30,8 +30,9 @@ def make_tiled_mmas(config: PairConfig, dtype) -> tuple[cute.TiledMma, ...]:
 
     return (
         make(k_major, k_major, TILE_M, shared),
-        make(k_major, mn_major, config.half, registers),
+        make(k_major, mn_major, config.query_columns, registers),
         make(mn_major, mn_major, config.dq_columns, shared),
+        make(k_major, mn_major, config.gradient_columns, registers),
     )
 
 
@@ -49,11 +50,11 @@ def issue_scores(context, acc, keys, queries, name: str, stages) -> None:
         products.issue(context.tiled_mma_s, acc, pairs, zero_first=half == 0)
 
 
-def issue_sums(context, sums, scores, queries, stages, first) -> None:
+def issue_sums(tiled_mma, sums, scores, queries, stages, first) -> None:
     """sums += scores queries, a half of the columns each: dV of P^T and dO, or dK of dS^T and Q."""
     for half in range(HALVES):
         pairs = products.by_depth(scores, queries[None, None, None, stages[half][0]])
-        products.issue(context.tiled_mma_kv, sums[half], pairs, zero_first=first)
+        products.issue(tiled_mma, sums[half], pairs, zero_first=first)
 
 
 def finish_sums(context, name: str, stages) -> None:

@@ -40,13 +40,15 @@ def run(context) -> None:
     config, barriers, shared = context.config, context.barriers, context.shared
     thread_index = cute.arch.thread_idx()[0] % 128
     thread = ThreadCoordinates.of_thread(thread_index)
-    thr_s, thr_kv = context.tiled_mma_s.get_slice(0), context.tiled_mma_kv.get_slice(0)
+    thr_s, thr_v = context.tiled_mma_s.get_slice(0), context.tiled_mma_v.get_slice(0)
     tSrK = thr_s.make_fragment_A(thr_s.partition_A(shared.sK))[None, None, None, 0]
     tSrQ = thr_s.make_fragment_B(thr_s.partition_B(shared.sQ))
-    tVrdO = thr_kv.make_fragment_B(thr_kv.partition_B(products.transposed(shared.sdO)))
+    tVrdO = thr_v.make_fragment_B(thr_v.partition_B(products.transposed(shared.sdO)))
     acc_S = products.accumulator(context.tiled_mma_s, TILE_M)
     tVrP = make_a_operand(acc_S, context.dtype)
-    sums = [products.accumulator(context.tiled_mma_kv, config.half) for _ in range(HALVES)]
+    sums = [
+        products.accumulator(context.tiled_mma_v, config.gradient_columns) for _ in range(HALVES)
+    ]
     q_ring, do_ring = mbarriers.make_ring(config.q_stages), mbarriers.make_ring(config.do_stages)
     ds_ring = mbarriers.make_ring(config.ds_stages)
 
@@ -67,8 +69,9 @@ def run(context) -> None:
 
         do_stages = mbarriers.take(do_ring, HALVES)
         scores.wait(barriers["do_full"], do_stages)
-        issue_sums(context, sums, tVrP, tVrdO, do_stages, i == 0)
+        issue_sums(context.tiled_mma_v, sums, tVrP, tVrdO, do_stages, i == 0)
         finish_sums(context, "do", do_stages)
         head, block = walk.next_step(context, head, block)
 
-    epilogue.run(context, sums, context.gmem.dv, shared.sV, Int32(0), thread_index)
+    staged = epilogue.Staged(context.tiled_mma_v, context.gmem.dv, shared.sV)
+    epilogue.run(context, sums, staged, Int32(0), thread_index)

@@ -53,9 +53,18 @@ class NarrowConfig:
         return PAIR
 
     @property
-    def query_columns(self) -> int:
-        """Of a stage of Q or dO."""
+    def head_dim_v(self) -> int:
         return self.head_dim
+
+    @property
+    def query_columns(self) -> int:
+        """Of a stage of Q."""
+        return self.head_dim
+
+    @property
+    def gradient_columns(self) -> int:
+        """Of a stage of dO."""
+        return self.head_dim_v
 
     @property
     def half(self) -> int:
