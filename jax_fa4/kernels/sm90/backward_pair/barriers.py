@@ -18,14 +18,17 @@ class NamedBarrier(IntEnum):
 
 
 def mbarrier_table(config: PairConfig) -> dict[str, MbarrierSpec]:
-    """Name -> (stages, arrivals); the kernel's docstring says who arrives."""
+    """Name -> (stages, arrivals); the kernel's docstring says who arrives.
+
+    All lanes arrive where they have read rows: sm90/backward/barriers.py says why.
+    """
     return {
         "kv_full": MbarrierSpec(3, 1),  # K, V, and the other CTA's K
         "q_full": MbarrierSpec(config.q_stages, 1),
-        "q_empty": MbarrierSpec(config.q_stages, 2 * _WARPS),
+        "q_empty": MbarrierSpec(config.q_stages, 2 * _WARPS, by_lanes=True),
         "q_ready": MbarrierSpec(PAIR, 1),
         "do_full": MbarrierSpec(config.do_stages, 1),
-        "do_empty": MbarrierSpec(config.do_stages, 2 * _WARPS),
+        "do_empty": MbarrierSpec(config.do_stages, 2 * _WARPS, by_lanes=True),
         "do_ready": MbarrierSpec(PAIR, 1),
         "p_full": MbarrierSpec(config.ds_stages, _WARPS),
         "ds_full": MbarrierSpec(config.ds_stages, _WARPS),
