@@ -11,37 +11,12 @@ from dataclasses import dataclass
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int32, Int64
-from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.sm90.backward import walk
-from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.backward import copies, walk
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import load_floats
 
 _FLOAT_BYTES = 4
-
-
-def _partition(tma, tile_tensor, shared):
-    """(source by tile, destination by stage) of a TMA copy of whole tiles."""
-    destination, source = cpasync.tma_partition(
-        tma,
-        0,
-        cute.make_layout(1),
-        cute.group_modes(shared, 0, 2),
-        cute.group_modes(tile_tensor, 0, 2),
-    )
-    return source, destination
-
-
-def _load_keys(context, tma, tiles, shared, which: int) -> None:
-    """Load this CTA's tiles of K or V, one a consumer, onto one barrier."""
-    config, barriers = context.config, context.barriers["kv_full"]
-    source, destination = _partition(tma, tiles, shared)
-    with cute.arch.elect_one():
-        barriers.arrive_with_bytes(which, cute.size_in_bytes(context.dtype, shared.layout))
-    for i in range(config.consumers):
-        tile = context.position.key_block * config.consumers + i
-        cute.copy(tma, source[None, tile], destination[None, i], tma_bar_ptr=barriers.at(which))
 
 
 def _fill(context, ring, name: str, tma, source, destination, numbers) -> None:
@@ -69,7 +44,7 @@ def _head_tiles(context, head):
     ):
         tile = (config.tile_m, cute.size(shared, mode=[1]))
         tiles = cute.local_tile(tensor[None, None, head, batch], tile, (None, 0))
-        sources.append(_partition(tma, tiles, shared))
+        sources.append(copies.partition(tma, tiles, shared))
     return *sources, (Int64(batch) * context.heads_q + head) * context.rows_padded
 
 
@@ -117,18 +92,11 @@ def _advance(context, loader):
 @cute.jit
 def start(context, loader) -> None:
     """Load K and V, and as many steps as there are stages; what is wanted first comes first."""
-    shared, position = context.shared, context.position
-    tma_k, mK = context.gmem.k
-    tma_v, mV = context.gmem.v
-    head_kv, batch = position.head_kv, position.batch
-    k_tile = (KEYS_PER_WARPGROUP, cute.size(shared.sK, mode=[1]))
-    v_tile = (KEYS_PER_WARPGROUP, cute.size(shared.sV, mode=[1]))
-    gK = cute.local_tile(mK[None, None, head_kv, batch], k_tile, (None, 0))
-    gV = cute.local_tile(mV[None, None, head_kv, batch], v_tile, (None, 0))
+    gmem, shared, position = context.gmem, context.shared, context.position
     step = loader.step
-    _load_keys(context, tma_k, gK, shared.sK, 0)
+    copies.load_keys(context, gmem.k, shared.sK, 0, position.key_block, 0)
     _fill_q(context, loader.q_ring, step[0], step[1])
-    _load_keys(context, tma_v, gV, shared.sV, 1)
+    copies.load_keys(context, gmem.v, shared.sV, 1, position.key_block, 0)
     _fill_do(context, loader.do_ring, step[0], step[1])
     _advance(context, loader)
     for i in cutlass.range(1, context.config.stages, unroll=1):

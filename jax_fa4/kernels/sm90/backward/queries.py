@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64
+from cutlass import Int32
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import epilogue, load, products, turns, walk
-from jax_fa4.kernels.sm90.backward.config import DQ_ROWS
+from jax_fa4.kernels.sm90.backward import copies, epilogue, load, products, turns, walk
 from jax_fa4.kernels.toolkit import mbarriers
-from jax_fa4.kernels.toolkit.bulk_copies import add_four
 
 
 def _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel) -> None:
@@ -31,22 +29,6 @@ def _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel) -> None:
         pairs += products.by_depth(a, products.one_tile(b))
     products.issue(context.tiled_mma_q, acc_dQ, pairs, zero_first=True)
     warpgroup.wait_group(0)
-
-
-@cute.jit
-def _add(context, acc_dQ, head, block, panel, thread_index):
-    """Add a panel of dQ to global memory.
-
-    Panels of a row of 64 rows follow one another; within one registers 4 g .. 4 g + 3 of a thread
-    are floats 512 g + 4 thread .. + 3, so that a warp adds 512 bytes in a row.
-    """
-    config = context.config
-    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
-    start = (row + block * config.tile_m) * config.head_dim + panel * (DQ_ROWS * config.dq_columns)
-    target = context.gmem.dq_accum + cute.assume(start + thread_index * 4, divby=4)
-    flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
-    for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
-        add_four(target + group * 512, flat, 4 * group)
 
 
 @cute.jit
@@ -72,7 +54,7 @@ def run(context, warp: Int32) -> None:
         # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
         for panel in cutlass.range(config.panels, unroll=1):
             _multiply(context, tQrdS, tQrK, acc_dQ, stage, panel)
-            _add(context, acc_dQ, head, block, panel, thread_index)
+            copies.add_panel(context, acc_dQ, head, block, panel, thread_index)
         barriers["ds_empty"].arrive_as_warp(stage)
         if cutlass.const_expr(config.turn_warps > 0):
             turns.end(context, i)

@@ -14,40 +14,14 @@ from dataclasses import dataclass
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int16, Int64
-from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.sm90.backward import walk
-from jax_fa4.kernels.sm90.backward_pair.config import HALVES, PAIR, TILE_M, TILE_N
+from jax_fa4.kernels.sm90.backward import copies, walk
+from jax_fa4.kernels.sm90.backward_pair.config import HALVES, PAIR, TILE_M
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.bulk_copies import load_floats
 
 _FLOAT_BYTES = 4
 _BOTH = 0b11  # CTAs, as a mask of ranks
-
-
-def _partition(tma, tile_tensor, shared):
-    """(source by tile, destination by stage) of a TMA copy of whole tiles."""
-    destination, source = cpasync.tma_partition(
-        tma,
-        0,
-        cute.make_layout(1),
-        cute.group_modes(shared, 0, 2),
-        cute.group_modes(tile_tensor, 0, 2),
-    )
-    return source, destination
-
-
-@cute.jit
-def _load_keys(context, gmem, shared, which: int, block, column):
-    """Load a tile of 64 keys, of K or V, onto one barrier."""
-    tma, tensor = gmem
-    barriers, position = context.barriers["kv_full"], context.position
-    tile = (TILE_N, cute.size(shared, mode=[1]))
-    rows = tensor[None, None, position.head_kv, position.batch]
-    source, destination = _partition(tma, cute.local_tile(rows, tile, (None, column)), shared)
-    with cute.arch.elect_one():
-        barriers.arrive_with_bytes(which, cute.size_in_bytes(context.dtype, shared.layout))
-    cute.copy(tma, source[None, block], destination[None, 0], tma_bar_ptr=barriers.at(which))
 
 
 @dataclass(frozen=True)
@@ -88,7 +62,7 @@ def _load_half(context, stream, stages, head, block):
     parity = stages[0][1] if rank == 0 else stages[1][1]
     tile = (TILE_M, cute.size(stream.shared, mode=[1]))
     tiles = cute.local_tile(tensor[None, None, head, context.position.batch], tile, (None, rank))
-    source, destination = _partition(tma, tiles, stream.shared)
+    source, destination = copies.partition(tma, tiles, stream.shared)
     empty.wait(stage, parity ^ 1)
     with cute.arch.elect_one():
         size = cute.size_in_bytes(context.dtype, stream.shared[None, None, 0].layout)
@@ -119,13 +93,13 @@ def run(context) -> None:
     do = Stream("do", gmem.do, shared.sdO, gmem.delta, shared.sDelta, do_ring, turns[1])
 
     head, block = walk.first_step(context)
-    _load_keys(context, gmem.k, shared.sK, 0, position.key_block, 0)
+    copies.load_keys(context, gmem.k, shared.sK, 0, position.key_block, 0)
     _fill_tile(context, q, head, block)
-    _load_keys(context, gmem.v, shared.sV, 1, position.key_block, 0)
+    copies.load_keys(context, gmem.v, shared.sV, 1, position.key_block, 0)
     _fill_tile(context, do, head, block)
     # This CTA makes the columns of dQ that its rank says, over the other's keys too.
     other = position.key_block + 1 - 2 * position.rank
-    _load_keys(context, gmem.other_k, shared.sOtherK, 2, other, position.rank)
+    copies.load_keys(context, gmem.other_k, shared.sOtherK, 2, other, position.rank)
     for _ in cutlass.range(1, walk.steps(context), unroll=1):
         head, block = walk.next_step(context, head, block)
         _fill_tile(context, q, head, block)

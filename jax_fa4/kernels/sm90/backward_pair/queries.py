@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int64
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import products, walk
+from jax_fa4.kernels.sm90.backward import copies, products, walk
 from jax_fa4.kernels.sm90.backward_pair import epilogue
-from jax_fa4.kernels.sm90.backward_pair.config import PAIR, TILE_M
+from jax_fa4.kernels.sm90.backward_pair.config import PAIR
 from jax_fa4.kernels.toolkit import mbarriers
-from jax_fa4.kernels.toolkit.bulk_copies import add_four
 
 
 def _multiply(context, operands, acc_dQ, stage, panel) -> None:
@@ -33,23 +31,6 @@ def _multiply(context, operands, acc_dQ, stage, panel) -> None:
         pairs += products.by_depth(a, products.one_tile(b))
     products.issue(context.tiled_mma_q, acc_dQ, pairs, zero_first=True)
     warpgroup.wait_group(0)
-
-
-@cute.jit
-def _add(context, acc_dQ, head, block, panel, thread_index):
-    """Add a panel of dQ to global memory.
-
-    Panels of 64 columns follow one another; within one registers 4 g .. 4 g + 3 of a thread
-    are floats 512 g + 4 thread .. + 3, so that a warp adds 512 bytes in a row.
-    """
-    config = context.config
-    row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
-    number = context.position.rank * config.panels + panel
-    start = (row + block * TILE_M) * config.head_dim + number * (TILE_M * config.dq_columns)
-    target = context.gmem.dq_accum + cute.assume(start + thread_index * 4, divby=4)
-    flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
-    for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
-        add_four(target + group * 512, flat, 4 * group)
 
 
 @cute.jit
@@ -70,13 +51,14 @@ def run(context) -> None:
     barriers["kv_full"].wait(0, 0)
     barriers["kv_full"].wait(2, 0)
     head, block = walk.first_step(context)
+    first = context.position.rank * config.panels
     for _ in cutlass.range(walk.steps(context), unroll=1):
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_full"].wait(stage, parity)
         # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
         for panel in cutlass.range(config.panels, unroll=1):
             _multiply(context, operands, acc_dQ, stage, panel)
-            _add(context, acc_dQ, head, block, panel, thread_index)
+            copies.add_panel(context, acc_dQ, head, block, first + panel, thread_index)
         barriers["ds_empty"].arrive_as_warp(stage)
         barriers["ds_empty"].arrive_as_warp_at(stage, 1 - context.position.rank)
         head, block = walk.next_step(context, head, block)

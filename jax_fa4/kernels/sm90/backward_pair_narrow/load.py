@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import cutlass
 import cutlass.cute as cute
 from cutlass import Int16, Int32, Int64
-from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.sm90.backward import walk
+from jax_fa4.kernels.sm90.backward import copies, walk
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import (
     DO_RANK,
-    KEYS_PER_WARPGROUP,
     Q_RANK,
     TILE_M,
 )
@@ -26,33 +24,6 @@ from jax_fa4.kernels.toolkit.bulk_copies import load_floats
 
 _FLOAT_BYTES = 4
 _BOTH = 0b11  # CTAs, as a mask of ranks
-
-
-def _partition(tma, tile_tensor, shared):
-    """(source by tile, destination by stage) of a TMA copy of whole tiles."""
-    destination, source = cpasync.tma_partition(
-        tma,
-        0,
-        cute.make_layout(1),
-        cute.group_modes(shared, 0, 2),
-        cute.group_modes(tile_tensor, 0, 2),
-    )
-    return source, destination
-
-
-@cute.jit
-def _load_keys(context, gmem, shared, which: int, block, column):
-    """Load the tiles of a block of keys, one a consumer, onto one barrier."""
-    tma, tensor = gmem
-    consumers, barriers = context.config.consumers, context.barriers["kv_full"]
-    tile = (KEYS_PER_WARPGROUP, cute.size(shared, mode=[1]))
-    rows = tensor[None, None, context.position.head_kv, context.position.batch]
-    source, destination = _partition(tma, cute.local_tile(rows, tile, (None, column)), shared)
-    bar = barriers.at(which)
-    with cute.arch.elect_one():
-        barriers.arrive_with_bytes(which, cute.size_in_bytes(context.dtype, shared.layout))
-    for i in cutlass.range_constexpr(consumers):
-        cute.copy(tma, source[None, block * consumers + i], destination[None, i], tma_bar_ptr=bar)
 
 
 @dataclass(frozen=True)
@@ -77,7 +48,7 @@ def _fill(context, stream, head, block):
     batch, stage = context.position.batch, stream.ring.stage
     tile = (TILE_M, cute.size(stream.shared, mode=[1]))
     tiles = cute.local_tile(tensor[None, None, head, batch], tile, (None, 0))
-    source, destination = _partition(tma, tiles, stream.shared)
+    source, destination = copies.partition(tma, tiles, stream.shared)
     rows = (Int64(batch) * context.heads_q + head) * context.rows_padded
     row = cute.assume(rows + block * TILE_M, divby=TILE_M)
     mbarriers.wait_stage(empty, stream.ring, producer=True)
@@ -125,13 +96,13 @@ def start(context, loader) -> None:
     """Load K and V, and as many steps as there are stages; what is wanted first comes first."""
     config, shared, gmem, position = context.config, context.shared, context.gmem, context.position
     q, do = loader
-    _load_keys(context, gmem.k, shared.sK, 0, position.key_block, 0)
+    copies.load_keys(context, gmem.k, shared.sK, 0, position.key_block, 0)
     _next(context, q, 0)
-    _load_keys(context, gmem.v, shared.sV, 1, position.key_block, 0)
+    copies.load_keys(context, gmem.v, shared.sV, 1, position.key_block, 0)
     _next(context, do, 0)
     # This CTA makes the columns of dQ that its rank says, over the other's keys too.
     other = position.key_block + 1 - 2 * position.rank
-    _load_keys(context, gmem.other_k, shared.sOtherK, 2, other, position.rank)
+    copies.load_keys(context, gmem.other_k, shared.sOtherK, 2, other, position.rank)
     for i in cutlass.range_constexpr(1, config.q_stages):
         _next(context, q, i)
     for i in cutlass.range_constexpr(1, config.do_stages):
