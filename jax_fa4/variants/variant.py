@@ -69,6 +69,7 @@ class Form(Enum):
     PAIR = "pair"  # two CTAs work together: forward, each with half of K and V; backward, of dS
     DYNAMIC = "dynamic"  # two tiles of queries; a CTA that is done claims another's, not started
     SPLITKEYS = "splitkeys"  # one tile of queries, its keys dealt to two softmax warpgroups
+    SERIAL = "serial"  # backward: a CTA does all keys of a head, one block after the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class BackwardVariant:
     """One compiled main kernel of the backward.
 
     Head dims as of `ForwardVariant`. A deterministic one adds to dQ in a fixed order, so that its
-    results have the same bits in every run. Of the forms there are the usual one and `PAIR`.
+    results have the same bits in every run. Forms are the usual one, `PAIR` and `SERIAL`.
     """
 
     arch: Arch
@@ -173,7 +174,7 @@ _FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))
 
 _BACKWARD_NAME = re.compile(
     r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?"
-    r"(?:_(pair))?(_deterministic)?"
+    r"(?:_(pair|serial))?(_deterministic)?"
 )
 _HELPER_NAME = re.compile(r"bwd_(preprocess|postprocess)_([a-z0-9]+)_([a-z0-9]+)")
 
