@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 FLOOR = 2.0**-9
 NAMES = ("out", "dq", "dk", "dv")
@@ -63,47 +63,73 @@ def _compute(arrays: Sequence[jax.Array], causal: bool, backward: bool) -> tuple
     return (out, *vjp(g))
 
 
-def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
-    """||value - reference|| / ||reference|| in float64; NaN if anything is."""
-    value, reference = value.astype(np.float64), reference.astype(np.float64)
-    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
+def _reference(
+    inputs: Sequence[jax.Array], causal: bool, backward: bool
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Of the last head: the truth in float32, and what the plain computation makes of it."""
+    arrays = [one_head(array) for array in inputs]
+    truth = _compute([array.astype(jnp.float32) for array in arrays], causal, backward)
+    return truth, _compute(arrays, causal, backward)
 
 
-@functools.cache
-def _compiled(shape: tuple[int, int], dtype: str, causal: bool, backward: bool) -> Any:
-    arrays = [jax.ShapeDtypeStruct(shape, dtype)] * 4
+def _heads_errors(outputs: Sequence[jax.Array], truth: Sequence[jax.Array]) -> list[jax.Array]:
+    return _errors([one_head(output) for output in outputs], truth)
+
+
+def _errors(values: Sequence[jax.Array], truth: Sequence[jax.Array]) -> list[jax.Array]:
+    """||value - truth|| / ||truth|| of each; NaN if anything is."""
+    return [
+        jnp.linalg.norm(value.astype(jnp.float32) - true) / jnp.linalg.norm(true)
+        for value, true in zip(values, truth, strict=True)
+    ]
+
+
+def _compile(function: Callable[..., Any], *arguments: Any) -> Any:
     # Its speed does not matter; tuning its products would take longer than the products.
-    return (
-        jax.jit(_compute, static_argnums=(1, 2))
-        .lower(arrays, causal, backward)
-        .compile(compiler_options={"xla_gpu_autotune_level": 0})
-    )
+    lowered = jax.jit(function).lower(*arguments)
+    return lowered.compile(compiler_options={"xla_gpu_autotune_level": 0})
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What checks one shape, compiled: the reference's, and the errors beside it."""
+
+    reference: Any
+    errors: Any
+    errors_of_heads: Any
+
+    @staticmethod
+    @functools.cache
+    def of(shape: tuple[int, ...], dtype: str, causal: bool, backward: bool) -> Programs:
+        one = jax.ShapeDtypeStruct(shape, dtype)
+        count = len(NAMES) if backward else 1
+        heads = [jax.ShapeDtypeStruct((shape[1], shape[3]), dtype)] * count
+        truth = [jax.ShapeDtypeStruct(head.shape, jnp.float32) for head in heads]
+        reference = functools.partial(_reference, causal=causal, backward=backward)
+        return Programs(
+            # Two programs, so that nobody skips the plain results' rounding on the way.
+            reference=_compile(reference, [one] * len(NAMES)),
+            errors=_compile(_errors, heads, truth),
+            errors_of_heads=_compile(_heads_errors, [one] * count, truth),
+        )
 
 
 class Reference:
     """The float32 truth of one input set, and the error allowed for each output."""
 
     def __init__(self, inputs: Sequence[jax.Array], *, causal: bool, backward: bool) -> None:
-        def run(arrays: Sequence[jax.Array]) -> dict[str, np.ndarray]:
-            function = _compiled(arrays[0].shape, arrays[0].dtype.name, causal, backward)
-            return {
-                name: np.asarray(result.astype(jnp.float32))
-                for name, result in zip(NAMES, function(list(arrays)), strict=False)
-            }
-
-        arrays = [one_head(array) for array in inputs]
-        self.truth = run([array.astype(jnp.float32) for array in arrays])
-        plain = run(arrays)
+        self.programs = Programs.of(inputs[0].shape, inputs[0].dtype.name, causal, backward)
+        truth, plain = self.programs.reference(list(inputs))
+        self.truth = list(truth)
+        errors = self.programs.errors(list(plain), self.truth)
         self.bounds = {
-            name: 2.0 * relative_error(plain[name], self.truth[name]) + FLOOR for name in plain
+            name: 2.0 * float(error) + FLOOR for name, error in zip(NAMES, errors, strict=False)
         }
 
     def errors(self, outputs: Sequence[jax.Array]) -> dict[str, float]:
         """The relative error of each of (out[, dq, dk, dv]), (B, S, H, D) arrays."""
-        return {
-            name: relative_error(np.asarray(one_head(output).astype(jnp.float32)), self.truth[name])
-            for name, output in zip(NAMES, outputs, strict=False)
-        }
+        found = self.programs.errors_of_heads(list(outputs), self.truth)
+        return {name: float(error) for name, error in zip(NAMES, found, strict=False)}
 
     def verdict(self, errors: Mapping[str, float]) -> str:
         """Empty if every error is within its bound, else what is wrong."""

@@ -1,9 +1,12 @@
-"""Measure one cell: every contestant checked, then timed in turns on the same inputs."""
+"""Measure cells: all programs compiled, then every contestant checked and timed in turns."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.cells import Cell
-from benchmarks.check import Reference
+from benchmarks.check import Programs, Reference
 from benchmarks.peers import Attend
 from jax_fa4.testing import timing
 
@@ -20,6 +23,15 @@ from jax_fa4.testing import timing
 DISTINCT_INPUTS = 4
 
 Inputs = tuple[tuple[jax.Array, ...], ...]
+Program = Callable[[Inputs], list[tuple[jax.Array, ...]]]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cell and each contestant's compiled program, or why it has none."""
+
+    cell: Cell
+    programs: dict[str, Program | Exception]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +44,7 @@ class Result:
     mask: str
     pass_: str
     peer: str
-    status: str  # ok, wrong (timed nothing), failed
+    status: str  # ok, wrong (its time counts for nothing), failed
     detail: str = ""
     milliseconds: float | None = None
     spread: float | None = None
@@ -44,19 +56,24 @@ class Result:
 
 def make_inputs(cell: Cell, seed: int = 0) -> Inputs:
     """DISTINCT_INPUTS of (q, k, v, cotangent), standard normal, bf16."""
+    return _drawn(cell.shape, seed)
 
+
+@functools.lru_cache(maxsize=4)  # the lengths of a head dim, drawn once for both masks
+def _drawn(shape: tuple[int, ...], seed: int) -> Inputs:
     @jax.jit
     def draw(key: jax.Array) -> tuple[jax.Array, ...]:
         keys = jax.random.split(key, 4)
-        return tuple(jax.random.normal(key, cell.shape, jnp.bfloat16) for key in keys)
+        return tuple(jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
 
     keys = jax.random.split(jax.random.key(seed), DISTINCT_INPUTS)
     return jax.block_until_ready(tuple(draw(key) for key in keys))
 
 
-def program(attend: Attend, cell: Cell) -> Callable[[Inputs], list[tuple[jax.Array, ...]]]:
+def program(attend: Attend, cell: Cell) -> Any:
     """One jitted call of `attend` (and its gradient) for each input set."""
 
+    @jax.jit  # traced once for all sets
     def one(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array) -> tuple[jax.Array, ...]:
         if not cell.backward:
             return (attend(q, k, v, cell.causal),)
@@ -66,22 +83,50 @@ def program(attend: Attend, cell: Cell) -> Callable[[Inputs], list[tuple[jax.Arr
     return jax.jit(lambda inputs: [one(*arrays) for arrays in inputs])
 
 
-def measure(
-    cell: Cell, contestants: Mapping[str, Attend], *, rounds: int, peak_tflops: float
-) -> list[Result]:
+def _compiled(attend: Attend, cell: Cell) -> Program | Exception:
+    one = (jax.ShapeDtypeStruct(cell.shape, jnp.bfloat16),) * 4
+    try:
+        compiled: Program = program(attend, cell).lower((one,) * DISTINCT_INPUTS).compile()
+    except Exception as error:  # a contestant may raise anything
+        return error
+    return compiled
+
+
+def prepare(cells: Sequence[Cell], contestants: Mapping[str, Attend]) -> list[Prepared]:
+    """Compile all that the cells need, on all cores, while nothing is timed."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        programs = [
+            {name: pool.submit(_compiled, attend, cell) for name, attend in contestants.items()}
+            for cell in cells
+        ]
+        checks = [
+            pool.submit(Programs.of, cell.shape, "bfloat16", cell.causal, cell.backward)
+            for cell in cells
+        ]
+        for check in checks:
+            check.result()
+        return [
+            Prepared(cell, {name: future.result() for name, future in futures.items()})
+            for cell, futures in zip(cells, programs, strict=True)
+        ]
+
+
+def measure(prepared: Prepared, *, rounds: int, peak_tflops: float) -> list[Result]:
     """A result for each contestant; one that fails or is wrong does not stop the others."""
+    cell = prepared.cell
     inputs = make_inputs(cell)
     references = [Reference(inputs[i], causal=cell.causal, backward=cell.backward) for i in (0, -1)]
     results: dict[str, Result] = {}
     calls: dict[str, Callable[[], Any]] = {}
     executions: dict[str, int] = {}
-    for name, attend in contestants.items():
-        call = _bind(program(attend, cell), inputs)
+    for name, compiled in prepared.programs.items():
         try:
+            if isinstance(compiled, Exception):
+                raise compiled
+            call = _bind(compiled, inputs)
             results[name] = _checked(cell, name, call, references)
-            if results[name].status == "ok":
-                executions[name] = timing.calibrate(call)
-                calls[name] = call
+            executions[name] = timing.calibrate(call)
+            calls[name] = call
         except Exception as error:  # a contestant may raise anything
             results[name] = _result(cell, name, status="failed", detail=_first_line(error))
     for name, timed in timing.interleaved(calls, executions, rounds=rounds).items():

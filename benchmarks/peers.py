@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from benchmarks import flash_attention_3
+
 Attend = Callable[[jax.Array, jax.Array, jax.Array, bool], jax.Array]
 
 
@@ -76,8 +78,8 @@ def _xla() -> Attend:
 
 def _flash_attn3_jax() -> Attend:
     _require_nvidia_gpu()
-    module = _import("flash_attn3_jax", "flash-attn3-jax")
-    return lambda q, k, v, causal: module.flash_mha(q, k, v, is_causal=causal)
+    _import("flash_attn3_jax", "flash-attn3-jax")
+    return flash_attention_3.attend
 
 
 def _tokamax() -> Attend:

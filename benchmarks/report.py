@@ -47,10 +47,10 @@ def by_cell(results: Iterable[Row]) -> dict[str, dict[str, Row]]:
 
 
 def ratio_to_best_peer(rows: Mapping[str, Row]) -> float | None:
-    """Our speed over the best peer's in one cell; None if either has no time."""
-    ours = rows.get(OURS, {}).get("tflops")
-    peers = [row["tflops"] for name, row in rows.items() if not PEERS[name].ours and row["tflops"]]
-    return ours / max(peers) if ours and peers else None
+    """Our speed over the best right peer's in one cell; None if either has no right result."""
+    right = {name: row["tflops"] for name, row in rows.items() if row["status"] == "ok"}
+    peers = [speed for name, speed in right.items() if not PEERS[name].ours]
+    return right[OURS] / max(peers) if OURS in right and peers else None
 
 
 def header(peers: Sequence[str]) -> list[str]:
@@ -63,7 +63,8 @@ def cells_of_row(
     """One row of a table, as text."""
     some = next(iter(rows.values()))
     ratio = ratio_to_best_peer(rows)
-    percent = rows.get(OURS, {}).get("percent_of_peak")
+    ours = rows.get(OURS, {})
+    percent = ours.get("percent_of_peak") if ours.get("status") == "ok" else None
     return [
         str(some["head_dim"]),
         "forward+backward" if some["pass_"] == "fwdbwd" else "forward",
@@ -80,7 +81,8 @@ def _speed(row: Row | None, *, absent: bool) -> str:
         return "absent" if absent else "not run"
     if not row["tflops"]:
         return str(row["status"])
-    return f"{row['tflops']:.0f}" if row["tflops"] >= 10 else f"{row['tflops']:.2g}"
+    speed = f"{row['tflops']:.0f}" if row["tflops"] >= 10 else f"{row['tflops']:.2g}"
+    return speed if row["status"] == "ok" else f"({speed}) {row['status']}"
 
 
 def absent_of(document: Mapping[str, Any]) -> set[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import attention, environment, merge, peers, report
+from benchmarks import attention, environment, flash_attention_3, merge, peers, report
 from benchmarks.cells import Cell
 
 TINY = [
@@ -59,7 +62,7 @@ def test_times_who_is_here_and_says_who_is_absent(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("passes", ["fwd", "fwdbwd"])
-def test_a_wrong_contestant_is_not_timed(monkeypatch, tmp_path, passes):
+def test_a_wrong_contestants_time_stands_in_brackets(monkeypatch, tmp_path, capsys, passes):
     _use(monkeypatch, "jax_fa4", _attend_wrong)
     path = tmp_path / "run.json"
     status = attention.main(
@@ -76,9 +79,31 @@ def test_a_wrong_contestant_is_not_timed(monkeypatch, tmp_path, passes):
     rows = {row["peer"]: row for row in report.read(path)["results"]}
     assert status == 1
     assert rows["jax_fa4"]["status"] == "wrong"
-    assert rows["jax_fa4"]["tflops"] is None
+    assert rows["jax_fa4"]["tflops"] > 0
     assert "out: error" in rows["jax_fa4"]["detail"]
     assert rows["xla"]["status"] == "ok"
+    said = capsys.readouterr().out
+    assert re.search(r"\(\S+\) wrong +\S+ +- +-\n", said)  # no share of the peak, no ratio
+
+
+def test_a_wrong_peer_is_not_the_best():
+    rows = {row["peer"]: row for row in _document("H", 300.0)["results"]}
+    assert report.ratio_to_best_peer(rows) == 0.75
+    wrong = {**rows, "tokamax": {**rows["cudnn"], "status": "wrong", "tflops": 600.0}}
+    assert report.ratio_to_best_peer(wrong) == 0.75
+    assert report.ratio_to_best_peer({**wrong, "jax_fa4": wrong["tokamax"]}) is None
+
+
+@pytest.mark.parametrize("seqlen", [512, 2048, 8192, 16384])
+def test_flash_attention_3_gets_room_for_whole_tiles(seqlen):
+    """Its backward writes rows of tiles of 80; its own wrapper makes room for multiples of 128."""
+    shape = jax.ShapeDtypeStruct((1, seqlen, 2, 128), jnp.bfloat16)
+    lse = jax.ShapeDtypeStruct((1, 2, seqlen), jnp.float32)
+    backward = functools.partial(flash_attention_3._backward, False)
+    lowered = jax.jit(backward).trace((shape, shape, shape, shape, lse), shape).lower()
+    rows = {int(words) for words in re.findall(r"tensor<1x2x(\d+)xf32>", lowered.as_text())}
+    assert max(rows) >= -(-seqlen // 80) * 80
+    assert [g.shape for g in lowered.out_info] == [shape.shape] * 3
 
 
 def test_a_failing_contestant_leaves_the_others(monkeypatch, tmp_path, capsys):
