@@ -14,16 +14,25 @@ CASES = {case.name: case for case in inputs.CASES}
 
 
 @contextlib.contextmanager
-def forced(form: Form):
-    """Within it, calls take the kernel of this form where there is one, whatever pays."""
+def forced(form: Form | None):
+    """Within it, calls take kernels of this form where there are any, whatever pays.
 
-    def for_call(names, call):
-        of_form = tuple(name for name in names if parse(name).form is form)
-        return of_form or choose(names, call)
+    Gives the set of all main kernels that calls took, whether forced or by themselves.
+    """
+    taken: set[str] = set()
 
-    choose = selection.for_call
-    with mock.patch.object(selection, "for_call", for_call):
-        yield
+    def forcing(choose):
+        def for_call(names, call):
+            of_form = tuple(name for name in names if form and parse(name).form is form)
+            chosen = of_form or choose(names, call)
+            taken.update(chosen)
+            return chosen
+
+        return for_call
+
+    choices = {name: getattr(selection, name) for name in ("for_call", "backward_for_call")}
+    with mock.patch.multiple(selection, **{n: forcing(choose) for n, choose in choices.items()}):
+        yield taken
 
 
 def emulated(case):
