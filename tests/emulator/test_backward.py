@@ -31,6 +31,8 @@ DIMS = (
     (104, 88, 9, 140),
     (88, 8, 80, 80),
     (200, 256, 70, 190),
+    (136, 24, 70, 190),
+    (184, 120, 129, 65),
 )
 # Beside the shared list: what other people's backward kernels got wrong.
 FURTHER = {
@@ -51,6 +53,16 @@ FURTHER = {
             heads=4,
             heads_kv=2,
             causal=True,
+        ),
+        inputs.Case(
+            name="dims-192-128-grouped",
+            query_length=200,
+            key_length=300,
+            head_dim=192,
+            head_dim_v=128,
+            heads=4,
+            heads_kv=2,
+            window=(150, 20),
         ),
         inputs.Case(name="groups-of-8", query_length=40, key_length=70, heads=8, heads_kv=1),
         inputs.Case(name="groups-of-3", query_length=129, key_length=64, heads=6, heads_kv=2),
@@ -93,10 +105,12 @@ NAMES = (
     "values-128-64",
     "values-64-128",
     "values-96-40",
+    "values-192-128",
     "values-21-3",
     "scale",
     "growing",
     "growing-128",
+    "growing-192-128",
 )
 
 
@@ -128,7 +142,15 @@ def test_gradients_are_the_definition(name, arch):
 
 
 @pytest.mark.parametrize(
-    "name", ["ragged-causal", "grouped", "dims-128-96", "dims-256-136-grouped", "window"]
+    "name",
+    [
+        "ragged-causal",
+        "grouped",
+        "dims-128-96",
+        "dims-256-136-grouped",
+        "dims-192-128-grouped",
+        "window",
+    ],
 )
 @pytest.mark.parametrize("level", ["ptx", "hardware"])
 def test_any_order_of_events(name, level, arch):

@@ -38,6 +38,16 @@ PROBLEMS = tuple(
             name="top-left", query_length=90, key_length=700, causal=True, alignment="top_left"
         ),
         inputs.Case(name="256", query_length=300, key_length=300, head_dim=256, causal=True),
+        inputs.Case(
+            name="192-128",
+            query_length=300,
+            key_length=450,
+            head_dim=192,
+            head_dim_v=128,
+            heads=4,
+            heads_kv=2,
+            causal=True,
+        ),
     )
     if max(case.head_dim, case.head_dim_v) <= WIDEST
 )

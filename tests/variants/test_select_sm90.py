@@ -66,5 +66,12 @@ def test_the_only_form_there_is():
     for only in (usual, pair):
         for call in (FULL, square(2048)):
             assert select_sm90.fastest([only], call) is only
-    wide = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=256, form=Form.PAIR)
-    assert select_sm90.fastest([wide], FULL) is wide
+    for head_dim, head_dim_v in ((256, 256), (192, 128)):
+        wide = BackwardVariant(
+            arch=Arch.SM90,
+            dtype=DType.BF16,
+            head_dim=head_dim,
+            head_dim_v=head_dim_v,
+            form=Form.PAIR,
+        )
+        assert select_sm90.fastest([wide], FULL) is wide
