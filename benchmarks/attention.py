@@ -38,7 +38,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add("--cells", nargs="+", default=["*"], help="shell patterns, such as 'd128-s*-causal-fwd'")
-    add("--head-dim", nargs="+", type=int, default=list(cells_module.HEAD_DIMS))
+    add(
+        "--head-dim",
+        nargs="+",
+        type=head_dims,
+        default=list(cells_module.HEAD_DIMS),
+        help="as 128, or as 192:128 where values have their own",
+    )
     add("--seqlens", nargs="+", type=int, help="default: 512 2048 8192 16384")
     add("--causal", choices=["full", "causal", "both"], default="both", help="which masks")
     add("--pass", dest="passes", nargs="+", choices=cells_module.PASSES, help="default: both")
@@ -53,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
     add("--matmul-size", type=int, default=8192, help="of the product that measures the peak")
     add("--list", action="store_true", help="name the chosen cells and stop")
     return result
+
+
+def head_dims(words: str) -> cells_module.HeadDims:
+    """128, or 192:128 for queries and keys of 192 and values of 128."""
+    head_dim, colon, head_dim_v = words.partition(":")
+    return (int(head_dim), int(head_dim_v)) if colon else int(head_dim)
 
 
 def choose(arguments: argparse.Namespace) -> list[Cell]:
@@ -138,7 +150,9 @@ def _prepared(
     cells: Sequence[Cell], contestants: Mapping[str, peers.Attend], budget: Budget
 ) -> Iterator[measure.Prepared]:
     """Cells, compiled a head dim and pass at a time, while the time lasts."""
-    for _, group in itertools.groupby(cells, lambda cell: (cell.pass_, cell.head_dim)):
+    for _, group in itertools.groupby(
+        cells, lambda cell: (cell.pass_, cell.head_dim, cell.head_dim_v)
+    ):
         if not budget.allows("compile"):
             return
         since = budget.elapsed()
@@ -155,9 +169,12 @@ def _gradients(cells: Sequence[Cell]) -> list[str]:
     """Which path ours takes in the cells with a backward, a line for each head dim."""
     from jax_fa4 import explain
 
-    shapes = {cell.head_dim: cell.shape for cell in cells if cell.backward}
-    arrays = {d: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for d, shape in shapes.items()}
-    return [f"D = {d}: {explain(x, x, x)}" for d, x in arrays.items()]
+    some = {cell.name.partition("-")[0]: cell for cell in cells if cell.backward}
+    lines = []
+    for name, cell in some.items():
+        x, v = (jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in (cell.shape, cell.shape_v))
+        lines.append(f"{name}: {explain(x, x, v)}")
+    return lines
 
 
 def _line(cell: Cell, results: Sequence[measure.Result]) -> str:

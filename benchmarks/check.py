@@ -100,17 +100,19 @@ class Programs:
 
     @staticmethod
     @functools.cache
-    def of(shape: tuple[int, ...], dtype: str, causal: bool, backward: bool) -> Programs:
-        one = jax.ShapeDtypeStruct(shape, dtype)
-        count = len(NAMES) if backward else 1
-        heads = [jax.ShapeDtypeStruct((shape[1], shape[3]), dtype)] * count
+    def of(
+        shape: tuple[int, ...], shape_v: tuple[int, ...], dtype: str, causal: bool, backward: bool
+    ) -> Programs:
+        qk, v = (jax.ShapeDtypeStruct(some, dtype) for some in (shape, shape_v))
+        outputs = [v, qk, qk, v] if backward else [v]
+        heads = [jax.ShapeDtypeStruct((x.shape[1], x.shape[3]), dtype) for x in outputs]
         truth = [jax.ShapeDtypeStruct(head.shape, jnp.float32) for head in heads]
         reference = functools.partial(_reference, causal=causal, backward=backward)
         return Programs(
             # Two programs, so that nobody skips the plain results' rounding on the way.
-            reference=_compile(reference, [one] * len(NAMES)),
+            reference=_compile(reference, [qk, qk, v, v]),
             errors=_compile(_errors, heads, truth),
-            errors_of_heads=_compile(_heads_errors, [one] * count, truth),
+            errors_of_heads=_compile(_heads_errors, outputs, truth),
         )
 
 
@@ -118,7 +120,8 @@ class Reference:
     """The float32 truth of one input set, and the error allowed for each output."""
 
     def __init__(self, inputs: Sequence[jax.Array], *, causal: bool, backward: bool) -> None:
-        self.programs = Programs.of(inputs[0].shape, inputs[0].dtype.name, causal, backward)
+        q, _, v, _ = inputs
+        self.programs = Programs.of(q.shape, v.shape, q.dtype.name, causal, backward)
         truth, plain = self.programs.reference(list(inputs))
         self.truth = list(truth)
         errors = self.programs.errors(list(plain), self.truth)

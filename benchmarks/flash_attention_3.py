@@ -29,6 +29,9 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
 
 
 def _forward(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> tuple[jax.Array, Residuals]:
+    if v.shape[-1] != q.shape[-1]:
+        # Its wrapper makes the output as wide as Q, whatever V is.
+        raise NotImplementedError(f"values have head dim {v.shape[-1]}, queries {q.shape[-1]}")
     from flash_attn3_jax import flash
 
     # The public function keeps lse to itself.

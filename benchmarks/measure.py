@@ -40,6 +40,7 @@ class Result:
 
     cell: str
     head_dim: int
+    head_dim_v: int
     seqlen: int
     mask: str
     pass_: str
@@ -56,15 +57,18 @@ class Result:
 
 def make_inputs(cell: Cell, seed: int = 0) -> Inputs:
     """DISTINCT_INPUTS of (q, k, v, cotangent), standard normal, bf16."""
-    return _drawn(cell.shape, seed)
+    return _drawn((cell.shape, cell.shape, cell.shape_v, cell.shape_v), seed)
 
 
 @functools.lru_cache(maxsize=4)  # the lengths of a head dim, drawn once for both masks
-def _drawn(shape: tuple[int, ...], seed: int) -> Inputs:
+def _drawn(shapes: tuple[tuple[int, ...], ...], seed: int) -> Inputs:
     @jax.jit
     def draw(key: jax.Array) -> tuple[jax.Array, ...]:
-        keys = jax.random.split(key, 4)
-        return tuple(jax.random.normal(key, shape, jnp.bfloat16) for key in keys)
+        keys = jax.random.split(key, len(shapes))
+        return tuple(
+            jax.random.normal(key, shape, jnp.bfloat16)
+            for key, shape in zip(keys, shapes, strict=True)
+        )
 
     keys = jax.random.split(jax.random.key(seed), DISTINCT_INPUTS)
     return jax.block_until_ready(tuple(draw(key) for key in keys))
@@ -84,7 +88,8 @@ def program(attend: Attend, cell: Cell) -> Any:
 
 
 def _compiled(attend: Attend, cell: Cell) -> Program | Exception:
-    one = (jax.ShapeDtypeStruct(cell.shape, jnp.bfloat16),) * 4
+    qk, v = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in (cell.shape, cell.shape_v))
+    one = (qk, qk, v, v)
     try:
         compiled: Program = program(attend, cell).lower((one,) * DISTINCT_INPUTS).compile()
     except Exception as error:  # a contestant may raise anything
@@ -100,7 +105,9 @@ def prepare(cells: Sequence[Cell], contestants: Mapping[str, Attend]) -> list[Pr
             for cell in cells
         ]
         checks = [
-            pool.submit(Programs.of, cell.shape, "bfloat16", cell.causal, cell.backward)
+            pool.submit(
+                Programs.of, cell.shape, cell.shape_v, "bfloat16", cell.causal, cell.backward
+            )
             for cell in cells
         ]
         for check in checks:
@@ -186,6 +193,7 @@ def _result(cell: Cell, name: str, *, status: str, detail: str) -> Result:
     return Result(
         cell=cell.name,
         head_dim=cell.head_dim,
+        head_dim_v=cell.head_dim_v,
         seqlen=cell.seqlen,
         mask=cell.mask,
         pass_=cell.pass_,

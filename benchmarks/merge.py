@@ -48,6 +48,7 @@ def _position(row: dict[str, Any]) -> tuple[int, ...]:
         PASSES.index(row["pass_"]),
         head_dims.index(row["head_dim"]),
         row["head_dim"],
+        report.head_dim_v(row),
         MASKS.index(row["mask"]),
         row["seqlen"],
         list(PEERS).index(row["peer"]),

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from benchmarks import flash_attention_3
 
@@ -63,17 +64,27 @@ def _jax_fa4_portable() -> Attend:
     )
 
 
+def _jax_nn(implementation: Literal["cudnn", "xla"]) -> Attend:
+    """jax.nn takes values as wide as keys only: narrower ones are padded with zeros."""
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
+        width = v.shape[-1]
+        padding = [(0, 0)] * 3 + [(0, k.shape[-1] - width)]
+        out = jax.nn.dot_product_attention(
+            q, k, jnp.pad(v, padding), is_causal=causal, implementation=implementation
+        )
+        return out[..., :width]
+
+    return attend
+
+
 def _cudnn() -> Attend:
     _require_nvidia_gpu()
-    return lambda q, k, v, causal: jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, implementation="cudnn"
-    )
+    return _jax_nn("cudnn")
 
 
 def _xla() -> Attend:
-    return lambda q, k, v, causal: jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, implementation="xla"
-    )
+    return _jax_nn("xla")
 
 
 def _flash_attn3_jax() -> Attend:

@@ -46,6 +46,11 @@ def by_cell(results: Iterable[Row]) -> dict[str, dict[str, Row]]:
     return table
 
 
+def head_dim_v(row: Row) -> int:
+    """Of the values; files written before it could differ do not say it."""
+    return int(row.get("head_dim_v", row["head_dim"]))
+
+
 def ratio_to_best_peer(rows: Mapping[str, Row]) -> float | None:
     """Our speed over the best right peer's in one cell; None if either has no right result."""
     right = {name: row["tflops"] for name, row in rows.items() if row["status"] == "ok"}
@@ -66,7 +71,7 @@ def cells_of_row(
     ours = rows.get(OURS, {})
     percent = ours.get("percent_of_peak") if ours.get("status") == "ok" else None
     return [
-        str(some["head_dim"]),
+        ", ".join(map(str, dict.fromkeys((some["head_dim"], head_dim_v(some))))),
         "forward+backward" if some["pass_"] == "fwdbwd" else "forward",
         some["mask"],
         str(some["seqlen"]),
@@ -133,7 +138,8 @@ def as_markdown(document: Mapping[str, Any]) -> str:
         f"TFLOP/s, bf16, {method['tokens']} tokens, hidden {method['hidden']}: batch = tokens / S,",
         f"heads = hidden / head dim; median of {method['rounds']} interleaved samples of",
         f"{method['distinct_inputs']} distinct calls in one jit. FLOPs = 4 B H S S D, half when",
-        f"causal, x {FORWARD_BACKWARD_FACTOR} for forward+backward.",
+        f"causal, x {FORWARD_BACKWARD_FACTOR} for forward+backward; where values have Dv columns,",
+        "2 B H S S (D + Dv) and 2 B H S S (4 D + 3 Dv), heads = hidden / Dv.",
         f"Peak: the same process's bf16 product of {method['matmul_size']} cubed,",
         f"{min(peaks):.3g} to {max(peaks):.3g} TFLOP/s over {len(peaks)} run(s).",
         "`of peak` and `of best peer` are jax_fa4's.",

@@ -140,6 +140,30 @@ def test_flops_and_shapes():
         Cell(head_dim=128, seqlen=100, mask="full", pass_="fwd")
 
 
+def test_values_of_another_head_dim(monkeypatch, tmp_path, capsys):
+    cell = Cell(head_dim=192, head_dim_v=128, seqlen=2048, mask="full", pass_="fwdbwd")
+    assert (cell.shape, cell.shape_v) == ((8, 2048, 16, 192), (8, 2048, 16, 128))
+    # Scores, output, scores again, dP, dV, dQ, dK.
+    columns = 192 + 128 + 192 + 128 + 128 + 192 + 192
+    assert cell.flops == 2 * 8 * 16 * 2048**2 * columns
+    portable = peers.PEERS["jax_fa4-portable"].load()
+    _use(monkeypatch, "jax_fa4", portable)
+    _use(monkeypatch, "cudnn", peers.PEERS["xla"].load())
+    _use(monkeypatch, "tokamax", lambda q, k, v, causal: portable(q, k, v, not causal))
+    _use(monkeypatch, "flash-attn3-jax", flash_attention_3.attend)
+    path = tmp_path / "run.json"
+    names = ["jax_fa4", "cudnn", "flash-attn3-jax", "tokamax"]
+    arguments = [*TINY, "--head-dim", "12:8", "--causal=causal", "--peers", *names]
+    assert attention.main([*arguments, f"--json={path}"]) == 0
+    rows = report.read(path)["results"]
+    assert {row["cell"] for row in rows} == {"d12v8-s16-causal-fwd", "d12v8-s16-causal-fwdbwd"}
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "wrong"] * 2
+    assert set(rows[4]["errors"]) == {"out", "dq", "dk", "dv"}
+    said = capsys.readouterr().out
+    assert "NotImplementedError: values have head dim 8, queries 12" in said
+    assert "12, 8" in said
+
+
 def test_the_recorded_command_names_no_folder():
     words = environment.command(["--json", "/some/where/a.json", "--cells", "d64-*"])
     assert words == "python -m benchmarks.attention --json a.json --cells 'd64-*'"
