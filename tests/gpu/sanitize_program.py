@@ -26,12 +26,14 @@ FORWARD = (
     (1, 150, 180, 1, 1, 256, True, "bfloat16"),
     (1, 1, 33, 1, 1, 72, False, "float16"),
 )
-# The same for the gradients: tails on both sides, GQA, a head dim below the tile's.
+# The same for the gradients: tails on both sides, GQA, a head dim below the tile's, one of V.
 BACKWARD = (
     (1, 200, 300, 4, 2, 64, False, "bfloat16"),
     (1, 257, 257, 1, 1, 64, True, "float16"),
     (1, 130, 200, 2, 1, 128, True, "bfloat16"),
     (1, 65, 33, 1, 1, 72, False, "float16"),
+    (1, 70, 130, 2, 1, (192, 128), False, "bfloat16"),
+    (1, 130, 140, 2, 1, 256, True, "bfloat16"),
 )
 # By the deterministic kernels.
 DETERMINISTIC = (
@@ -68,14 +70,23 @@ def _forward_error(
 
 
 def _backward_error(
-    b: int, sq: int, sk: int, hq: int, hkv: int, d: int, causal: bool, dtype: str, **options: Any
+    b: int,
+    sq: int,
+    sk: int,
+    hq: int,
+    hkv: int,
+    dims: int | tuple[int, int],
+    causal: bool,
+    dtype: str,
+    **options: Any,
 ) -> float:
     """The largest error of dq, dk and dv against float64."""
-    q, dout = (_normal(seed, (b, sq, hq, d), dtype) for seed in (0, 3))
-    k, v = (_normal(seed, (b, sk, hkv, d), dtype) for seed in (1, 2))
+    d, dv = (dims, dims) if isinstance(dims, int) else dims
+    q, dout = (_normal(seed, (b, sq, hq, width), dtype) for seed, width in ((0, d), (3, dv)))
+    k, v = (_normal(seed, (b, sk, hkv, width), dtype) for seed, width in ((1, d), (2, dv)))
     options |= {"causal": causal, "implementation": "fa4"}
     if "gradient: kernel" not in jax_fa4.explain(q, k, v, **options):
-        raise SystemExit(f"no backward kernel for head dim {d}")
+        raise SystemExit(f"no backward kernel for head dim {dims}")
 
     def pull(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array) -> tuple[jax.Array, ...]:
         _, vjp = jax.vjp(lambda *a: jax_fa4.flash_attention(*a, **options), q, k, v)
@@ -93,9 +104,11 @@ def _backward_error(
     weights /= weights.sum(-1, keepdims=True)
     dweights = np.einsum("bihd,bjhd->bhij", dout64, v64)
     dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) / np.sqrt(d)
-    dk = np.einsum("bhij,bihd->bjhd", dscores, q64).reshape(b, sk, hkv, -1, d).sum(3)
-    dv = np.einsum("bhij,bihd->bjhd", weights, dout64).reshape(b, sk, hkv, -1, d).sum(3)
-    wanted = (np.einsum("bhij,bjhd->bihd", dscores, k64), dk, dv)
+    wanted = (
+        np.einsum("bhij,bjhd->bihd", dscores, k64),
+        np.einsum("bhij,bihd->bjhd", dscores, q64).reshape(b, sk, hkv, -1, d).sum(3),
+        np.einsum("bhij,bihd->bjhd", weights, dout64).reshape(b, sk, hkv, -1, dv).sum(3),
+    )
     return max(
         float(np.max(np.abs(np.asarray(ours).astype(np.float64) - want)))
         for ours, want in zip(found, wanted, strict=True)

@@ -1,4 +1,4 @@
-"""The backward kernels on the GPU within programs: donated buffers, NaN next door, long keys."""
+"""The backward kernels on the GPU within programs: donated buffers, NaN next door."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def close(found, wanted, ulps=1):
         np.testing.assert_allclose(a, b, atol=eps * np.abs(b).max())
 
 
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dims", [(64, 64), (128, 128), (192, 128), (256, 256)], ids=str)
 @pytest.mark.parametrize("lengths", [(113, 239), (1, 300), (577, 640)], ids=str)
-def test_nan_in_neighbours_stays_there(lengths, head_dim):
+def test_nan_in_neighbours_stays_there(lengths, head_dims):
     """Past a ragged tile's last row lies the next batch element, beside each row another head."""
     case = inputs.Case(
         name="neighbours",
@@ -44,7 +44,8 @@ def test_nan_in_neighbours_stays_there(lengths, head_dim):
         batch=3,
         heads=4,
         heads_kv=2,
-        head_dim=head_dim,
+        head_dim=head_dims[0],
+        head_dim_v=head_dims[1],
     )
     x = inputs.make(case, jnp.bfloat16)
     clean = pull(x)
@@ -88,40 +89,3 @@ def test_training_with_donated_buffers():
         x = kept(*x)
     # dq's last bits vary, and with them every later step.
     close(y, x, ulps=4)
-
-
-@pytest.mark.parametrize(
-    ("batch", "length", "heads"),
-    [(65, 2**15 + 8, 8), (1, 2**20 + 5, 16)],
-    ids=["batch", "sequence"],
-)
-def test_keys_past_two_billion_elements(batch, length, heads):
-    """K, V, dK and dV larger than 2^31 elements, beside the portable path on single heads."""
-    head_dim, queries = 128, 16
-    assert batch * length * heads * head_dim > 2**31
-    draw = jax.jit(
-        lambda seed, shape: jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16),
-        static_argnums=1,
-    )
-    keys, rows = (batch, length, heads, head_dim), (batch, queries, heads, head_dim)
-    k, v, q = draw(0, keys), draw(1, keys), draw(2, rows)
-    dout = 1024 * draw(3, rows)  # so that gradients of a million keys are no tiny numbers
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(implementation, q, k, v, dout):
-        call = functools.partial(jax_fa4.flash_attention, implementation=implementation)
-        out, vjp = jax.vjp(call, q, k, v)
-        return out, *vjp(dout)
-
-    out, dq, dk, dv = run("fa4", q, k, v, dout)
-    sampled = np.array([0, 1, length // 2, length - 65, length - 1])
-    for b, h in {(0, 0), (batch - 1, heads - 1), (batch // 2, 1)}:
-        one = [x[b : b + 1, :, h : h + 1] for x in (q, k, v, dout)]
-        wanted = run("xla", *one)
-        found = [x[b : b + 1, :, h : h + 1] for x in (out, dq, dk, dv)]
-        for at, (ours, theirs) in enumerate(zip(found, wanted, strict=True)):
-            if at >= 2:
-                ours, theirs = ours[:, sampled], theirs[:, sampled]
-            ours, theirs = (np.asarray(x, np.float64) for x in (ours, theirs))
-            error = np.linalg.norm(ours - theirs, axis=-1)
-            assert (error <= 0.02 * np.linalg.norm(theirs, axis=-1) + 1e-6).all(), (b, h, at)
