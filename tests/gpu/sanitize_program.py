@@ -7,7 +7,9 @@ runs on the GPU.
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,8 +18,14 @@ import numpy as np
 
 import jax_fa4
 from jax_fa4 import ffi
+from jax_fa4.ffi.backward import Operands, backward
+from jax_fa4.ops import selection
+from jax_fa4.ops.band import Band
+from jax_fa4.variants import problem as variants
 
-# (B, Sq, Sk, Hq, Hkv, D, causal, dtype): tails, several tiles of queries and of keys, GQA.
+Problem = tuple[int, int, int, int, int, int | tuple[int, int], bool, str]
+
+# (B, Sq, Sk, Hq, Hkv, D or (D, Dv), causal, dtype): tails, several tiles, GQA.
 FORWARD = (
     (1, 200, 300, 2, 1, 64, False, "bfloat16"),
     (1, 257, 257, 1, 1, 64, True, "float16"),
@@ -48,75 +56,109 @@ def _normal(seed: int, shape: tuple[int, ...], dtype: str) -> jax.Array:
     return jax.device_put(values.astype(jnp.dtype(dtype)))
 
 
-def _forward_error(
-    b: int, sq: int, sk: int, hq: int, hkv: int, d: int, causal: bool, dtype: str
-) -> float:
-    """The largest error of the output against float64."""
-    q = _normal(0, (b, sq, hq, d), dtype)
-    k, v = (_normal(seed, (b, sk, hkv, d), dtype) for seed in (1, 2))
-    attend = jax.jit(
-        lambda q, k, v: jax_fa4.flash_attention(q, k, v, causal=causal, implementation="fa4")
+def _run(call: Callable[..., Any], *arrays: jax.Array) -> list[np.ndarray]:
+    """call's results, written over zeros.
+
+    initcheck does not see what TMA stores write: so all that is read back has been written before.
+    Scratch has not, and what a kernel reads of it before it was written is a finding.
+    """
+    types = jax.tree.leaves(jax.eval_shape(call, *arrays))
+    spare = [jax.device_put(np.zeros(x.shape, x.dtype)) for x in types]
+    program = jax.jit(
+        lambda spare, *args: jax.tree.leaves(call(*args)), donate_argnums=0, keep_unused=True
     )
-    out = np.asarray(attend(q, k, v)).astype(np.float64)
-    q64, k64, v64 = (np.asarray(x).astype(np.float64) for x in (q, k, v))
-    k64, v64 = (np.repeat(x, hq // hkv, axis=2) for x in (k64, v64))
-    scores = np.einsum("bihd,bjhd->bhij", q64, k64) / np.sqrt(d)
-    if causal:
-        rows, columns = np.indices((sq, sk))
-        scores = np.where(columns - rows <= sk - sq, scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    want = np.einsum("bhij,bjhd->bihd", weights / weights.sum(-1, keepdims=True), v64)
-    return float(np.max(np.abs(out - want)))
+    return [np.asarray(x).astype(np.float64) for x in program(spare, *arrays)]
 
 
-def _backward_error(
-    b: int,
-    sq: int,
-    sk: int,
-    hq: int,
-    hkv: int,
-    dims: int | tuple[int, int],
-    causal: bool,
-    dtype: str,
-    **options: Any,
-) -> float:
-    """The largest error of dq, dk and dv against float64."""
+class Exact:
+    """Attention and its gradients in float64; bottom-right causal, scaled by 1 / sqrt(D)."""
+
+    def __init__(self, q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> None:
+        self.q, k64, v64 = (np.asarray(x).astype(np.float64) for x in (q, k, v))
+        (_, sq, hq, width), (_, sk, self.heads_kv, _) = q.shape, k.shape
+        self.k, self.v = (np.repeat(x, hq // self.heads_kv, axis=2) for x in (k64, v64))
+        self.scale = 1 / np.sqrt(width)
+        scores = np.einsum("bihd,bjhd->bhij", self.q, self.k) * self.scale
+        if causal:
+            rows, columns = np.indices((sq, sk))
+            scores = np.where(columns - rows <= sk - sq, scores, -np.inf)
+        top = scores.max(-1, keepdims=True)
+        weights = np.exp(scores - top)
+        total = weights.sum(-1, keepdims=True)
+        self.lse = (top + np.log(total))[..., 0]
+        self.weights = weights / total
+        self.out = np.einsum("bhij,bjhd->bihd", self.weights, self.v)
+
+    def gradients(self, dout: jax.Array) -> tuple[np.ndarray, ...]:
+        dout64 = np.asarray(dout).astype(np.float64)
+        dweights = np.einsum("bihd,bjhd->bhij", dout64, self.v)
+        delta = (self.weights * dweights).sum(-1, keepdims=True)
+        dscores = self.weights * (dweights - delta) * self.scale
+        dq = np.einsum("bhij,bjhd->bihd", dscores, self.k)
+        dk = np.einsum("bhij,bihd->bjhd", dscores, self.q)
+        dv = np.einsum("bhij,bihd->bjhd", self.weights, dout64)
+        return dq, self._of_group(dk), self._of_group(dv)
+
+    def _of_group(self, x: np.ndarray) -> np.ndarray:
+        batch, length, _, width = x.shape
+        return x.reshape(batch, length, self.heads_kv, -1, width).sum(3)
+
+
+def _arrays(problem: Problem) -> list[jax.Array]:
+    """q, k, v and a cotangent of the output."""
+    b, sq, sk, hq, hkv, dims, _, dtype = problem
     d, dv = (dims, dims) if isinstance(dims, int) else dims
-    q, dout = (_normal(seed, (b, sq, hq, width), dtype) for seed, width in ((0, d), (3, dv)))
-    k, v = (_normal(seed, (b, sk, hkv, width), dtype) for seed, width in ((1, d), (2, dv)))
-    options |= {"causal": causal, "implementation": "fa4"}
-    if "gradient: kernel" not in jax_fa4.explain(q, k, v, **options):
-        raise SystemExit(f"no backward kernel for head dim {dims}")
+    shapes = ((b, sq, hq, d), (b, sk, hkv, d), (b, sk, hkv, dv), (b, sq, hq, dv))
+    return [_normal(seed, shape, dtype) for seed, shape in enumerate(shapes)]
 
-    def pull(q: jax.Array, k: jax.Array, v: jax.Array, dout: jax.Array) -> tuple[jax.Array, ...]:
-        _, vjp = jax.vjp(lambda *a: jax_fa4.flash_attention(*a, **options), q, k, v)
-        gradients: tuple[jax.Array, ...] = vjp(dout)
-        return gradients
 
-    found = jax.jit(pull)(q, k, v, dout)
-    q64, k64, v64, dout64 = (np.asarray(x).astype(np.float64) for x in (q, k, v, dout))
-    k64, v64 = (np.repeat(x, hq // hkv, axis=2) for x in (k64, v64))
-    scores = np.einsum("bihd,bjhd->bhij", q64, k64) / np.sqrt(d)
-    if causal:
-        rows, columns = np.indices((sq, sk))
-        scores = np.where(columns - rows <= sk - sq, scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    dweights = np.einsum("bihd,bjhd->bhij", dout64, v64)
-    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdims=True)) / np.sqrt(d)
-    wanted = (
-        np.einsum("bhij,bjhd->bihd", dscores, k64),
-        np.einsum("bhij,bihd->bjhd", dscores, q64).reshape(b, sk, hkv, -1, d).sum(3),
-        np.einsum("bhij,bihd->bjhd", weights, dout64).reshape(b, sk, hkv, -1, dv).sum(3),
+def _largest(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
+    return max(float(np.max(np.abs(a - b))) for a, b in zip(found, wanted, strict=True))
+
+
+def _forward_error(problem: Problem) -> float:
+    """The largest error of the output and of lse against float64."""
+    q, k, v, _ = _arrays(problem)
+    attend = functools.partial(
+        jax_fa4.flash_attention, causal=problem[6], return_lse=True, implementation="fa4"
     )
-    return max(
-        float(np.max(np.abs(np.asarray(ours).astype(np.float64) - want)))
-        for ours, want in zip(found, wanted, strict=True)
+    exact = Exact(q, k, v, problem[6])
+    return _largest(_run(attend, q, k, v), (exact.out, exact.lse))
+
+
+def _backward_error(problem: Problem, deterministic: bool = False) -> float:
+    """The largest error of dq, dk and dv against float64.
+
+    The call itself: out and lse come from the host, as all that is read.
+    """
+    q, k, v, dout = _arrays(problem)
+    exact = Exact(q, k, v, problem[6])
+    out = jax.device_put(exact.out.astype(dout.dtype))
+    lse = jax.device_put(exact.lse.astype(np.float32))
+    asked = variants.Problem(
+        dtype=problem[7],
+        head_dim=q.shape[-1],
+        head_dim_v=v.shape[-1],
+        softmax_scale=float(exact.scale),
+        deterministic=deterministic,
     )
+    band = Band.make(
+        q.shape[1], k.shape[1], causal=problem[6], window=(None, None), alignment="bottom_right"
+    )
+    names = selection.select(asked, "fa4").backward_for(q.shape, k.shape, band)
+    if not names:
+        raise SystemExit(f"no backward kernel for {problem}")
+
+    def call(*operands: jax.Array) -> Any:
+        how = {"softmax_scale": float(exact.scale), "band": band, "variants": names}
+        return backward(Operands(*operands), **how)[0]
+
+    dlse = jax.device_put(np.zeros(lse.shape, np.float32))
+    return _largest(_run(call, q, k, v, out, dout, lse, dlse), exact.gradients(dout))
 
 
-def _deterministic_error(*problem: Any) -> float:
-    return _backward_error(*problem, deterministic=True)
+def _deterministic_error(problem: Problem) -> float:
+    return _backward_error(problem, deterministic=True)
 
 
 def main() -> int:
@@ -129,7 +171,7 @@ def main() -> int:
         (DETERMINISTIC, _deterministic_error, 0.1),
     ):
         for problem in problems:
-            error = error_of(*problem)
+            error = error_of(problem)
             verdict = "right" if error <= bound else "WRONG"
             wrong += verdict == "WRONG"
             ran += 1
