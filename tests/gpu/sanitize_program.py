@@ -41,7 +41,7 @@ BACKWARD = (
     (1, 130, 200, 2, 1, 128, True, "bfloat16"),
     (1, 65, 33, 1, 1, 72, False, "float16"),
     (1, 70, 130, 2, 1, (192, 128), False, "bfloat16"),
-    (1, 130, 140, 2, 1, 256, True, "bfloat16"),
+    (1, 450, 300, 2, 1, 256, True, "bfloat16"),
 )
 # By the deterministic kernels.
 DETERMINISTIC = (
