@@ -139,6 +139,22 @@ def test_backward_call(hopper):
     assert f"({operands}) -> ({results})" in line
 
 
+@pytest.mark.parametrize("target", ["jax_fa4_fwd_v1", "jax_fa4_bwd_v1"])
+def test_calls_ask_for_arrays_in_rows(hopper, target):
+    """The kernels take no strides: whatever layout XLA has for an array, it copies to this one."""
+
+    def loss(q, k, v):
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        return jax_fa4.flash_attention(q, k, v, causal=True).astype(jnp.float32).sum()
+
+    line = call_of(lowered(jax.grad(loss, argnums=(0, 1, 2)), *shapes()), target)
+    layouts = re.findall(r"(?:operand|result)_layouts = \[(.*?>)\]", line)
+    orders = re.findall(r"dense<\[(.*?)\]>", " ".join(layouts))
+    assert len(layouts) == 2
+    assert len(orders) == {"jax_fa4_fwd_v1": 5, "jax_fa4_bwd_v1": 14}[target]
+    assert set(orders) == {"3, 2, 1, 0", "2, 1, 0"}
+
+
 def test_a_gradient_without_a_kernel_is_portable(hopper):
     def loss(q, k, v):
         out = jax_fa4.flash_attention(q, k, v, deterministic=True, implementation="fa4")
