@@ -161,6 +161,17 @@ def test_more_devices_than_key_heads(arch, heads_kv):
     close(found, wanted, ulps=devices)  # as many gradients added as devices, in bfloat16
 
 
+def test_jacobians(arch):
+    """jax #34920, #36702, #38498: the mapped axis is the cotangents' alone."""
+    case = inputs.Case(name="jacobian", query_length=3, key_length=5, heads_kv=1, head_dim=8)
+    x = inputs.make(case, jnp.bfloat16)
+    (out, lse), vjp = jax.vjp(attend, *x[:3])
+    found = jax.jit(jax.jacrev(lambda *qkv: attend(*qkv)[0], argnums=(0, 1, 2)))(*x[:3])
+    for place in ((0, 0, 0, 0), (1, 2, 1, 7), (0, 1, 1, 3)):
+        one = jnp.zeros_like(out).at[place].set(1)
+        close([jacobian[place] for jacobian in found], vjp((one, jnp.zeros_like(lse))))
+
+
 @pytest.mark.parametrize("head_dims", [(16, 16), (72, 40)], ids=str)
 def test_numerical_derivatives(arch, head_dims):
     """Central differences of the kernel's own forward, along random directions.
