@@ -20,7 +20,8 @@ class NamedBarrier(IntEnum):
 def mbarrier_table(config: PairConfig) -> dict[str, MbarrierSpec]:
     """Name -> (stages, arrivals); the kernel's docstring says who arrives.
 
-    All lanes arrive where they have read rows: sm90/backward/barriers.py says why.
+    All lanes arrive where they have read rows, or written or read P: sm90/backward/barriers.py says
+    why.
     """
     return {
         "kv_full": MbarrierSpec(3, 1),  # K, V, and the other CTA's K
@@ -30,7 +31,7 @@ def mbarrier_table(config: PairConfig) -> dict[str, MbarrierSpec]:
         "do_full": MbarrierSpec(config.do_stages, 1),
         "do_empty": MbarrierSpec(config.do_stages, 2 * _WARPS, by_lanes=True),
         "do_ready": MbarrierSpec(PAIR, 1),
-        "p_full": MbarrierSpec(config.ds_stages, _WARPS),
-        "ds_full": MbarrierSpec(config.ds_stages, _WARPS),
+        "p_full": MbarrierSpec(config.ds_stages, _WARPS, by_lanes=True),
+        "ds_full": MbarrierSpec(config.ds_stages, _WARPS, by_lanes=True),
         "ds_empty": MbarrierSpec(config.ds_stages, 2 * _WARPS),
     }

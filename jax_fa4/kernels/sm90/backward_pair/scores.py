@@ -89,7 +89,9 @@ def publish(context, stage, thread_index):
     source = _own_rows(context, stage, thread_index)
     size = _SLOT // _WARPS * context.dtype.width // 8
     cute.arch.sync_warp()
-    with cute.arch.elect_one():
+    lane, other = thread_index % 32, 1 - context.position.rank
+    if lane == 0:
         full.arrive_with_bytes(stage, size)
-    other = 1 - context.position.rank
-    send(source, source + _SLOT, size, full.at(stage), (thread_index % 32, other))
+    else:
+        full.arrive(stage)
+    send(source, source + _SLOT, size, full.at(stage), (lane, other))
