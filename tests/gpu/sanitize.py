@@ -7,8 +7,8 @@ tool reports an error or hazard, or the program's results are wrong; 2 and NOT C
 tool could not run. It is no pytest test: it takes minutes and wants the GPU for itself.
 
 initcheck takes what TMA stores write for memory that nothing wrote (70659 reports of outputs on
-an H100, the results right), so the program has results written over zeros: what is left to it is
-scratch that a kernel reads before it was written.
+an H100, the results right), so the program has results written over zeros: left to it is
+the scratch that a kernel reads before it was written.
 """
 
 from __future__ import annotations
