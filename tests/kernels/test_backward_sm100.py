@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 import pytest
@@ -10,6 +9,8 @@ import pytest
 pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
+
+from bands import bands, sees
 
 from jax_fa4.kernels.sm100.backward.config import BACKWARD_CONFIGS
 from jax_fa4.kernels.sm100.backward.context import barrier_table
@@ -61,46 +62,29 @@ def test_the_memory_maps_fit(dims):
     assert 8 * barriers + 128 + 4 * 2 * 128 * 2 <= 3072
 
 
-UNBOUNDED = 2**30
-
-
-def _bands(count):
-    """Lengths and bands at random, with ends beyond all queries and keys among them."""
-    choose = random.Random(0)
-    for _ in range(count):
-        lower, upper = (
-            choose.choice([-UNBOUNDED, UNBOUNDED, choose.randrange(-900, 900)]) for _ in range(2)
-        )
-        yield Band(lower, upper, choose.randrange(1, 800), choose.randrange(1, 800))
-
-
 def _visits(band):
     """The blocks of queries that each block of keys visits."""
     spans = (visited_queries(band, key) for key in range(0, band.seqlen_k, 128))
     return [range(first, first + blocks) for first, blocks in spans]
 
 
-def _sees(band, query, key):
-    return band.lower <= key - query <= band.upper
-
-
 def test_every_visible_pair_is_visited_and_what_is_cut_is_masked():
-    for band in _bands(100):
+    for band in bands(100):
         visits = _visits(band)
         for query in range(0, band.seqlen_q, 31):
             for key in range(band.seqlen_k):
-                if _sees(band, query, key):
+                if sees(band, query, key):
                     assert query // 128 in visits[key // 128], band
         for n, blocks in enumerate(visits):
             for m in blocks:
                 corners = [(128 * m + i, 128 * n + j) for i in (0, 127) for j in (0, 127)]
-                whole = all(_sees(band, *corner) for corner in corners)
+                whole = all(sees(band, *corner) for corner in corners)
                 whole = whole and 128 * (n + 1) <= band.seqlen_k
                 assert bool(cuts_something(band, 128 * n, 128 * m)) == (not whole), band
 
 
 def test_visits_stay_within_the_queries():
-    for band in _bands(1000):
+    for band in bands(1000):
         blocks = -(-band.seqlen_q // 128)
         assert all(0 <= v.start < v.stop <= blocks for v in _visits(band)), band
 
@@ -110,7 +94,7 @@ FAR_WINDOW = Band(32412, 32512, 256, 32768)
 
 
 def test_turns_count_those_who_came_before():
-    for band in (FAR_WINDOW, *_bands(1000)):
+    for band in (FAR_WINDOW, *bands(1000)):
         visits = _visits(band)
         for m in range(-(-band.seqlen_q // 128)):
             visitors = [n for n, blocks in enumerate(visits) if m in blocks]

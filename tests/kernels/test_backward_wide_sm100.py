@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 import pytest
@@ -11,6 +10,8 @@ pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
+from bands import bands, sees
+
 from jax_fa4.kernels.sm100.backward_wide.config import WIDE_CONFIGS, Gradient
 from jax_fa4.kernels.sm100.backward_wide.context import barrier_table
 from jax_fa4.kernels.sm100.backward_wide.roles import (
@@ -18,7 +19,6 @@ from jax_fa4.kernels.sm100.backward_wide.roles import (
     visited_keys,
     visited_queries,
 )
-from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.variants import CATALOG, Arch, BackwardVariant, Form
 from jax_fa4.variants.catalog import is_deterministic
 
@@ -98,19 +98,6 @@ def test_the_memory_maps_fit(dims):
     assert 8 * barriers + 128 + 4 * 64 * 2 * 3 + 4 * 256 <= 3072
 
 
-UNBOUNDED = 2**30
-
-
-def _bands(count):
-    """Lengths and bands at random, with ends beyond all queries and keys among them."""
-    choose = random.Random(0)
-    for _ in range(count):
-        lower, upper = (
-            choose.choice([-UNBOUNDED, UNBOUNDED, choose.randrange(-900, 900)]) for _ in range(2)
-        )
-        yield Band(lower, upper, choose.randrange(1, 800), choose.randrange(1, 800))
-
-
 def _visits(band, of_keys):
     """The blocks of the stream that each tile of own rows visits."""
     length, visited = (band.seqlen_k, visited_queries) if of_keys else (band.seqlen_q, visited_keys)
@@ -118,18 +105,14 @@ def _visits(band, of_keys):
     return [range(first, first + blocks) for first, blocks in spans]
 
 
-def _sees(band, query, key):
-    return band.lower <= key - query <= band.upper
-
-
 @pytest.mark.parametrize("gradient", [Gradient.DK, Gradient.DQ])
 def test_every_visible_pair_is_visited_and_what_is_cut_is_masked(gradient):
-    for band in _bands(60):
+    for band in bands(60):
         visits = _visits(band, gradient.of_keys)
         for query in range(0, band.seqlen_q, 31):
             for key in range(band.seqlen_k):
                 own, streamed = (key, query) if gradient.of_keys else (query, key)
-                if _sees(band, query, key):
+                if sees(band, query, key):
                     assert streamed // 64 in visits[own // 128], band
         for n, blocks in enumerate(visits):
             for m in blocks:
@@ -137,12 +120,12 @@ def test_every_visible_pair_is_visited_and_what_is_cut_is_masked(gradient):
                 if gradient.of_keys:
                     corners = [(query, key) for key, query in corners]
                 end = 128 * (n + 1) if gradient.of_keys else 64 * (m + 1)
-                whole = all(_sees(band, *corner) for corner in corners) and end <= band.seqlen_k
+                whole = all(sees(band, *corner) for corner in corners) and end <= band.seqlen_k
                 assert bool(cuts_something(band, gradient, 128 * n, 64 * m)) == (not whole), band
 
 
 def test_visits_stay_within_the_stream():
-    for band in _bands(1000):
+    for band in bands(1000):
         for of_keys, length in ((True, band.seqlen_q), (False, band.seqlen_k)):
             blocks = -(-length // 64)
             assert all(0 <= v.start < v.stop <= blocks for v in _visits(band, of_keys)), band
