@@ -56,12 +56,12 @@ def difference(name: str, actual: np.ndarray, exact: np.ndarray, allowed: float)
 def bound(name: str, dtype: Any, exact: Arrays, plain: Arrays) -> float:
     """The largest error allowed for the result `name`, held in `dtype`."""
     plain_error = _largest(_finite(plain[name].astype(np.float64)) - _finite(exact[name]))
-    floor = _ulp(dtype) * _largest(exact[name])
-    floor += _ulp(np.float32) * float(exact[f"{name}_terms"])
+    floor = ulp(dtype) * _largest(exact[name])
+    floor += ulp(np.float32) * float(exact[f"{name}_terms"])
     if name == "lse":
-        floor += _ulp(np.float32)
+        floor += ulp(np.float32)
     if name.startswith("d"):
-        floor += _ulp(np.float32) * _largest(exact["lse"]) * _largest(exact[name])
+        floor += ulp(np.float32) * _largest(exact["lse"]) * _largest(exact[name])
     return 2 * plain_error + floor
 
 
@@ -69,7 +69,8 @@ def _largest(x: np.ndarray) -> float:
     return float(np.abs(_finite(x)).max(initial=0.0))
 
 
-def _ulp(dtype: Any) -> float:
+def ulp(dtype: Any) -> float:
+    """The step from 1 to the next number."""
     finfo: Callable[[Any], Any] = jnp.finfo
     return float(finfo(dtype).eps)
 

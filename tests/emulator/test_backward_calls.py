@@ -7,13 +7,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import jax_fa4
 from jax_fa4.ffi import EMULATED_BACKWARD_TARGET, EMULATED_FORWARD_TARGET
-from jax_fa4.testing import inputs
+from jax_fa4.testing import inputs, programs
 from jax_fa4.variants import BACKWARD_HEAD_DIMS
 
 
@@ -26,25 +25,7 @@ def arch(request):
 attend = functools.partial(
     jax_fa4.flash_attention, causal=True, return_lse=True, implementation="emulator"
 )
-
-
-def pull(x):
-    """dq, dk, dv of out and lse."""
-    _, vjp = jax.vjp(attend, *x[:3])
-    return vjp((x.dout, x.dlse))
-
-
-def loss(q, k, v):
-    out, lse = attend(q, k, v)
-    return (out.astype(jnp.float32) ** 2).sum() + lse.sum()
-
-
-def close(found, wanted, ulps=1):
-    """As two orders of one sum may differ, rounded once."""
-    eps = ulps * float(jnp.finfo(jnp.bfloat16).eps)
-    for a, b in zip(found, wanted, strict=True):
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        np.testing.assert_allclose(a, b, atol=eps * np.abs(b).max())
+pull, loss = programs.pull(attend), programs.square_loss(attend)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +44,7 @@ def test_remat_in_the_compiled_program(arch, policy, forwards):
     text = compiled.as_text()
     assert text.count(f'custom_call_target="{EMULATED_FORWARD_TARGET}"') in forwards
     assert text.count(f'custom_call_target="{EMULATED_BACKWARD_TARGET}"') == 1
-    close(compiled(*x)[1], jax.grad(loss, argnums=(0, 1, 2))(*x))
+    programs.assert_close(compiled(*x)[1], jax.grad(loss, argnums=(0, 1, 2))(*x))
 
 
 def test_temporary_memory_is_the_workspace_and_two_results(arch):
@@ -82,22 +63,8 @@ def test_temporary_memory_is_the_workspace_and_two_results(arch):
 def test_training_with_donated_buffers(arch):
     """Each step's arrays lie where the last one's did: nothing may depend on what they held."""
     case = inputs.Case(name="donated", query_length=70, key_length=70, heads=4, heads_kv=2)
-    start = inputs.make(case, jnp.bfloat16)[:3]
-
-    def step(q, k, v):
-        gradients = jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
-        return tuple(
-            x - (g / 64).astype(x.dtype) for x, g in zip((q, k, v), gradients, strict=True)
-        )
-
-    kept, donated = jax.jit(step), jax.jit(step, donate_argnums=(0, 1, 2))
-    x, y = start, tuple(jnp.array(a) for a in start)
-    for _ in range(4):
-        before = y
-        y = donated(*y)
-        assert all(a.is_deleted() for a in before)
-        x = kept(*x)
-    close(y, x)
+    donated, kept = programs.train_twice(attend, inputs.make(case, jnp.bfloat16)[:3], steps=4)
+    programs.assert_close(donated, kept)
 
 
 @pytest.mark.parametrize("lengths", [(113, 239), (64, 128), (130, 65)], ids=str)
@@ -111,28 +78,7 @@ def test_nan_in_neighbours_stays_there(arch, lengths):
         heads=4,
         heads_kv=2,
     )
-    x = inputs.make(case, jnp.bfloat16)
-    clean = jax.jit(pull)(x)
-
-    def poison(a, is_rows=False):
-        """The middle batch element, and the first KV head of the last with its query heads."""
-        heads = a.shape[1 if is_rows else 2] // 2
-        a = a.at[1].set(jnp.nan)
-        return a.at[2, :heads].set(jnp.nan) if is_rows else a.at[2, :, :heads].set(jnp.nan)
-
-    poisoned = x._replace(
-        **{name: poison(getattr(x, name)) for name in ("q", "k", "v", "dout")},
-        dlse=poison(x.dlse, is_rows=True),
-    )
-    found = jax.jit(pull)(poisoned)
-    for name, a, b in zip(("dq", "dk", "dv"), found, clean, strict=True):
-        half = a.shape[2] // 2
-        for place in (np.s_[0], np.s_[2, :, half:]):
-            a_part, b_part = a[place], b[place]
-            if name == "dq":  # a sum in a varying order
-                close([a_part], [b_part])
-            else:
-                np.testing.assert_array_equal(a_part, b_part)
+    programs.assert_nan_stays(attend, inputs.make(case, jnp.bfloat16))
 
 
 @pytest.mark.parametrize("heads_kv", [1, 2])
@@ -158,7 +104,9 @@ def test_more_devices_than_key_heads(arch, heads_kv):
     )
     found = jax.jit(jax.grad(sharded, argnums=(0, 1, 2)))(*arrays)
     wanted = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
-    close(found, wanted, ulps=devices)  # as many gradients added as devices, in bfloat16
+    programs.assert_close(
+        found, wanted, ulps=devices
+    )  # as many gradients added as devices, in bfloat16
 
 
 def test_jacobians(arch):

@@ -8,7 +8,7 @@ import pytest
 from jax.ad_checkpoint import print_saved_residuals
 
 import jax_fa4
-from jax_fa4.ffi import BACKWARD_TARGET, FORWARD_TARGET
+from jax_fa4.testing.programs import custom_calls
 
 SHAPE = (2, 24, 4, 16)
 WIDTH = SHAPE[2] * SHAPE[3]
@@ -34,12 +34,6 @@ def block(x, weights):
 def arguments():
     x = jax.ShapeDtypeStruct((*SHAPE[:2], WIDTH), jnp.float32)
     return x, [jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32)] * 4
-
-
-def calls(function, *args):
-    """How often forward and backward are called in the program lowered for CUDA."""
-    text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
-    return tuple(text.count(f"custom_call @{name}(") for name in (FORWARD_TARGET, BACKWARD_TARGET))
 
 
 def training_step(layer, layers=1):
@@ -81,12 +75,12 @@ def training_step(layer, layers=1):
 )  # fmt: skip
 def test_policies(policy, forwards):
     layer = jax.checkpoint(block, policy=policy)
-    assert calls(training_step(layer), *arguments()) == (forwards, 1)
-    assert calls(training_step(layer, layers=3), *arguments()) == (3 * forwards, 3)
+    assert custom_calls(training_step(layer), *arguments()) == (forwards, 1)
+    assert custom_calls(training_step(layer, layers=3), *arguments()) == (3 * forwards, 3)
 
 
 def test_without_remat_the_forward_runs_once():
-    assert calls(training_step(block, layers=3), *arguments()) == (3, 3)
+    assert custom_calls(training_step(block, layers=3), *arguments()) == (3, 3)
 
 
 def test_a_scan_over_remat_layers():
@@ -97,7 +91,7 @@ def test_a_scan_over_remat_layers():
         def loss(x, weights, layer=layer):
             return (jax.lax.scan(lambda x, _: (layer(x, weights), None), x, length=5)[0] ** 2).sum()
 
-        assert calls(jax.value_and_grad(loss), *arguments()) == (forwards, 1)
+        assert custom_calls(jax.value_and_grad(loss), *arguments()) == (forwards, 1)
 
 
 def residuals(capsys, function, *args):

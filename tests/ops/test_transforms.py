@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jax_fa4
-from jax_fa4.ffi import BACKWARD_TARGET, FORWARD_TARGET
+from jax_fa4.testing.programs import custom_calls
 
 SHAPE = (2, 24, 4, 16)
 
@@ -26,12 +26,6 @@ def loss(q, k, v, **options):
     out, lse = jax_fa4.flash_attention(q, k, v, causal=True, return_lse=True, **options)
     weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) / out.size
     return (out.astype(jnp.float32) * weights).sum() + (lse * lse).sum()
-
-
-def custom_calls(function, *args):
-    """How often each target is called in the program lowered for CUDA."""
-    text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
-    return tuple(text.count(f"custom_call @{name}(") for name in (FORWARD_TARGET, BACKWARD_TARGET))
 
 
 GRAD = functools.partial(jax.grad, argnums=(0, 1, 2))
