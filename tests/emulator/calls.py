@@ -7,10 +7,16 @@ from unittest import mock
 import jax_fa4
 from jax_fa4.emulator import problem
 from jax_fa4.ops import selection
-from jax_fa4.testing import inputs
+from jax_fa4.testing import expected, inputs
 from jax_fa4.variants import Form, parse
 
 CASES = {case.name: case for case in inputs.CASES}
+SCHEDULES = (  # level, completion, seed
+    ("ptx", "earliest", 0),
+    ("hardware", "latest", 1),
+    ("ptx", "random", 2),
+    ("hardware", "random", 3),
+)
 
 
 @contextlib.contextmanager
@@ -62,6 +68,14 @@ def emulated(case):
         return out, lse.transpose(0, 2, 1)
 
     return call
+
+
+def gradients_under(case, x, schedule, **options):
+    """By the Blackwell kernels, in one order of events."""
+    level, completion, seed = schedule
+    call = functools.partial(emulated(case), **options)
+    with jax_fa4.emulator.options(arch="sm100", level=level, completion=completion, seed=seed):
+        return expected.results(call, x, gradients=True)
 
 
 def by_name(case, name):

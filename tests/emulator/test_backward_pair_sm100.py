@@ -3,26 +3,17 @@
 Calls this small may take the usual form; here they take the pair.
 """
 
-import functools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import CASES, emulated
+from calls import CASES, SCHEDULES, forced, gradients_under
 
-import jax_fa4
-from jax_fa4.ops import selection
 from jax_fa4.testing import expected, inputs, tolerances
-from jax_fa4.variants import Form, parse
+from jax_fa4.variants import Form
 
-SCHEDULES = (
-    ("ptx", "earliest", 0),
-    ("hardware", "latest", 1),
-    ("ptx", "random", 2),
-    ("hardware", "random", 3),
-)
 # Of tiles of 128: an odd number of blocks of keys, keys of the pair's first CTA alone, band ends
 # within a pair, queries that see nothing, and heads that share keys.
 MADE = (
@@ -40,27 +31,12 @@ PROBLEMS["narrow"] = replace(PROBLEMS["five-blocks"], name="narrow", head_dim=10
 
 
 @pytest.fixture(autouse=True)
-def pairs(monkeypatch):
+def pairs():
     """Calls take the pair where there is one; what ran is listed."""
-    taken = []
-
-    def backward_for_call(names, call):
-        found = tuple(n for n in names if parse(n).form is Form.PAIR) or choose(names, call)
-        taken.extend(found)
-        return found
-
-    choose = selection.backward_for_call
-    monkeypatch.setattr(selection, "backward_for_call", backward_for_call)
     jax.clear_caches()  # of calls that other tests traced, with their choice
-    yield taken
+    with forced(Form.PAIR) as taken:
+        yield taken
     jax.clear_caches()
-
-
-def gradients(case, x, schedule, **options):
-    level, completion, seed = schedule
-    call = functools.partial(emulated(case), **options)
-    with jax_fa4.emulator.options(arch="sm100", level=level, completion=completion, seed=seed):
-        return expected.results(call, x, gradients=True)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -73,7 +49,7 @@ def test_gradients(name, deterministic, pairs):
     same = ("dq", "dk", "dv") if deterministic else ("dk", "dv")
     first = None
     for schedule in SCHEDULES:
-        found = gradients(case, x, schedule, deterministic=deterministic)
+        found = gradients_under(case, x, schedule, deterministic=deterministic)
         tolerances.check(found, *wanted)
         first = first or found
         for key in same:
@@ -86,8 +62,8 @@ def test_no_member_of_a_batch_shows_in_another():
     """Beside a member of the batch that is NaN, and ragged, so that tiles reach into it."""
     case = PROBLEMS["five-blocks"]
     x = inputs.make(case, jnp.bfloat16)
-    alone = gradients(case, x, SCHEDULES[0], deterministic=True)
+    alone = gradients_under(case, x, SCHEDULES[0], deterministic=True)
     doubled = jax.tree.map(lambda a: jnp.concatenate([a, jnp.full_like(a, jnp.nan)]), x)
-    both = gradients(replace(case, batch=2), doubled, SCHEDULES[0], deterministic=True)
+    both = gradients_under(replace(case, batch=2), doubled, SCHEDULES[0], deterministic=True)
     for key in ("dq", "dk", "dv"):
         np.testing.assert_array_equal(both[key][:1], alone[key])

@@ -1,25 +1,16 @@
 """Gradients by the Blackwell backward's PTX: the same bits under every order of events."""
 
-import functools
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import CASES, emulated
+from calls import CASES, SCHEDULES, gradients_under
 
 import jax_fa4
 from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, tolerances
-
-SCHEDULES = (
-    ("ptx", "earliest", 0),
-    ("hardware", "latest", 1),
-    ("ptx", "random", 2),
-    ("hardware", "random", 3),
-)
-
 
 # On the kernels of head dims (192, 128) and 256, which make dQ without additions to memory.
 WIDE = {
@@ -64,13 +55,6 @@ WIDE = {
         inputs.Case(name="one-key", query_length=200, key_length=1, head_dim=160, head_dim_v=96),
     )
 }
-
-
-def gradients_under(case, x, schedule, **options):
-    level, completion, seed = schedule
-    call = functools.partial(emulated(case), **options)
-    with jax_fa4.emulator.options(arch="sm100", level=level, completion=completion, seed=seed):
-        return expected.results(call, x, gradients=True)
 
 
 @pytest.mark.parametrize("name", ["ragged-causal", "grouped", "head-dim-96", "head-dim-128"])
