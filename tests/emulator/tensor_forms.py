@@ -12,9 +12,8 @@ from tensor_kernels import (
     COPY_WORDS,
     DESCRIPTORS,
     HEADER,
-    instruction_descriptor,
-    lay_out,
 )
+from tensor_operands import instruction_descriptor, lay_out
 
 KIND = {"f16": "f16", "bf16": "f16", "tf32": "tf32", "e4m3": "f8f6f4", "e5m2": "f8f6f4"}
 TYPE = {"f16": 0, "bf16": 1, "tf32": 2, "e4m3": 0, "e5m2": 1}

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from tensor_kernels import HEADER, instruction_descriptor, run_product
+from tensor_kernels import HEADER
+from tensor_operands import instruction_descriptor, run_product
 
 
 @pytest.mark.parametrize("types", [("f16", "f16"), ("bf16", "bf16"), ("f16", "bf16")])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tensor_kernels import run_product
+from tensor_operands import run_product
 from tensor_races import text
 from tensor_races_one_thread import ONE_THREAD
 from tensor_races_threads import THREADS
