@@ -103,6 +103,14 @@ BackwardPostprocessArguments MakePostprocessArguments(const BackwardBuffers& buf
   return arguments;
 }
 
+// Whether a main kernel writes dq itself. It takes dq in the place of semaphores, which it does not
+// use; dq_accum is scratch of its own, without zeros; and no kernel comes after it.
+bool WritesDq(const Variant& variant) {
+  constexpr std::string_view kForm = "_serial";
+  const std::string_view name = variant.name;
+  return name.size() > kForm.size() && name.substr(name.size() - kForm.size()) == kForm;
+}
+
 // A checked call, whatever is to run it.
 class BackwardCall {
  public:
@@ -126,6 +134,7 @@ class BackwardCall {
 
   KernelPlan Plan() {
     return [this](const Variant& variant) {
+      if (WritesDq(variant)) return PlanOfTwo(variant);
       // dq_accum may be wider, for a variant of another device: it is used at this one's width.
       preprocess_.dq_tile_width = postprocess_.dq_tile_width = variant.head_dim;
       const Variant* first = nullptr;
@@ -149,6 +158,27 @@ class BackwardCall {
   }
 
  private:
+  // Of a main kernel that writes dq.
+  std::vector<KernelLaunch> PlanOfTwo(const Variant& variant) {
+    const auto& [q, k, v, preprocess, dq, dk, dv] = *buffers_;
+    const BackwardScratch& scratch = preprocess.scratch;
+    const Variant* first = nullptr;
+    (void)FindHelper(kName, variant, VariantKind::kBackwardPreprocess, &first);
+    preprocess_.dq_tile_width = 0;
+    main_.semaphores = dq.buffer.untyped_data();
+    KernelMemory before = PreprocessMemory(preprocess);
+    before.writes = {scratch.delta, scratch.lse_log2, scratch.semaphores};
+    return {
+        {first, preprocess_.Addresses(), {&preprocess_.stream}, before},
+        {&variant,
+         main_.Addresses(),
+         {&main_.stream, &main_.sm_count},
+         {{q, k, v, preprocess.dout, scratch.delta, scratch.lse_log2},
+          {dq, dk, dv},
+          {scratch.dq_accum}}},
+    };
+  }
+
   Operation operation_;
   std::vector<const Variant*> candidates_;
   const BackwardBuffers* buffers_ = nullptr;
