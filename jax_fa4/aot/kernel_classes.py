@@ -24,6 +24,7 @@ FORWARD_FP8_KERNEL = "jax_fa4.kernels.sm100.forward.kernel_fp8:ForwardFp8Sm100"
 BACKWARD_KERNELS = {
     (Arch.SM90, Form.USUAL): "jax_fa4.kernels.sm90.backward.kernel:BackwardSm90",
     (Arch.SM90, Form.PAIR): "jax_fa4.kernels.sm90.backward_pair.kernel:BackwardPairSm90",
+    (Arch.SM90, Form.SERIAL): "jax_fa4.kernels.sm90.backward_serial.kernel:BackwardSerialSm90",
     (Arch.SM100, Form.USUAL): "jax_fa4.kernels.sm100.backward.kernel:BackwardSm100",
     (Arch.SM100, Form.PAIR): "jax_fa4.kernels.sm100.backward_pair.kernel:BackwardPairSm100",
 }

@@ -37,6 +37,7 @@ FURTHER_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
     (Arch.SM90, Form.PAIR): ((64, 64), (128, 128), (192, 128), (256, 256)),
+    (Arch.SM90, Form.SERIAL): ((64, 64), (128, 128)),
     (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128), (192, 128), (256, 256)),
     (Arch.SM100, Form.PAIR): ((128, 128),),
 }
@@ -49,6 +50,7 @@ DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 
 # Kernels with the same bits in every run as they are, which have no deterministic twin.
 ALWAYS_DETERMINISTIC: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
+    (Arch.SM90, Form.SERIAL): BACKWARD_FORMS[Arch.SM90, Form.SERIAL],
     (Arch.SM100, Form.USUAL): ((192, 128), (256, 256)),
 }
 

@@ -66,7 +66,7 @@ class HopperBackward:
         """Launch on `stream`; pointers are to contiguous BSHD arrays and padded rows."""
         config = self.config
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
-        scheduler = self._scheduler(shape)
+        scheduler = self._scheduler(shape, sm_count)
         self.kernel(
             self.make_tiled_mmas(config, self.dtype),
             self._atoms(shape, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr)),
@@ -86,7 +86,7 @@ class HopperBackward:
     def _atoms(self, shape: Shape, loaded, stored):
         """TMA atoms with their tensors, in the order of `_atom_names`."""
         config, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr) = self.config, loaded, stored
-        layouts = memory.smem_layouts(config, self.dtype)
+        layouts = self._layouts()
         query_tile = (config.tile_m, config.query_columns)
         gradient_tile = (config.tile_m, config.gradient_columns)
         key_tile = (KEYS_PER_WARPGROUP, config.head_dim)
@@ -107,7 +107,7 @@ class HopperBackward:
             "k": tma(g2s, shape.keys(k_ptr), "sK", key_tile),
             "v": tma(g2s, values(v_ptr), "sV", value_tile),
             "do": tma(queries_g2s, shape.outputs(dout_ptr), "sdO", gradient_tile),
-            "dk": tma(s2g, shape.keys(dk_ptr), "sK", key_tile),
+            "dk": tma(s2g, shape.keys(dk_ptr), *self._dk_stage()),
             "dv": tma(s2g, values(dv_ptr), "sV", value_tile),
         }
         if config.ctas > 1:
@@ -118,7 +118,15 @@ class HopperBackward:
     def _atom_names(self) -> tuple[str, ...]:
         return ("q", "k", *(("other_k",) if self.config.ctas > 1 else ()), "v", "do", "dk", "dv")
 
-    def _scheduler(self, shape: Shape) -> LongestFirst:
+    def _layouts(self) -> dict[str, cute.ComposedLayout]:
+        """Of shared memory."""
+        return memory.smem_layouts(self.config, self.dtype)
+
+    def _dk_stage(self) -> tuple[str, tuple[int, int]]:
+        """Where dK leaves from, and the tile of one store."""
+        return "sK", (KEYS_PER_WARPGROUP, self.config.head_dim)
+
+    def _scheduler(self, shape: Shape, sm_count: Int32) -> LongestFirst:
         """Blocks of keys, in groups of KV heads whose queries and dQ stay in L2 together."""
         config = self.config
         bytes_per_row = (shape.head_dim + shape.head_dim_v) * (self.dtype.width // 8)
@@ -147,7 +155,7 @@ class HopperBackward:
             for atom in atoms:
                 cpasync.prefetch_descriptor(atom[0])
 
-        table, layouts = self.mbarrier_table(config), memory.smem_layouts(config, self.dtype)
+        table, layouts = self.mbarrier_table(config), self._layouts()
         count = mbarriers.count(table)
         storage = SmemAllocator().allocate(
             memory.shared_storage(config, self.dtype, count, layouts)

@@ -72,6 +72,11 @@ class BackwardConfig:
         return self.head_dim
 
     @property
+    def streams_queries(self) -> bool:
+        """Whether Q and dO should leave room in L2 for what is read more often."""
+        return False
+
+    @property
     def query_columns(self) -> int:
         """Of a stage of Q."""
         return self.head_dim

@@ -13,6 +13,8 @@ from jax_fa4.kernels.sm90.backward.config import DQ_ROWS, KEYS_PER_WARPGROUP
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.bulk_copies import add_four
 
+EVICT_FIRST = Int64(0x12F0000000000000)  # a cache policy: what passes through L2 once
+
 
 def partition(tma, tiles, shared):
     """(global memory by tile, shared memory by stage) of a TMA copy of whole tiles."""
@@ -26,7 +28,7 @@ def partition(tma, tiles, shared):
     return by_tile, by_stage
 
 
-def _key_tiles(context, gmem, shared, column):
+def key_tiles(context, gmem, shared, column):
     """`partition` of K, V, dK or dV by 64 keys, at one tile of columns."""
     tma, tensor = gmem
     tile = (KEYS_PER_WARPGROUP, cute.size(shared, mode=[1]))
@@ -38,7 +40,7 @@ def _key_tiles(context, gmem, shared, column):
 def load_keys(context, gmem, shared, which: int, block, column):
     """Load the tiles of a block of keys of K or V, one a consumer, onto one barrier."""
     consumers, barriers = context.config.consumers, context.barriers["kv_full"]
-    source, destination = _key_tiles(context, gmem, shared, column)
+    source, destination = key_tiles(context, gmem, shared, column)
     bar = barriers.at(which)
     with cute.arch.elect_one():
         barriers.arrive_with_bytes(which, cute.size_in_bytes(context.dtype, shared.layout))
@@ -60,7 +62,7 @@ def stage(context, tiled_mma, acc, tile, thread_index):
 @cute.jit
 def store_keys(context, gmem, shared, wg):
     """Store a consumer's 64 keys of dK or dV; for one thread."""
-    target, source = _key_tiles(context, gmem, shared, 0)
+    target, source = key_tiles(context, gmem, shared, 0)
     number = context.position.key_block * context.config.consumers + wg
     cute.copy(gmem[0], source[None, wg], target[None, number])
 

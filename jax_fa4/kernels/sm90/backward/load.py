@@ -29,7 +29,9 @@ def _fill(context, ring, name: str, tma, source, destination, numbers) -> None:
     tile_bytes = cute.size_in_bytes(context.dtype, destination[None, 0].layout)
     with cute.arch.elect_one():
         full.arrive_with_bytes(stage, tile_bytes + tile_m * _FLOAT_BYTES)
-    cute.copy(tma, source, destination[None, stage], tma_bar_ptr=full.at(stage))
+    policy = copies.EVICT_FIRST if context.config.streams_queries else None
+    target, at = destination[None, stage], full.at(stage)
+    cute.copy(tma, source, target, tma_bar_ptr=at, cache_policy=policy)
     load_floats(rows, shared_rows.iterator + stage * tile_m, tile_m, full.at(stage))
     mbarriers.advance(ring)
 

@@ -11,14 +11,19 @@ from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.backward.context import SharedTensors
 
 
+def tile_rows(dtype, count, columns, stages, part=None) -> cute.ComposedLayout:
+    """Swizzled, a tile's rows as operands read them."""
+    # What reads `part` of the columns begins and ends with a swizzled line.
+    kind = hopper.get_smem_layout_atom(LayoutEnum.ROW_MAJOR, dtype, part or columns)
+    atom = warpgroup.make_smem_layout_atom(kind, dtype)
+    return cute.tile_to_shape(atom, (count, columns, stages), order=(0, 1, 2))
+
+
 def smem_layouts(config, dtype) -> dict[str, cute.ComposedLayout]:
-    """Swizzled, a tile's rows as operands read them; made anew on each side of the launch."""
+    """By name of `SharedTensors`; made anew on each side of the launch."""
 
     def rows(count, columns, stages, part=None):
-        # What reads `part` of the columns begins and ends with a swizzled line.
-        kind = hopper.get_smem_layout_atom(LayoutEnum.ROW_MAJOR, dtype, part or columns)
-        atom = warpgroup.make_smem_layout_atom(kind, dtype)
-        return cute.tile_to_shape(atom, (count, columns, stages), order=(0, 1, 2))
+        return tile_rows(dtype, count, columns, stages, part)
 
     ds_tiles = config.ctas * config.consumers * config.ds_stages
     layouts = {
