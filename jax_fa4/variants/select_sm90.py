@@ -1,17 +1,23 @@
-"""Which form of a Hopper backward kernel a call runs on: a pair of CTAs where that was faster.
+"""Which form of a Hopper backward kernel a call runs on: what was fastest, by the call's lengths.
 
-A pair adds half as much to global memory and loads queries once for both CTAs, but its CTAs wait
+A pair of CTAs adds half as much to global memory and loads queries once for both, but its CTAs wait
 for each other, both walk the queries that either sees, and one idles behind an odd block of keys.
+
+The serial form adds nothing to global memory beyond L2 and needs neither zeros nor a kernel after
+it: as long as the queries and sums of a head for every multiprocessor stay in L2. It has a CTA for
+each KV head, and wants many.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from jax_fa4.variants.problem import Call
 from jax_fa4.variants.variant import BackwardVariant, Form
 
 _KEYS = 128  # of a CTA
+_MULTIPROCESSORS = 132  # of an H100; another count moves few calls
 
 # (head dim, whether a mask cuts something) -> speed of the pair over that of the usual form, main
 # kernel alone, by the steps of 64 queries that a block of keys may walk. Measured on an H100 (bf16,
@@ -23,18 +29,55 @@ PAIR_SPEED: dict[tuple[int, bool], dict[int, float]] = {
     (128, True): {8: 1.01, 32: 0.95, 128: 1.00},
 }
 
+# Likewise the speed of the serial form over the better of the other two, of all kernels of the
+# backward together, by the queries of all heads that a KV head has (there 128 to 2048 of one).
+SERIAL_SPEED: dict[tuple[int, bool], dict[int, float]] = {
+    (64, False): {128: 1.72, 256: 1.50, 512: 1.33, 768: 1.07, 1024: 1.02, 2048: 0.67},
+    (64, True): {128: 1.72, 256: 1.64, 512: 1.47, 768: 1.20, 1024: 1.16, 2048: 0.80},
+    (128, False): {128: 1.73, 256: 1.27, 512: 0.98, 768: 0.78, 1024: 0.70},
+    (128, True): {128: 1.73, 256: 1.55, 512: 1.21, 768: 0.93, 1024: 0.82},
+}
+
+
+def _is_cut(call: Call) -> bool:
+    """Whether a mask hides something."""
+    return call.band_upper < call.seqlen_k - 1 or call.band_lower > 1 - call.seqlen_q
+
+
+def _nearest(measured: dict[int, float], length: int) -> float:
+    """What was measured at the length next to this one, by their ratio."""
+    return measured[min(measured, key=lambda known: max(known / length, length / known))]
+
+
+def _share(ctas: int) -> float:
+    """Of the multiprocessors' time that CTAs take which all last as long."""
+    return ctas / _MULTIPROCESSORS / math.ceil(ctas / _MULTIPROCESSORS)
+
 
 def pair_speed(head_dim: int, call: Call) -> float:
-    """Speed of the pair over that of the usual form; that of the measured length next to it."""
-    cut = call.band_upper < call.seqlen_k - 1 or call.band_lower > 1 - call.seqlen_q
+    """Speed of the pair over that of the usual form."""
     steps = max(1, call.seqlen_q // 64) * (call.heads // call.heads_kv)
-    measured = PAIR_SPEED.get((head_dim, cut), {1: 1.0})
-    nearest = min(measured, key=lambda length: max(length / steps, steps / length))
+    measured = PAIR_SPEED.get((head_dim, _is_cut(call)), {1: 1.0})
     blocks = -(-call.seqlen_k // _KEYS)
-    return measured[nearest] * blocks / (blocks + blocks % 2)
+    return _nearest(measured, steps) * blocks / (blocks + blocks % 2)
+
+
+def serial_speed(head_dim: int, call: Call) -> float:
+    """Speed of the serial form over that of the better other one."""
+    measured = SERIAL_SPEED.get((head_dim, _is_cut(call)), {1: 0.0})
+    rows = max(1, call.seqlen_q) * (call.heads // call.heads_kv)
+    units = call.batch * call.heads_kv
+    blocks = -(-call.seqlen_k // _KEYS)
+    return _nearest(measured, rows) * _share(units) / _share(units * blocks)
 
 
 def fastest(forms: Sequence[BackwardVariant], call: Call) -> BackwardVariant:
-    """The pair of `forms` where it gains something, else the first."""
-    wanted = Form.PAIR if pair_speed(forms[0].head_dim, call) > 1 else Form.USUAL
-    return next((v for v in forms if v.form is wanted), forms[0])
+    """The one of `forms` that gains something over the first, else that."""
+    head_dim, of = forms[0].head_dim, {v.form: v for v in forms}
+    over_usual = pair_speed(head_dim, call)
+    # Where there is no pair, the usual form is the better other one.
+    gain = serial_speed(head_dim, call) * (1.0 if Form.PAIR in of else max(1.0, over_usual))
+    if Form.SERIAL in of and gain > 1:
+        return of[Form.SERIAL]
+    wanted = Form.PAIR if over_usual > 1 else Form.USUAL
+    return of.get(wanted, forms[0])

@@ -51,6 +51,7 @@ NAMES = (
 @pytest.fixture
 def pairs(monkeypatch):
     monkeypatch.setattr(select_sm90, "pair_speed", lambda head_dim, call: 2.0)
+    monkeypatch.setattr(select_sm90, "serial_speed", lambda head_dim, call: 0.0)
     jax.clear_caches()  # of calls that other tests traced, with their choice
     with jax_fa4.emulator.options(arch="sm90"):
         yield

@@ -25,7 +25,7 @@ def square(length, **changes):
 
 def forms(head_dim):
     usual = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=head_dim)
-    return usual, dataclasses.replace(usual, form=Form.PAIR)
+    return usual, *(dataclasses.replace(usual, form=form) for form in (Form.PAIR, Form.SERIAL))
 
 
 @pytest.mark.parametrize(
@@ -34,36 +34,53 @@ def forms(head_dim):
         (128, square(512), Form.PAIR),
         (128, square(2048), Form.USUAL),
         (128, square(1024), Form.PAIR),
+        (128, square(256), Form.SERIAL),
+        (128, square(128), Form.SERIAL),
         (128, square(8192), Form.USUAL),
         (128, square(65536), Form.USUAL),
-        (128, square(512, band_upper=0), Form.PAIR),
+        (128, square(512, band_upper=0), Form.SERIAL),
+        (128, square(1024, band_upper=0), Form.PAIR),
         (128, square(2048, band_upper=0), Form.USUAL),
         (128, square(8192, band_upper=0), Form.USUAL),
-        (64, square(512), Form.PAIR),
-        (64, square(512, band_upper=0), Form.USUAL),
+        (64, square(512), Form.SERIAL),
+        (64, square(512, band_upper=0), Form.SERIAL),
+        (64, square(1024, band_upper=0), Form.SERIAL),
         (64, square(2048), Form.USUAL),
         (64, square(8192), Form.USUAL),
         (64, square(2048, band_upper=0), Form.USUAL),
         (64, square(8192, band_upper=0), Form.USUAL),
         # A band as wide as the lengths cuts nothing.
-        (64, square(512, band_upper=511, band_lower=-511), Form.PAIR),
-        (64, square(512, band_upper=510), Form.USUAL),
+        (128, square(512, band_upper=511, band_lower=-511), Form.PAIR),
+        (128, square(512, band_upper=510), Form.SERIAL),
+        # Fewer heads than multiprocessors, or a few more, leave some idle.
+        (64, square(512, batch=3), Form.PAIR),
+        (64, square(512, batch=9), Form.PAIR),
+        (64, square(512, batch=8), Form.SERIAL),
         # One block of keys, or three, leave a CTA without work; of seven that is little.
         (128, dataclasses.replace(FULL, seqlen_k=128), Form.USUAL),
         (128, dataclasses.replace(FULL, seqlen_k=384), Form.USUAL),
         (128, dataclasses.replace(FULL, seqlen_k=7 * 128), Form.PAIR),
-        (128, square(1), Form.USUAL),
+        (128, square(1), Form.SERIAL),
         # The query heads of a key head are walked by one CTA.
         (128, square(512, heads=64), Form.USUAL),
+        (64, square(512, heads=64), Form.USUAL),
+        (64, square(256, heads=64, band_upper=0), Form.SERIAL),
     ],
 )
-def test_the_pair_where_it_was_faster(head_dim, call, form):
+def test_the_form_that_was_faster(head_dim, call, form):
     assert select_sm90.fastest(forms(head_dim), call).form is form
 
 
+def test_deterministic_calls_have_no_pair():
+    usual, _, serial = forms(128)
+    ordered = dataclasses.replace(usual, deterministic=True)
+    assert select_sm90.fastest([ordered, serial], FULL) is serial
+    assert select_sm90.fastest([ordered, serial], square(1024)) is ordered
+    assert select_sm90.fastest([ordered], FULL) is ordered
+
+
 def test_the_only_form_there_is():
-    usual, pair = forms(128)
-    for only in (usual, pair):
+    for only in forms(128):
         for call in (FULL, square(2048)):
             assert select_sm90.fastest([only], call) is only
     for head_dim, head_dim_v in ((256, 256), (192, 128)):
