@@ -55,10 +55,10 @@ def nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(fields, values, strict=False))
 
 
-def command(arguments: Sequence[str]) -> str:
+def command(arguments: Sequence[str], module: str = "attention") -> str:
     """The command line, with files by their names alone: folders mean nothing elsewhere."""
     words = [Path(word).name if "/" in word else word for word in arguments]
-    return shlex.join(["python", "-m", "benchmarks.attention", *words])
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
 
 
 def _build_info() -> dict[str, str]:
