@@ -18,7 +18,7 @@ from jax_fa4.emulator import problem
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, tolerances
-from jax_fa4.variants import BACKWARD_HEAD_DIMS, DETERMINISTIC_HEAD_DIMS, Arch
+from jax_fa4.variants import BACKWARD_HEAD_DIMS, DETERMINISTIC_HEAD_DIMS, Arch, select_sm90
 
 # (head dim, of values, queries, keys): halves that are no multiples of 32, either the wider.
 DIMS = (
@@ -112,6 +112,16 @@ NAMES = (
     "growing-128",
     "growing-192-128",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_serial_form():
+    """Short lengths and few heads are the serial form's on Hopper, which has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select_sm90, "serial_speed", lambda head_dim, call: 0.0)
+        jax.clear_caches()  # of calls that other tests traced, with their choice
+        yield
+    jax.clear_caches()
 
 
 @pytest.fixture(params=[arch.value for arch in BACKWARD_HEAD_DIMS])

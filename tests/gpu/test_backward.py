@@ -179,6 +179,17 @@ DETERMINISTIC = tuple(
             causal=True,
         ),
         inputs.Case(name="groups-256", query_length=777, key_length=1100, heads=8, head_dim=256),
+        # A CTA for all keys of a head: short lengths, and heads for most multiprocessors.
+        inputs.Case(name="short", batch=8, query_length=500, key_length=512, heads=16, causal=True),
+        inputs.Case(
+            name="short-groups-128",
+            batch=16,
+            query_length=130,
+            key_length=400,
+            heads=16,
+            heads_kv=8,
+            head_dim=128,
+        ),
     )
     if any(
         case.head_dim <= width and case.head_dim_v <= value_width
