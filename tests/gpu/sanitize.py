@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("sanitize_program.py")
@@ -70,8 +71,8 @@ def judge(output: str, status: int) -> tuple[str, str]:
     return OK, text
 
 
-def run(tool: str, sanitizer: str, log: Path | None, timeout: float) -> str:
-    """Run one tool, show the end of what it said, return the verdict."""
+def run(tool: str, sanitizer: str, log: Path | None, timeout: float) -> tuple[str, str]:
+    """Run one tool: its verdict, and the end of what it said."""
     try:
         ran = subprocess.run(
             command(tool, sanitizer),
@@ -92,9 +93,8 @@ def run(tool: str, sanitizer: str, log: Path | None, timeout: float) -> str:
         (log / f"sanitize-{tool}.log").write_text(output)
     verdict, reason = judge(output, status)
     lines = output.splitlines()
-    print("\n".join(lines[-12:] if verdict == OK else [*lines[:40], "...", *lines[-40:]]))
-    print(f"sanitize: {tool}: {verdict}: {reason}", flush=True)
-    return verdict
+    shown = lines[-12:] if verdict == OK else [*lines[:40], "...", *lines[-40:]]
+    return verdict, "\n".join([*shown, f"sanitize: {tool}: {verdict}: {reason}"])
 
 
 def find() -> str | None:
@@ -114,7 +114,16 @@ def main() -> int:
     if sanitizer is None:
         print("sanitize: NOT CHECKED: compute-sanitizer is not installed")
         return 2
-    verdicts = [run(tool, sanitizer, arguments.log, arguments.timeout) for tool in arguments.tools]
+    verdicts = []
+    with ThreadPoolExecutor(len(arguments.tools)) as pool:  # a tool waits for the host, mostly
+        runs = [
+            pool.submit(run, tool, sanitizer, arguments.log, arguments.timeout)
+            for tool in arguments.tools
+        ]
+        for each in runs:
+            verdict, words = each.result()
+            verdicts.append(verdict)
+            print(words, flush=True)
     for verdict, status in ((FINDINGS, 1), (NOT_CHECKED, 2)):
         if verdict in verdicts:
             print(f"sanitize: {verdict}")
