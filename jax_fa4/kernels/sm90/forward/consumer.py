@@ -23,6 +23,7 @@ from cutlass.cute.nvgpu import warpgroup
 
 from jax_fa4.kernels.sm90.forward import epilogue, products, walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.conversion import convert_here
 from jax_fa4.kernels.sm90.forward.masks import mask_outside_band
 from jax_fa4.kernels.toolkit import softmax
 from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert
@@ -66,8 +67,8 @@ def _block(context, frag, rows, key, masked: cutlass.Constexpr, k_state, v_state
     softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     warpgroup.wait_group(0)
     v_state = products.release(pipe_v, v_state)
+    convert_here(frag.acc_S, frag.tOrP)
     softmax.rescale_accumulator(frag.acc_O, frag.rescale)
-    convert(frag.acc_S, frag.tOrP)
     return k_state, v_state
 
 
