@@ -13,6 +13,10 @@ from jax_fa4.kernels.sm90.forward.walk import Walk
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import GlobalTensors
 
+# TMA's word for lines that are to leave L2 before others: a tile of Q is read once, as one of O is
+# written once, while K and V are read again for a head's other rows.
+EVICT_FIRST = 0x12F0000000000000
+
 
 @dataclass(frozen=True)
 class SharedLayouts:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32
+from cutlass import Float32, Int64
 from cutlass.cute.nvgpu import cpasync
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
 from jax_fa4.kernels.sm90.forward.barriers import NamedBarrier
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.context import EVICT_FIRST
 from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, ThreadCoordinates, convert
 
 
@@ -69,7 +70,12 @@ def run(context, frag, position, wg, thread_index) -> None:
         cute.group_modes(gO, 0, 2),
     )
     if is_storing_thread:
-        cute.copy(tma, source[None, wg], target[None, row // ROWS_PER_WARPGROUP])
+        cute.copy(
+            tma,
+            source[None, wg],
+            target[None, row // ROWS_PER_WARPGROUP],
+            cache_policy=Int64(EVICT_FIRST),
+        )
         cute.arch.cp_async_bulk_commit_group()
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, pipeline
+from cutlass import Int32, Int64, pipeline
 from cutlass.cute.nvgpu import cpasync
 
 from jax_fa4.kernels.sm90.forward import walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.context import EVICT_FIRST
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
 
 
@@ -32,7 +33,7 @@ def _partition(tma, tile_tensor, shared):
 
 
 @cute.jit
-def _fill(tma, source, destination, index, pipe, state):
+def _fill(tma, source, destination, index, pipe, state, policy: cutlass.Constexpr = None):
     """Load tile `index` into the next stage; returns the advanced state."""
     pipe.producer_acquire(state)
     cute.copy(
@@ -40,6 +41,7 @@ def _fill(tma, source, destination, index, pipe, state):
         source[None, index],
         destination[None, state.index],
         tma_bar_ptr=pipe.producer_get_barrier(state),
+        cache_policy=None if policy is None else Int64(policy),
     )
     state.advance()
     return state
@@ -82,7 +84,7 @@ def run(context) -> None:
         k_state = _fill(tma_k, k_source, k_stage, last - 1, pipes.k, k_state)
         for i in cutlass.range_constexpr(config.consumers):
             q_tile = row_block * config.consumers + i
-            q_state = _fill(tma_q, q_source, q_stage, q_tile, pipes.q, q_state)
+            q_state = _fill(tma_q, q_source, q_stage, q_tile, pipes.q, q_state, EVICT_FIRST)
         for i in cutlass.range(last - 1 - first, unroll=1):
             block = last - 1 - i
             k_state = _fill(tma_k, k_source, k_stage, block - 1, pipes.k, k_state)
