@@ -233,7 +233,7 @@ class TestInquiry:
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
         assert text == (
             "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0); "
-            "gradient: kernel bwd_sm90_bf16_d64"
+            "gradient: kernel bwd_sm90_bf16_d64_serial"
         )
         machine("10.3")
         text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
