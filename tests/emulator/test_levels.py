@@ -97,6 +97,34 @@ KERNELS = {
         """,
         "race: a (read of|write to) shared address",
     ),
+    # 9.7.13.15.16: a wait is the executing thread's; warps that do not diverge keep their order.
+    "one lane waits for its warp": (
+        "race: a read of shared address .*missing: bar.warp.sync after another lane of warp 1",
+        """
+        setp.lt.u32 %p0, %r0, 32;
+        shl.b32 %r4, %r0, 2;
+        and.b32 %r4, %r4, 127;
+        add.s32 %r4, %r4, %r2;
+        setp.eq.b32 %p1, %r0, 0;
+        @%p1 mbarrier.init.shared.b64 [%r2+128], 32;
+        bar.sync 0;
+        @!%p0 bra second;
+        st.shared.b32 [%r4], %r0;
+        mbarrier.arrive.shared.b64 _, [%r2+128];
+        st.shared.b32 [%r4], %r0;  // WRONG
+        ret;
+        second:
+        setp.ne.b32 %p1, %r0, 32;
+        @%p1 bra others;
+        wait:
+        mbarrier.try_wait.parity.shared.b64 %p2, [%r2+128], 0;
+        @!%p2 bra wait;
+        others:
+        elect.sync %r5|%p3, -1;
+        ld.shared.b32 %r5, [%r4];
+        """,
+        "race: a (read of|write to) shared address",
+    ),
     "initialised again": (
         "mbarrier: .* is initialised while it is alive",
         """

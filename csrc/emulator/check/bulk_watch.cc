@@ -87,9 +87,9 @@ void WatchStoreTo(Warp& warp, int lane, uint64_t address, uint32_t bytes, bool a
 void WatchBulkWait(Warp& warp, int lane, uint64_t reads, uint64_t writes) {
   RaceDetector* races = warp.machine->races.get();
   if (races == nullptr) return;
-  races->Observe(warp, races->LaneChannel(warp, ChannelKind::kBulkRead, lane),
+  races->Observe(warp, 1u << lane, races->LaneChannel(warp, ChannelKind::kBulkRead, lane),
                  static_cast<uint32_t>(reads));
-  races->Observe(warp, races->LaneChannel(warp, ChannelKind::kBulkWrite, lane),
+  races->Observe(warp, 1u << lane, races->LaneChannel(warp, ChannelKind::kBulkWrite, lane),
                  static_cast<uint32_t>(writes));
 }
 

@@ -47,8 +47,12 @@ void RaceDetector::Release(Warp& warp, ProxyClocks* into) {
 
 void RaceDetector::Acquire(Warp& warp, const ProxyClocks& from) {
   const uint32_t self = Index(warp);
-  clocks_[self].generic.Join(from.generic);
-  clocks_[self].async.Join(from.async);
+  ProxyClocks* others = WaitLanes(warp, warp.exec);
+  for (ProxyClocks* clocks : {&clocks_[self], others}) {
+    if (clocks == nullptr) continue;
+    clocks->generic.Join(from.generic);
+    clocks->async.Join(from.async);
+  }
   // What comes back of its own lanes, they have all released.
   apart_[self].generic = std::max(apart_[self].generic, from.generic[self]);
   apart_[self].async = std::max(apart_[self].async, from.async[self]);
@@ -69,7 +73,9 @@ void RaceDetector::FenceProxyAsync(Warp& warp) {
   const uint32_t self = Index(warp);
   ProxyClocks& own = clocks_[self];
   own.async.Join(own.generic);
-  apart_[self].async = std::max(apart_[self].async, apart_[self].generic);
+  Apart& apart = apart_[self];
+  if ((warp.exec & ~apart.waited) != 0) apart.before.async.Join(apart.before.generic);
+  apart.async = std::max(apart.async, apart.generic);
   own.generic.Raise(self, own.generic[self] + 1);  // what comes later is not fenced
 }
 
@@ -86,10 +92,14 @@ void RaceDetector::Strong(Warp& warp, uint64_t address) {
   Release(warp, &location.clocks);
 }
 
-void RaceDetector::Observe(Warp& warp, EntityId channel, uint32_t time) {
-  ProxyClocks& own = ClocksOf(warp);
-  own.generic.Raise(channel, time);
-  own.async.Raise(channel, time);
+void RaceDetector::Observe(Warp& warp, uint32_t lanes, EntityId channel, uint32_t time) {
+  if (time == 0) return;
+  ProxyClocks* others = WaitLanes(warp, lanes);
+  for (ProxyClocks* clocks : {&ClocksOf(warp), others}) {
+    if (clocks == nullptr) continue;
+    clocks->generic.Raise(channel, time);
+    clocks->async.Raise(channel, time);
+  }
 }
 
 EntityId RaceDetector::FindChannel(ChannelKind kind, uint32_t cta_rank, uint32_t key) {
@@ -169,11 +179,11 @@ void RaceDetector::Finish(AccessId id, uint32_t time) {
 
 // ---- checks
 
-bool RaceDetector::Ordered(const Access& earlier, const Party& later, ShadowSpace space) {
+bool RaceDetector::Ordered(const Access& earlier, const Party& later, int lane, ShadowSpace space) {
   if (space == ShadowSpace::kTensor) return TensorOrdered(earlier, later);
   // Clusters run at any time; what they have synchronised through is known as a whole only.
   if (earlier.cluster != cluster_) return earlier_clusters_.count(earlier.cluster) != 0;
-  const ProxyClocks& own = ClocksOf(*later.warp);
+  const ProxyClocks& own = KnownTo(earlier, later, lane);
   // What a thread has read by ordinary loads, and released, working kernels let TMA overwrite
   // without a proxy fence; the text (8.9.5) asks for one.
   const bool reads_are_done =
@@ -188,8 +198,8 @@ void RaceDetector::CheckWriter(Party* party, int lane, AccessId writer, ShadowSp
   const Access& own = accesses_[party->id];
   if ((earlier.bytes & own.bytes) == 0 || (earlier.atomic && own.atomic)) return;
   if (party->agrees && !earlier.async && earlier.bytes == own.bytes) return;
-  if (!Ordered(earlier, *party, space)) ReportRace(earlier, *party, lane, space, address);
-  party->passed_writer_ = writer;
+  if (!Ordered(earlier, *party, lane, space)) ReportRace(earlier, *party, lane, space, address);
+  if (LanesBehind(*party) == 0) party->passed_writer_ = writer;
 }
 
 void RaceDetector::CheckReaders(Party* party, int lane, ReadersId readers, ShadowSpace space,
@@ -198,9 +208,9 @@ void RaceDetector::CheckReaders(Party* party, int lane, ReadersId readers, Shado
   for (AccessId reader : readers_[readers].accesses) {
     const Access& earlier = accesses_[reader];
     if ((earlier.bytes & own.bytes) == 0) continue;
-    if (!Ordered(earlier, *party, space)) ReportRace(earlier, *party, lane, space, address);
+    if (!Ordered(earlier, *party, lane, space)) ReportRace(earlier, *party, lane, space, address);
   }
-  party->passed_readers_ = readers;
+  if (LanesBehind(*party) == 0) party->passed_readers_ = readers;
 }
 
 // The readers `old` and this party: neighbouring words mostly ask for the same.
@@ -282,29 +292,9 @@ void RaceDetector::UseMbarrier(Warp& warp, int lane, const Cta& cta, uint32_t of
   if (writer == 0) return;
   Party party;
   party.warp = &warp;
-  if (!Ordered(accesses_[writer], party, ShadowSpace::kShared)) {
+  if (!Ordered(accesses_[writer], party, lane, ShadowSpace::kShared)) {
     ReportRace(accesses_[writer], party, lane, ShadowSpace::kShared, offset);
   }
-}
-
-// ---- accesses that nobody can race with any more
-
-void RaceDetector::Mark(const ShadowWords& shadow) {
-  for (AccessId writer : shadow.writer) accesses_[writer].marked = true;
-  for (ReadersId readers : shadow.readers) readers_[readers].marked = true;
-}
-
-void RaceDetector::Collect() {
-  for (const ShadowWords& shadow : shared_) Mark(shadow);
-  for (const ShadowWords& shadow : tensor_) Mark(shadow);
-  for (const auto& [page, shadow] : global_) Mark(*shadow);
-  readers_.ForAll([this](Readers* readers) {
-    if (!readers->marked) return;
-    for (AccessId reader : readers->accesses) accesses_[reader].marked = true;
-  });
-  accesses_.ForAll([](Access* access) { access->marked = access->marked || access->kept; });
-  readers_.Sweep();
-  accesses_.Sweep();
 }
 
 }  // namespace jax_fa4::emulator

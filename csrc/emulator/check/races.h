@@ -88,6 +88,10 @@ class RaceDetector {
   void ReleaseLanes(Warp& warp, ProxyClocks* into);
   // All lanes of `warp` that did something meet: bar.warp.sync, a barrier of threads that wait.
   void MeetLanes(Warp& warp, uint32_t lanes);
+  // `lanes` of `warp` have waited, and what they learn enters the warp's clocks. What lanes that
+  // have not waited know is kept apart until all meet: gives these clocks if all such lanes are
+  // among `lanes`, so that they learn it, too.
+  ProxyClocks* WaitLanes(Warp& warp, uint32_t lanes);
   // The same by a relaxed arrival or wait, which memory models do not see: the tcgen05.fence of
   // either side composes with any instruction that orders execution (PTX ISA 9.7.16.6.3).
   void ReleaseTensor(Warp& warp, ProxyClocks* into);
@@ -101,10 +105,11 @@ class RaceDetector {
   // A strong access to `address`: it orders both ways with those before it, a little more than the
   // text gives to relaxed ones without a fence (8.8).
   void Strong(Warp& warp, uint64_t address);
-  // `warp` has waited for all operations of `channel` up to `time`.
-  void Observe(Warp& warp, EntityId channel, uint32_t time);
+  // `lanes` of `warp` have waited for all operations of `channel` up to `time`.
+  void Observe(Warp& warp, uint32_t lanes, EntityId channel, uint32_t time);
   void ObserveCopies(Warp& warp, EntityId channel, uint32_t time) {
     ClocksOf(warp).generic.Raise(channel, time);
+    apart_[Index(warp)].before.generic.Raise(channel, time);
   }
 
   EntityId MbarrierChannel(const Cta& cta, uint32_t offset);
@@ -170,6 +175,8 @@ class RaceDetector {
     uint32_t tensor_loads = 0;
     uint32_t tensor_stores = 0;
     uint32_t withheld = 0;  // what was done up to then was not given on
+    uint32_t waited = 0;    // lanes that have waited for what others have not; 0: nothing is apart
+    ProxyClocks before;     // what these others know, tensor memory and the warp's own apart
   };
 
   uint32_t Index(const Warp& warp) const;
@@ -180,10 +187,14 @@ class RaceDetector {
   // What `warp` releases from now on orders its tcgen05 instructions up to here.
   void RelayTensor(Warp& warp);
   Clock& RelayedTensor(const Warp& warp);
-  bool Ordered(const Access& earlier, const Party& later, ShadowSpace space);
+  bool Ordered(const Access& earlier, const Party& later, int lane, ShadowSpace space);
   bool TensorOrdered(const Access& earlier, const Party& later);
   // Whether the lanes of `earlier`, of the same warp, have met those that start `later`.
   bool LanesMet(const Access& earlier, const Party& later);
+  // The lanes of `later` that have not waited for what others have.
+  uint32_t LanesBehind(const Party& later) const;
+  // What `lane` of `later` knows, or all of its lanes where it is negative, about `earlier`.
+  const ProxyClocks& KnownTo(const Access& earlier, const Party& later, int lane);
   void CheckWriter(Party* party, int lane, AccessId writer, ShadowSpace space, uint64_t address);
   void CheckReaders(Party* party, int lane, ReadersId readers, ShadowSpace space, uint64_t address);
   ReadersId WithReader(Party* party, ReadersId old);
@@ -194,7 +205,7 @@ class RaceDetector {
   [[noreturn]] void ReportRace(const Access& earlier, const Party& later, int lane,
                                ShadowSpace space, uint64_t address);
   std::string Describe(const Access& access) const;
-  std::string MissingEdge(const Access& earlier, const Party& later);
+  std::string MissingEdge(const Access& earlier, const Party& later, int lane);
   std::string NotWaited(const Access& earlier);
   std::string MissingTensorEdge(const Access& earlier, const Party& later);
   const Channel& ChannelOf(const Access& access) const {

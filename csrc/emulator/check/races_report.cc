@@ -69,12 +69,20 @@ std::string RaceDetector::NotWaited(const Access& earlier) {
   return std::string();
 }
 
-std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later) {
+std::string RaceDetector::MissingEdge(const Access& earlier, const Party& later, int lane) {
   if (earlier.cluster != cluster_) return "CTAs of different clusters are not ordered";
   const ProxyClocks& own = ClocksOf(*later.warp);
   if (earlier.time <= own.async[earlier.entity] && !LanesMet(earlier, later)) {
     return "missing: bar.warp.sync after it, before another lane of " + WarpName(earlier) +
            " starts this";
+  }
+  const ProxyClocks& known = KnownTo(earlier, later, lane);
+  const auto covers = [&](const ProxyClocks& clocks) {
+    return earlier.time <= (later.async ? clocks.async : clocks.generic)[earlier.entity];
+  };
+  if (covers(own) && !covers(known)) {
+    return "missing: bar.warp.sync after another lane of warp " +
+           std::to_string(later.warp->index) + " has waited for it, before this one's access";
   }
   if (later.async && !earlier.async && earlier.time <= own.generic[earlier.entity]) {
     return "missing: fence.proxy.async between the two, which use different proxies";
@@ -154,7 +162,7 @@ void RaceDetector::ReportRace(const Access& earlier, const Party& later, int lan
       std::string(later.async ? "an asynchronous " : "a ") +
       (later.write ? "write to " : "read of ") + PlaceName(space, address) +
       " is not ordered after " + Describe(earlier) + "; " +
-      (tensor ? MissingTensorEdge(earlier, later) : MissingEdge(earlier, later));
+      (tensor ? MissingTensorEdge(earlier, later) : MissingEdge(earlier, later, lane));
   later.warp->Report("race", what, lane);
 }
 

@@ -59,6 +59,7 @@ class Pool {
   Pool() : records_(1) {}
 
   Record& operator[](uint32_t id) { return records_[id]; }
+  const Record& operator[](uint32_t id) const { return records_[id]; }
   bool Full() const { return free_.empty() && records_.size() >= limit_; }
   uint32_t Add(Record record) {
     if (free_.empty()) {

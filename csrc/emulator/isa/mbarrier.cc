@@ -69,7 +69,8 @@ void AcquirePhase(Warp& warp, int lane, uint64_t address, const Mbarrier& barrie
   if (relaxed) return races->AcquireTensor(warp, barrier.completed);
   races->Acquire(warp, barrier.completed);
   const Cta& cta = warp.machine->CtaOf(warp, lane, address);
-  races->Observe(warp, races->MbarrierChannel(cta, static_cast<uint32_t>(address & 0xffffff)),
+  races->Observe(warp, warp.exec,
+                 races->MbarrierChannel(cta, static_cast<uint32_t>(address & 0xffffff)),
                  static_cast<uint32_t>(barrier.phase));
 }
 

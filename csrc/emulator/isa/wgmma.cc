@@ -123,7 +123,7 @@ Step WaitGroup(Warp& warp, const Op& op) {
   if (warp.registers != nullptr) warp.registers->WaitProducts(pending);
   RaceDetector* races = warp.machine->races.get();
   if (races != nullptr && warp.wgmma_groups > pending) {
-    races->Observe(warp, races->LaneChannel(warp, ChannelKind::kProducts, 0),
+    races->Observe(warp, warp.exec, races->LaneChannel(warp, ChannelKind::kProducts, 0),
                    warp.wgmma_groups - pending);
   }
   return Step::kNext;
