@@ -240,7 +240,7 @@ def waited_again(survivor: Survivor) -> bool:
     if not survivor.code.startswith("tcgen05.wait::ld"):
         return False
     if survivor.mutant.family == "move wait":
-        return survivor.passed.startswith("st.shared")
+        return survivor.passed.startswith(("st.shared", "st.global", "tcgen05.st"))
     text = Text(survivor.ptx).stops_if_told_before_wait(survivor.mutant.line - 1)
     return survivor.mutant.family == "drop wait" and survivor.clean(text)
 
@@ -249,6 +249,28 @@ def waited_later(survivor: Survivor) -> bool:
     """Another tcgen05.wait::ld follows on every path."""
     drops = survivor.mutant.family == "drop wait" and survivor.code.startswith("tcgen05.wait::ld")
     return drops and Text(survivor.ptx).waits_for_loads_after(survivor.mutant.line - 1)
+
+
+def waited_before_end(survivor: Survivor) -> bool:
+    """Another tcgen05.wait::ld follows before the thread ends, on every path that any took."""
+    drops = survivor.mutant.family == "drop wait" and survivor.code.startswith("tcgen05.wait::ld")
+    text = Text(survivor.ptx)
+    return drops and survivor.clean(text.stops_if_ended_before_wait(survivor.mutant.line - 1))
+
+
+def later_commit(survivor: Survivor) -> bool:
+    """A wait for another commit than its own, which the same role issues later."""
+    wait = WAIT.search(survivor.code)
+    other = WAIT.search(survivor.mutant.text.split("\n")[survivor.mutant.line - 1])
+    if survivor.mutant.family != "change stage" or not wait or not other:
+        return False
+    text = Text(survivor.ptx)
+    own, later = (text.arrivals(found[3]) for found in (wait, other))
+    if len(own) != 1 or len(later) != 1:
+        return False
+    commits = all("tcgen05.commit" in text.lines[at] for at in (*own, *later))
+    in_order = later[0] in text.reachable(own[0]) and own[0] not in text.reachable(later[0])
+    return commits and in_order
 
 
 def not_for_load(survivor: Survivor) -> bool:

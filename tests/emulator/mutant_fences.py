@@ -81,6 +81,15 @@ def no_more_scores(survivor: Survivor) -> bool:
     return survivor.clean(text.stops_at_scores_after(here))
 
 
+def fenced_behind(survivor: Survivor) -> bool:
+    """A fence whose work others behind it do: without it and them there is a race."""
+    text, here = Text(survivor.ptx), survivor.mutant.line - 1
+    if survivor.mutant.family != "drop fence" or not survivor.code.startswith(BEFORE):
+        return False
+    behind = text.fences_after(here)
+    return bool(behind) and "race" in survivor.kinds(text.without([here, *behind]))
+
+
 def fence_of_reader(survivor: Survivor) -> bool:
     pair = (survivor.code, survivor.passed)
     return (

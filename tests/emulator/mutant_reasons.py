@@ -162,6 +162,13 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         "waited for is never over)",
     ),
     (
+        checks.waited_before_end,
+        "what a tcgen05.ld gives may be used at once (PTX ISA 9.7.16.6.4.5), another "
+        "tcgen05.wait::ld comes later wherever a thread went, and nobody overwrites what it read "
+        "before that (checked: a kernel that stops where a thread ends without one, under every "
+        "schedule; races of tensor memory, where a read that was not waited for is never over)",
+    ),
+    (
         fences.no_fence_needed,
         "it still comes before the product, and its phase tells of a copy to shared memory, "
         "which the fence does not order (checked: races of tensor memory, where a tcgen05 "
@@ -193,6 +200,17 @@ REASONS: tuple[tuple[Callable[[Survivor], bool], str], ...] = (
         checks.value_unused,
         "the value that it lets others read is of no use to them: a tile's first block has nothing "
         "to scale (checked: with a NaN in its place the results are the same bits)",
+    ),
+    (
+        checks.later_commit,
+        "it waits for a later commit of the same thread, which tells of all products before it "
+        "(PTX ISA 9.7.16.12.1; checked: the text, where nothing else arrives at either mbarrier)",
+    ),
+    (
+        fences.fenced_behind,
+        "the products and loads that it orders are ordered where they need be by the fences of its "
+        "kind behind it (checked: without it and them there is a race of tensor memory, under "
+        "every schedule there is none without it alone)",
     ),
     (
         fences.fence_of_reader,

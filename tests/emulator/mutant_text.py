@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 FAULT = "mbarrier.arrive.shared.b64 _, [7];"  # a finding, wherever it is executed
@@ -115,11 +116,18 @@ class Text:
     def stops_if_told_before_wait(self, line: int) -> str:
         """The kernel without the tcgen05.wait::ld at `line`, which stops where a thread arrives
         somewhere after it and before another such wait."""
+        return self._stops_before_wait(line, _TELLS)
+
+    def stops_if_ended_before_wait(self, line: int) -> str:
+        """The same, which stops where a thread ends."""
+        return self._stops_before_wait(line, r"\bret;")
+
+    def _stops_before_wait(self, line: int, stop: str) -> str:
         text = list(self.lines)
         for at, code in enumerate(text):
             if code.startswith("tcgen05.wait::ld"):
                 text[at] = f"mov.u32 open, {int(at == line)}; {code if at != line else ''}"
-            elif re.search(_TELLS, code):
+            elif re.search(stop, code):
                 text[at] = f"setp.ne.u32 is_open, open, 0; @is_open {FAULT} {code}"
         return _declaring(text, ("is_open",), ("open",))
 
@@ -196,6 +204,37 @@ class Text:
         """Whether a thread comes to another tcgen05.wait::ld after this line, whatever its way."""
         steps = [self._next(at) for at in range(len(self.lines))]
         return not self._meets(line, "^ret", "tcgen05.wait::ld", steps)
+
+    def fences_after(self, line: int) -> list[int]:
+        """The fences like the one at this line that its role may come to after it."""
+        kind = next(kind for kind in (AFTER, BEFORE) if self.lines[line].startswith(kind))
+        return [at for at in self.reachable(line) if self.lines[at].startswith(kind)]
+
+    def arrivals(self, address: str) -> list[int]:
+        """The lines that arrive at the mbarrier of an address in brackets, as far as the sums of
+        registers and numbers that both addresses are tell."""
+        wanted = self._place(address)
+        told = re.compile(r"(?:mbarrier\.arrive|tcgen05\.commit|complete_tx)[^;]*?(\[%\w[^\]]*\])")
+        found = ((at, told.findall(line)) for at, line in enumerate(self.lines))
+        return [at for at, places in found if wanted in map(self._place, places)]
+
+    def _place(self, address: str) -> tuple[str, int]:
+        """Register and number whose sum it is, back to one that is no such sum or not always."""
+        register, offset = re.fullmatch(r"\[(%\w+)\s*(?:\+\s*(\d+))?\]", address).groups()
+        total = int(offset or 0)
+        while len(made := self._sums.get(register, [])) == 1:
+            register, more = made[0]
+            total += more
+        return register, total
+
+    @functools.cached_property
+    def _sums(self) -> dict[str, list[tuple[str, int]]]:
+        sums: dict[str, list[tuple[str, int]]] = {}
+        for line in self.lines:
+            made = re.match(r"add\.s32\s+(%\w+), (%\w+), (\d+);", line)
+            if made:
+                sums.setdefault(made[1], []).append((made[2], int(made[3])))
+        return sums
 
     def near(self, code: str, line: int) -> int:
         """The line nearest to `line` that begins so."""

@@ -56,6 +56,7 @@ class Sums:
 def _launches(run: Emulator, host: HostCode) -> Iterator[tuple[dict[str, Any], Launch]]:
     """(what was captured, the launch) of every problem of the kernel."""
     from jax_fa4.variants import BackwardVariant, Form, ForwardVariant
+    from jax_fa4.variants.catalog import is_deterministic
 
     variant = host.variant
     if isinstance(variant, ForwardVariant):
@@ -70,7 +71,7 @@ def _launches(run: Emulator, host: HostCode) -> Iterator[tuple[dict[str, Any], L
         values = (arguments.backward if main else arguments.postprocess)(variant, problem, seed)
         saved = host.launch(values, ("dq_accum", "dk", "dv", "semaphores") if main else ("dq",))
         launch = _captured(run, saved, level="ptx")
-        if main and not variant.deterministic:
+        if main and not is_deterministic(variant):
             launch = _summed(launch, values["dq_accum"].size)
         yield saved, launch
 

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 import pytest
-from mutant_checks import Survivor, over_when_used
-from mutant_fences import fence_passes_wait, nothing_before
+from mutant_checks import Survivor, later_commit, over_when_used
+from mutant_fences import fence_passes_wait, fenced_behind, nothing_before
 from mutant_reasons import reason
 from mutant_text import Text
 from mutants import Mutant, marked, mutants
@@ -213,6 +213,49 @@ def test_a_warp_that_passes_by_ends_too():
 )
 def test_loads_are_waited_for_later_only_on_every_path(lines, waits):
     assert Text("\n".join(lines)).waits_for_loads_after(0) is waits
+
+
+def test_a_load_that_is_not_waited_for_before_a_thread_ends_stops_it():
+    lines = ["{", WAITED, ARRIVE, "@p bra $L;", WAITED, "$L:", "@q ret;", "ret;", "}"]
+    stopped = Text("\n".join(lines)).stops_if_ended_before_wait(1).split("\n")
+    assert stopped[1] == "mov.u32 open, 1; "
+    assert stopped[2] == ARRIVE
+    assert stopped[4].startswith("mov.u32 open, 0;")
+    assert all(line.startswith("setp.ne.u32 is_open, open, 0; @is_open") for line in stopped[6:8])
+    assert stopped[6].endswith("@q ret;")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "more", "later"),
+    [
+        (144, 152, "", True),
+        (152, 144, "", False),
+        (144, 152, "mbarrier.arrive.shared.b64 _, [%r1+152];", False),
+        (144, 160, "", False),
+    ],
+)
+def test_a_later_commit_may_be_waited_for(first, second, more, later):
+    def wait(register):
+        return f"mbarrier.try_wait.parity.shared.b64 P1, {register}, 0, 10000000;"
+
+    lines = ["add.s32 %r2, %r1, 144;", wait("[%r2]"), f"add.s32 %r3, %r1, {first};"]
+    lines += [COMMIT, f"add.s32 %r6, %r1, {second};", COMMIT.replace("%r3", "%r6"), more, "ret;"]
+    text = "\n".join(lines)
+    mutant = Mutant(2, "+8", "change stage", text.replace("[%r2]", "[%r2+8]"))
+    assert later_commit(Survivor(mutant, text, set, 1, bool)) is later
+
+
+@pytest.mark.parametrize(
+    ("again", "kinds", "ordered"),
+    [(True, {"", "race"}, True), (True, {""}, False), (False, {"race"}, False)],
+)
+def test_fences_behind_may_do_the_work_of_one(again, kinds, ordered):
+    lines = ["{", LOAD, BEFORE, ARRIVE, BEFORE if again else AFTER, ARRIVE, "ret;", "}"]
+    run_texts = []
+    mutant = Mutant(3, f"drop {BEFORE}", "drop fence", "")
+    tried = Survivor(mutant, "\n".join(lines), lambda x: run_texts.append(x) or kinds, 1, bool)
+    assert fenced_behind(tried) is ordered
+    assert all(BEFORE not in text for text in run_texts)
 
 
 @pytest.mark.parametrize(
