@@ -1,4 +1,4 @@
-// Asynchronous copies without a tensor map; cp's other forms are in bulk.cc.
+// Asynchronous copies, of which bulk.cc has the rest.
 #pragma once
 
 #include <string_view>
@@ -24,5 +24,10 @@ void DecodeAsyncCopy(Decoder& decoder, const Instruction& instruction, Modifiers
 // cp.async.bulk and cp.reduce.async.bulk, from the modifier after the destination's space on.
 void DecodeBulkCopy(Decoder& decoder, const Instruction& instruction, std::string_view destination,
                     Modifiers* modifiers, Op* op);
+// cp.async.bulk.tensor and cp.async.bulk.prefetch.tensor, from the modifier after "tensor" on.
+void DecodeTensorCopy(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                      Op* op);
+void DecodeTensorPrefetch(Decoder& decoder, const Instruction& instruction, Modifiers* modifiers,
+                          Op* op);
 
 }  // namespace jax_fa4::emulator

@@ -112,6 +112,7 @@ int MemoryBytes(std::string_view type);
 
 // One function a chapter of the manual; isa/ holds them.
 void RegisterInteger(InstructionTable* table);
+void RegisterLogic(InstructionTable* table);
 void RegisterBits(InstructionTable* table);
 void RegisterFloat(InstructionTable* table);
 void RegisterSpecial(InstructionTable* table);
