@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import PACKAGES, version
+from benchmarks.environment import PACKAGES, cpu_model, vectors, version
 
 HEAD_DIM = 128
 # Opcodes by what they do, for the shares of the instructions; the rest is arithmetic.
@@ -163,20 +163,6 @@ def measure_peer(row: Row, options: argparse.Namespace) -> dict[str, Any]:
     middle = statistics.median(cpu)
     spread = (max(cpu) - min(cpu)) / 2 / middle
     return {"cpu": middle, "spread": spread, "versions": answer["versions"]}
-
-
-def cpu_model() -> str:
-    """As the kernel names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor()
-
-
-def vectors() -> str:
-    """The widest of the extensions that the engine has code for."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return next((name for name in ("avx512f", "avx2") if f" {name} " in flags), "baseline x86-64")
 
 
 def environment(date: str | None) -> dict[str, Any]:

@@ -55,6 +55,20 @@ def nvidia_smi(fields: tuple[str, ...]) -> dict[str, str]:
     return dict(zip(fields, values, strict=False))
 
 
+def cpu_model() -> str:
+    """As the kernel names it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":")[1].strip()
+    return platform.processor()
+
+
+def vectors() -> str:
+    """The widest of the extensions that the engine has code for."""
+    flags = Path("/proc/cpuinfo").read_text()
+    return next((name for name in ("avx512f", "avx2") if f" {name} " in flags), "baseline x86-64")
+
+
 def command(arguments: Sequence[str], module: str = "attention") -> str:
     """The command line, with files by their names alone: folders mean nothing elsewhere."""
     words = [Path(word).name if "/" in word else word for word in arguments]

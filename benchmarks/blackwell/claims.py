@@ -25,6 +25,7 @@ import jax_fa4.emulator
 from benchmarks.blackwell.timing.cells import HIDDEN, TOKENS
 from benchmarks.timing_model import listing, replay, streams
 from benchmarks.timing_model.lines import Line, fit
+from benchmarks.timing_model.record import aligned
 from benchmarks.timing_model.units import B200
 from jax_fa4.aot import toolkit
 from jax_fa4.aot.kernel_classes import kernel_class_path
@@ -68,13 +69,6 @@ class Tiles:
     claimed_full: float | None  # full mask
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 256, np.uint8)
-    start = -raw.ctypes.data % 128
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 def _record(emulated: Any, variant: ForwardVariant, rows: int, causal: bool, seed: int) -> Any:
     """One head of random numbers, as many keys as rows or 1024 for all."""
     import cuda.bindings.driver as cuda
@@ -86,10 +80,10 @@ def _record(emulated: Any, variant: ForwardVariant, rows: int, causal: bool, see
     d, d_v, random = variant.head_dim, variant.head_dim_v, np.random.default_rng(0)
     keys = rows if causal else 1024
     sizes = ((rows, d), (keys, d), (keys, d_v), (rows, d_v))
-    arrays = [_aligned((1, n, 1, width), ml_dtypes.bfloat16) for n, width in sizes]
+    arrays = [aligned((1, n, 1, width), ml_dtypes.bfloat16) for n, width in sizes]
     for each in arrays[:3]:
         each[...] = random.standard_normal(each.shape, dtype=np.float32).astype(each.dtype)
-    arrays.append(_aligned((1, 1, rows), np.float32))
+    arrays.append(aligned((1, 1, rows), np.float32))
     kinds = [cutlass.BFloat16] * 4 + [cutlass.Float32]
     pointers = [
         make_ptr(kind, x.ctypes.data, AddressSpace.gmem, assumed_align=16)

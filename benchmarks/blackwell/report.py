@@ -9,6 +9,7 @@ from benchmarks.blackwell.kernels import Kernel, Peer
 from benchmarks.blackwell.pipes import PIPES, by_pipe
 from benchmarks.blackwell.roles import Pass
 from benchmarks.blackwell.sass import Instruction
+from benchmarks.pages import row
 
 Way = tuple[Instruction, ...]
 
@@ -58,14 +59,10 @@ one CTA.
 """
 
 
-def _row(*cells: Any) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
 def _table(heads: Iterable[str], rows: Iterable[Iterable[Any]], words: int = 1) -> list[str]:
     heads = list(heads)
     rule = ["---"] * words + ["---:"] * (len(heads) - words)
-    return [_row(*heads), _row(*rule), *(_row(*row) for row in rows)]
+    return [row(*heads), row(*rule), *(row(*cells) for cells in rows)]
 
 
 def ways(kernel: Kernel) -> dict[str, Way]:

@@ -60,21 +60,18 @@ def test_preprocess_and_postprocess_take_the_time_of_their_bytes():
     assert around(B200) == pytest.approx(TOKENS * HIDDEN * 14 / 8e12)
 
 
-def test_a_wait_for_bulk_additions_lasts_until_shared_memory_was_read():
-    def sass(opcode: str) -> Sass:
-        return Sass(0, opcode, "", "", 0, 1, NO_BARRIER, NO_BARRIER, 0)
+def _sass(opcode: str) -> Sass:
+    return Sass(0, opcode, "", "", 0, 1, NO_BARRIER, NO_BARRIER, 0)
 
-    listing = Listing((sass("UBLKRED"), sass("DEPBAR")), (Block(0, 2),))
+
+def test_a_wait_for_bulk_additions_lasts_until_shared_memory_was_read():
+    listing = Listing((_sass("UBLKRED"), _sass("DEPBAR")), (Block(0, 2),))
     size = 16384
     add = Event("cp.reduce.async.bulk.global.shared::cta", (), ((0, 1, size),))
     wait = Event("cp.async.bulk.wait_group.read", ((0, 1, 0),), ())
     done = Replay([Stream(0, 0, [0, 1], {0: add, 1: wait})], listing, B200).run().end[0]
     read = B200.store_read_latency + size / B200.store_bytes
     assert done == pytest.approx(read, abs=2)
-
-
-def _sass(opcode: str) -> Sass:
-    return Sass(0, opcode, "", "", 0, 1, NO_BARRIER, NO_BARRIER, 0)
 
 
 def test_a_copy_to_the_other_cta_comes_from_shared_memory():

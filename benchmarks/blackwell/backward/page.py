@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.blackwell.backward.kernels import Backward
 from benchmarks.blackwell.timing.cells import LENGTHS
+from benchmarks.pages import row
 from benchmarks.timing_model.units import Chip
 
 # FlashAttention-4's TFLOP/s at S = 1k, 2k, ... on a B200, backward at head dim 128, by mask: its
@@ -25,10 +26,6 @@ Pairs = dict[int, tuple[Ours, Theirs]]  # by head dim
 _NAMES = {1: "one CTA", 2: "two CTAs"}
 
 
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 def _model(kernel: Backward, causal: bool, chip: Chip) -> list[float]:
     return [kernel.tflops(causal, length, chip) for length in LENGTHS]
 
@@ -36,10 +33,10 @@ def _model(kernel: Backward, causal: bool, chip: Chip) -> list[float]:
 def _theirs(
     where: tuple[int, str], name: str, model: list[float], published: tuple[int, ...] | None
 ) -> Iterator[str]:
-    yield _row(*where, f"FlashAttention-4, {name}, model", *(f"{x:.0f}" for x in model))
+    yield row(*where, f"FlashAttention-4, {name}, model", *(f"{x:.0f}" for x in model))
     if published:
         off = (f"{100 * (a / b - 1):+.0f} %" for a, b in zip(model, published, strict=True))
-        yield _row(*where, f"the model's error, {name}", *off)
+        yield row(*where, f"the model's error, {name}", *off)
 
 
 def comparison(pairs: Pairs, chip: Chip) -> Iterator[str]:
@@ -50,18 +47,18 @@ def comparison(pairs: Pairs, chip: Chip) -> Iterator[str]:
             where = (head_dim, "causal" if causal else "full")
             published = PUBLISHED[causal] if head_dim == 128 else None
             if published:
-                yield _row(*where, "FlashAttention-4, published", *published)
+                yield row(*where, "FlashAttention-4, published", *published)
             others = {ctas: _model(each[causal], causal, chip) for ctas, each in theirs.items()}
             for ctas, model in others.items():
                 yield from _theirs(where, _NAMES[ctas], model, published)
             mine = {ctas: _model(each, causal, chip) for ctas, each in ours.items()}
             for ctas, model in mine.items():
-                yield _row(*where, f"ours, {_NAMES[ctas]}, model", *(f"{x:.0f}" for x in model))
+                yield row(*where, f"ours, {_NAMES[ctas]}, model", *(f"{x:.0f}" for x in model))
             best, other = (
                 [max(x) for x in zip(*each.values(), strict=True)] for each in (mine, others)
             )
             ratios = (f"**{a / b:.2f} x**" for a, b in zip(best, other, strict=True))
-            yield _row(*where, "ours / FlashAttention-4, the better form of each", *ratios)
+            yield row(*where, "ours / FlashAttention-4, the better form of each", *ratios)
     yield ""
 
 
@@ -69,12 +66,12 @@ def forms(theirs: Theirs, chip: Chip) -> Iterator[str]:
     """Its two forms beside each other, as its authors measured them and as modelled."""
     yield "FlashAttention-4's forms at head dim 128, S = 8192, as its pull request 2280 has them:"
     yield ""
-    yield _row("mask", "CTAs", "measured", "model", "error")
-    yield _row("---", "---:", "---:", "---:", "---:")
+    yield row("mask", "CTAs", "measured", "model", "error")
+    yield row("---", "---:", "---:", "---:", "---:")
     for (causal, ctas), measured in BESIDE_EACH_OTHER.items():
         model = theirs[ctas][causal].tflops(causal, 8192, chip)
         off = f"{100 * (model / measured - 1):+.0f} %"
-        yield _row("causal" if causal else "full", ctas, measured, f"{model:.0f}", off)
+        yield row("causal" if causal else "full", ctas, measured, f"{model:.0f}", off)
     yield ""
 
 
@@ -87,8 +84,8 @@ def lines(pairs: Pairs, chip: Chip) -> Iterator[str]:
     roles = ("compute", "reduce", "products", "load")
     heads = ("full: rest", "a visit", "causal: rest", "a visit", "worst CTA off")
     busy = ("tensor core busy", "special units busy")
-    yield _row("kernel", *heads, *roles, *busy)
-    yield _row("---", *("---:" for _ in range(len(heads) + len(roles) + len(busy))))
+    yield row("kernel", *heads, *roles, *busy)
+    yield row("---", *("---:" for _ in range(len(heads) + len(roles) + len(busy))))
     for ours, theirs in pairs.values():
         mine = [(each, each) for each in ours.values()]
         others = [(each[False], each[True]) for each in theirs.values()]
@@ -102,5 +99,5 @@ def lines(pairs: Pairs, chip: Chip) -> Iterator[str]:
             end = result.end[0]
             shares = (result.busy[0, "tensor"] / end, result.busy[0, "special"] / 4 / end)
             percent = (f"{100 * share:.0f} %" for share in shares)
-            yield _row(f"`{name}`", *numbers, f"{100 * worst:.1f} %", *counts, *percent)
+            yield row(f"`{name}`", *numbers, f"{100 * worst:.1f} %", *counts, *percent)
     yield ""

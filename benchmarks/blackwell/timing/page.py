@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from benchmarks.blackwell.timing.cells import LENGTHS, tflops
 from benchmarks.blackwell.timing.kernels import Recorded
+from benchmarks.pages import row
 from benchmarks.timing_model.units import Chip
 
 
@@ -39,10 +40,6 @@ RULE = "| ---: | --- | --- | " + " | ".join("---:" for _ in LENGTHS) + " |"
 Pair = tuple[Recorded, dict[bool, Recorded]]  # ours, theirs by mask
 
 
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
 def counts(kernels: list[Recorded]) -> Iterator[str]:
     """What one CTA does for 256 queries and 2048 keys."""
     yield from ("## Counts on the emulator", "")
@@ -50,10 +47,10 @@ def counts(kernels: list[Recorded]) -> Iterator[str]:
     yield ""
     found = [each.counts("full_2048_1") for each in kernels]
     names = sorted(set().union(*found))
-    yield _row("", *(f"`{each.folder.name}`" for each in kernels))
-    yield _row("---", *("---:" for _ in kernels))
+    yield row("", *(f"`{each.folder.name}`" for each in kernels))
+    yield row("---", *("---:" for _ in kernels))
     for name in names:
-        yield _row(name, *(count[name] for count in found))
+        yield row(name, *(count[name] for count in found))
     yield ""
 
 
@@ -67,9 +64,9 @@ def _validation(peer: Recorded, causal: bool, chip: Chip) -> Iterator[str]:
     pairs = zip(model, published.tflops, strict=False)
     where = (peer.head_dim, "causal" if causal else "full")
     clock = f"{published.hertz / 1e9:g} GHz"
-    yield _row(*where, f"FlashAttention-4, published ({clock})", *published.tflops, *rest)
+    yield row(*where, f"FlashAttention-4, published ({clock})", *published.tflops, *rest)
     off = (f"{100 * (a / b - 1):+.0f} %" for a, b in pairs)
-    yield _row(*where, f"the model's error at {clock}", *off, *rest)
+    yield row(*where, f"the model's error at {clock}", *off, *rest)
 
 
 def comparison(pairs: list[Pair], chip: Chip) -> Iterator[str]:
@@ -87,10 +84,10 @@ def comparison(pairs: list[Pair], chip: Chip) -> Iterator[str]:
                 for each in (ours, peer)
             )
             yield from _validation(peer, causal, chip)
-            yield _row(*where, "FlashAttention-4, model", *(f"{value:.0f}" for value in other))
-            yield _row(*where, "ours, model", *(f"{value:.0f}" for value in mine))
+            yield row(*where, "FlashAttention-4, model", *(f"{value:.0f}" for value in other))
+            yield row(*where, "ours, model", *(f"{value:.0f}" for value in mine))
             ratios = (f"**{a / b:.2f} x**" for a, b in zip(mine, other, strict=True))
-            yield _row(*where, "ours / FlashAttention-4, both in the model", *ratios)
+            yield row(*where, "ours / FlashAttention-4, both in the model", *ratios)
     yield ""
 
 
@@ -100,7 +97,7 @@ def two_ctas(peer: Recorded, chip: Chip) -> Iterator[str]:
     yield from ("", HEAD, RULE)
     yield from _validation(peer, False, chip)
     model = (tflops(peer.kernel(False, chip)[0], length, chip) for length in LENGTHS)
-    yield _row(128, "full", "its two-CTA form, model", *(f"{value:.0f}" for value in model))
+    yield row(128, "full", "its two-CTA form, model", *(f"{value:.0f}" for value in model))
     yield ""
 
 
@@ -112,11 +109,11 @@ def pairs_latencies(kernels: list[Recorded], chip: Chip) -> Iterator[str]:
     yield "Cycles of a block, where what only pairs wait for is left out:"
     yield ""
     columns = ("arrivals at the other CTA at once", "and products as soon as one CTA's")
-    yield _row("kernel", "as modelled", *columns, "instructions, softmax warp", "exponentials")
-    yield _row("---", *("---:" for _ in range(5)))
+    yield row("kernel", "as modelled", *columns, "instructions, softmax warp", "exponentials")
+    yield row("---", *("---:" for _ in range(5)))
     for each in kernels:
         cycles = (f"{each.block(there):.0f}" for there in (chip, near, same))
-        yield _row(f"`{each.folder.name}`", *cycles, *(f"{x:.0f}" for x in each.softmax_block()))
+        yield row(f"`{each.folder.name}`", *cycles, *(f"{x:.0f}" for x in each.softmax_block()))
     yield ""
 
 
@@ -124,8 +121,8 @@ def locked(pair: Recorded, causal: Recorded, chip: Chip) -> Iterator[str]:
     """Both of its forms beside a measurement at a known clock."""
     yield "TFLOP/s on a B200 locked to 1800 MHz, 128 batches of 4 heads (its pull request 2869):"
     yield ""
-    yield _row("mask", "CTAs", "S", "measured", "model", "error")
-    yield _row("---", "---:", "---:", "---:", "---:", "---:")
+    yield row("mask", "CTAs", "S", "measured", "model", "error")
+    yield row("---", "---:", "---:", "---:", "---:", "---:")
     there = replace(chip, hertz=LOCKED_HERTZ)
     for (is_causal, length), milliseconds in LOCKED.items():
         each = causal if is_causal else pair
@@ -134,7 +131,7 @@ def locked(pair: Recorded, causal: Recorded, chip: Chip) -> Iterator[str]:
         measured = flops / milliseconds / 1e9
         mask = "causal" if is_causal else "full"
         numbers = (f"{measured:.0f}", f"{model:.0f}", f"{100 * (model / measured - 1):+.0f} %")
-        yield _row(mask, each.ctas, length, *numbers)
+        yield row(mask, each.ctas, length, *numbers)
     yield ""
 
 
@@ -144,15 +141,15 @@ def lines(kernels: list[tuple[Recorded, bool]], chip: Chip) -> Iterator[str]:
     yield "128 keys, and of as many queries as the tile has:"
     yield ""
     heads = ("queries", "first tile", "each further one", "a block", "worst CTA off")
-    yield _row("kernel", "mask", *heads)
-    yield _row("---", "---", *("---:" for _ in heads))
+    yield row("kernel", "mask", *heads)
+    yield row("---", "---", *("---:" for _ in heads))
     for each, causal in kernels:
         kernel, worst = each.kernel(causal, chip)
         further = f"{kernel.further.start:.0f}" if kernel.further else "a CTA of its own"
         mask = "causal" if causal else "full"
         first = kernel.first
         cells = (f"{first.start:.0f}", further, f"{first.slope:.0f}", f"{100 * worst:.1f} %")
-        yield _row(f"`{each.folder.name}`", mask, each.rows, *cells)
+        yield row(f"`{each.folder.name}`", mask, each.rows, *cells)
     yield ""
 
 
@@ -162,8 +159,8 @@ def waits(kernels: list[Recorded], chip: Chip) -> Iterator[str]:
     yield "busy the tensor core and the special-function units are:"
     yield ""
     roles = {0: "softmax 0", 4: "softmax 1", 8: "correction", 12: "products"}
-    yield _row("kernel", *roles.values(), "tensor core busy", "special units busy")
-    yield _row("---", *("---:" for _ in range(len(roles) + 2)))
+    yield row("kernel", *roles.values(), "tensor core busy", "special units busy")
+    yield row("---", *("---:" for _ in range(len(roles) + 2)))
     for each in kernels:
         result = each.replay("full_2048_1", chip)
         end = max(result.end.values())
@@ -173,7 +170,7 @@ def waits(kernels: list[Recorded], chip: Chip) -> Iterator[str]:
                 waited[span.warp] += round(span.end - span.begin)
         busy = (result.busy[0, "tensor"] / end, result.busy[0, "special"] / 4 / end)
         shares = [waited[warp] / end for warp in roles]
-        yield _row(f"`{each.folder.name}`", *(f"{100 * share:.0f}" for share in (*shares, *busy)))
+        yield row(f"`{each.folder.name}`", *(f"{100 * share:.0f}" for share in (*shares, *busy)))
     yield ""
 
 

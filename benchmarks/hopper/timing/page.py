@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.cells import Cell, grid
 from benchmarks.hopper.timing import launch
 from benchmarks.hopper.timing.kernels import Forward
+from benchmarks.pages import row
 from benchmarks.timing_model.units import Chip
 
 _STEP = 250e6  # Hz; in cycles, only the share of device memory depends on the clock
@@ -28,13 +29,9 @@ def read(path: Path) -> dict[str, Measured]:
     """By the cell's name, as `python -m benchmarks.clocks` wrote it."""
     names = [each.name for each in fields(Measured)]
     return {
-        row["cell"]: Measured(**{name: row[name] for name in names})
-        for row in json.loads(path.read_text())["results"]
+        result["cell"]: Measured(**{name: result[name] for name in names})
+        for result in json.loads(path.read_text())["results"]
     }
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _percent(model: float, real: float) -> str:
@@ -48,8 +45,8 @@ def _mean(errors: list[float]) -> str:
 def cells(forwards: dict[int, Forward], measured: dict[str, Measured], chip: Chip) -> Iterator[str]:
     """TFLOP/s of the model at each cell's clock, and its errors."""
     columns = ("clock, MHz", "cycles, thousands", "TFLOP/s", "model, TFLOP/s", "error")
-    yield _row("D", "mask", "S", *columns)
-    yield _row("---:", "---", *["---:"] * (1 + len(columns)))
+    yield row("D", "mask", "S", *columns)
+    yield row("---:", "---", *["---:"] * (1 + len(columns)))
     errors: dict[int, list[float]] = {}
     for cell in grid(passes=("fwd",)):
         real = measured[cell.name]
@@ -58,7 +55,7 @@ def cells(forwards: dict[int, Forward], measured: dict[str, Measured], chip: Chi
         errors.setdefault(cell.head_dim, []).append(abs(model / real.tflops - 1))
         numbers = (f"{real.megahertz:.0f}", f"{real.cycles / 1e3:.0f}", f"{real.tflops:.0f}")
         off = f"**{_percent(model, real.tflops)}**"
-        yield _row(cell.head_dim, cell.mask, cell.seqlen, *numbers, f"{model:.0f}", off)
+        yield row(cell.head_dim, cell.mask, cell.seqlen, *numbers, f"{model:.0f}", off)
     every = [error for each in errors.values() for error in each]
     means = ", ".join(f"{_mean(each)} at head dim {d}" for d, each in errors.items())
     near = sum(error <= 0.1 for error in every)
@@ -99,8 +96,8 @@ def blocks(
     yield "K and V come from L2 and Q from memory:"
     yield ""
     columns = ("tensor cores alone", "measured", "model", "a first tile's ends", "a further one's")
-    yield _row("D", "queries x keys", *columns, "tensor cores busy", "special units busy")
-    yield _row(*["---:"] * (4 + len(columns)))
+    yield row("D", "queries x keys", *columns, "tensor cores busy", "special units busy")
+    yield row(*["---:"] * (4 + len(columns)))
     near = replace(chip, hertz=6 * _STEP)
     for head_dim, forward in forwards.items():
         config = forward.config
@@ -116,7 +113,7 @@ def blocks(
         ends = (first.start, further.start)
         numbers = (f"{x:.0f}" for x in (tensor, real, first.slope, *ends))
         shares = (f"{100 * share:.0f} %" for share in busy)
-        yield _row(head_dim, f"{config.tile_m} x {config.tile_n}", *numbers, *shares)
+        yield row(head_dim, f"{config.tile_m} x {config.tile_n}", *numbers, *shares)
     yield ""
 
 
