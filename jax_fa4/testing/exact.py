@@ -15,6 +15,23 @@ from jax_fa4.ops.band import Band
 Arrays = dict[str, np.ndarray]
 
 
+def _softmax(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and log-sum-exp of rows; 0 and -inf where all scores are -inf."""
+    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+    peak = np.where(np.isneginf(peak), 0.0, peak)
+    weights = np.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        lse = (np.log(total) + peak)[..., 0]
+    return weights / np.where(total == 0, 1.0, total), lse
+
+
+def _attended(q: np.ndarray, k: np.ndarray, band: Band, mask: Any) -> np.ndarray:
+    i, j = np.ogrid[: q.shape[1], : k.shape[1]]
+    keep: np.ndarray = (j - i >= band.lower) & (j - i <= band.upper)
+    return keep if mask is None else keep & np.asarray(mask)
+
+
 def exact(
     inputs: tuple[Any, ...],
     *,
@@ -31,25 +48,15 @@ def exact(
     move by, and those are sums of products.
     """
     q, k, v, dout, dlse = (np.asarray(x).astype(np.float64) for x in inputs)
+    groups = q.shape[2] // k.shape[2]
     if descales is not None:
         query, key, value = (np.asarray(x).astype(np.float64)[:, None, :, None] for x in descales)
-        q = q * np.repeat(query, q.shape[2] // k.shape[2], axis=2)
-        k, v = k * key, v * value
-    groups = q.shape[2] // k.shape[2]
+        q, k, v = q * np.repeat(query, groups, axis=2), k * key, v * value
     keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
     scores = np.einsum("bihd,bjhd->bhij", q, keys, optimize=True) * softmax_scale
     if bias is not None:
         scores = scores + np.asarray(bias).astype(np.float64)
-    i, j = np.ogrid[: q.shape[1], : k.shape[1]]
-    keep = (j - i >= band.lower) & (j - i <= band.upper)
-    scores = np.where(keep if mask is None else keep & np.asarray(mask), scores, -np.inf)
-    peak = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    peak = np.where(np.isneginf(peak), 0.0, peak)
-    weights = np.exp(scores - peak)
-    total = weights.sum(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        lse = (np.log(total) + peak)[..., 0]
-    p = weights / np.where(total == 0, 1.0, total)
+    p, lse = _softmax(np.where(_attended(q, k, band, mask), scores, -np.inf))
     score_terms = np.einsum("bihd,bjhd->bhij", *map(np.abs, (q, keys)), optimize=True)
     lse_terms = softmax_scale * (p * score_terms).sum(axis=-1)
     dp = np.einsum("bihd,bjhd->bhij", dout, values, optimize=True)

@@ -55,6 +55,10 @@ def _aligned(array):
     return copy
 
 
+def _range(array, writable):
+    return array.ctypes.data, array.ctypes.data + array.nbytes, int(writable)
+
+
 class Emulator:
     def __init__(self, library):
         self._library = ctypes.CDLL(str(library))
@@ -86,15 +90,7 @@ class Emulator:
             for at, argument in enumerate(arguments)
             if isinstance(argument, np.ndarray)
         }
-        ranges = [
-            number
-            for at, copy in copies.items()
-            for number in (
-                copy.ctypes.data,
-                copy.ctypes.data + copy.nbytes,
-                int(at not in read_only),
-            )
-        ]
+        ranges = [n for at, copy in copies.items() for n in _range(copy, at not in read_only)]
         parameters = pack(arguments, {at: copy.ctypes.data for at, copy in copies.items()})
         three = ctypes.c_uint32 * 3
         run = Run(

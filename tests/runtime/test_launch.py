@@ -294,10 +294,6 @@ def test_sequences_too_long_for_32_bits_are_refused(on_fake_gpu):
 
 
 def test_handlers_may_be_captured_into_cuda_graphs(on_fake_gpu):
-    command_buffer_compatible = 1
-    assert on_fake_gpu([[]])["traits"] == {
-        "jax_fa4_fwd_v1": command_buffer_compatible,
-        "jax_fa4_fwd_fp8_v1": command_buffer_compatible,
-        "jax_fa4_bwd_v1": command_buffer_compatible,
-        "jax_fa4_bwd_preprocess_v1": command_buffer_compatible,
-    }
+    compatible = 1
+    names = ("fwd", "fwd_fp8", "bwd", "bwd_preprocess")
+    assert on_fake_gpu([[]])["traits"] == {f"jax_fa4_{name}_v1": compatible for name in names}
