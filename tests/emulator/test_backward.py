@@ -18,7 +18,7 @@ from jax_fa4.emulator import problem
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, tolerances
-from jax_fa4.variants import BACKWARD_HEAD_DIMS, DETERMINISTIC_HEAD_DIMS, Arch, select_sm90
+from jax_fa4.variants import BACKWARD_HEAD_DIMS, select_sm90
 
 # (head dim, of values, queries, keys): halves that are no multiples of 32, either the wider.
 DIMS = (
@@ -186,14 +186,11 @@ def test_any_order_of_events(name, level, arch):
 
 @pytest.mark.parametrize("name", ["ragged-causal", "grouped", "dims-128-96", "window"])
 def test_deterministic_gradients_have_the_same_bits(name, arch):
-    """In every order of events; by a kernel where there is one, else on the portable path."""
+    """In every order of events."""
     case = replace(PROBLEMS[name], batch=2)
     x = inputs.make(case, jnp.bfloat16)
     words = jax_fa4.explain(*x[:3], deterministic=True, implementation="emulator")
-    if Arch(arch) in DETERMINISTIC_HEAD_DIMS:
-        assert "_deterministic" in words
-    else:
-        assert "no deterministic backward kernel" in words
+    assert "gradient: kernel" in words
     first = None
     for seed, completion in enumerate(("earliest", "latest", "random", "random")):
         with jax_fa4.emulator.options(
@@ -304,12 +301,14 @@ def test_scan_and_remat(arch):
         _close([x[i] for x in found], gradient(*(a[i : i + 1] for a in arrays)))
 
 
-def test_a_gradient_without_a_kernel_is_portable():
-    case = replace(CASES["head-dim-256"], batch=1)
+@pytest.mark.parametrize("name", ["head-dim-256", "dims-192-128"])
+def test_wide_heads_take_turns(name):
+    """Pairs of CTAs, in the order of their numbers: none waits for a later one."""
+    case = replace(CASES[name], batch=1)
     x = inputs.make(case, jnp.bfloat16)
     with jax_fa4.emulator.options(arch="sm90"):
         words = jax_fa4.explain(*x[:3], deterministic=True, implementation="emulator")
-        assert "gradient: portable path (XLA): no deterministic backward kernel" in words
+        assert "_pair_deterministic" in words
         call = functools.partial(emulated(case), deterministic=True)
         actual = expected.results(call, x, gradients=True)
     tolerances.check(actual, *expected.both(x, case, gradients=True))

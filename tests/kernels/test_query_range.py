@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("cutlass")
 
+from jax_fa4.kernels.sm90.backward.turns import first_visitor
 from jax_fa4.kernels.toolkit.block_range import Band
-from jax_fa4.kernels.toolkit.query_range import last_visitor, query_range
+from jax_fa4.kernels.toolkit.query_range import query_range
 
 TILE_N = 8
 FAR = 1 << 30
@@ -70,13 +71,13 @@ def test_masks_nothing_inside_a_full_problem():
 
 @pytest.mark.parametrize("tile_m", [4, 8])
 @pytest.mark.parametrize(("lower", "upper"), [*BANDS, (19, 25), (30, 60), (-FAR, 30), (17, FAR)])
-def test_the_last_of_those_that_visit_a_block(lower, upper, tile_m):
-    """And that they follow one another, up to the last."""
+def test_the_first_of_those_that_visit_a_block(lower, upper, tile_m):
+    """And that they follow one another from it on: as many come before as their numbers say."""
     for seqlen_q, seqlen_k in itertools.product(LENGTHS, (*LENGTHS, 97)):
         band = Band(lower, upper, seqlen_q, seqlen_k)
         ranges = [query_range(band, key, tile_m, TILE_N) for key in range(0, seqlen_k, TILE_N)]
         for block in range(-(-seqlen_q // tile_m)):
             visitors = [n for n, r in enumerate(ranges) if r.first <= block < r.last]
             if visitors:
-                last = last_visitor(band, block, tile_m, TILE_N)
-                assert visitors == list(range(visitors[0], last + 1)), (band, block)
+                first = first_visitor(band, block, tile_m, TILE_N)
+                assert visitors == list(range(first, visitors[-1] + 1)), (band, block)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from jax_fa4.kernels.sm90.backward import turns
 from jax_fa4.kernels.sm90.backward.config import BackwardConfig
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 
@@ -22,7 +23,7 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
     own thread arrives: it does not follow a meeting of the warp and one lane's arrival.
     """
     warps = 4 * config.consumers
-    table = {
+    return {
         "kv_full": MbarrierSpec(2, 1),  # K, then V
         "q_full": MbarrierSpec(config.stages, 1),
         "q_empty": MbarrierSpec(config.stages, warps, by_lanes=True),
@@ -30,8 +31,5 @@ def mbarrier_table(config: BackwardConfig) -> dict[str, MbarrierSpec]:
         "do_empty": MbarrierSpec(config.stages, warps, by_lanes=True),
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, 4),
+        **turns.mbarrier_table(config),
     }
-    if config.turn_warps > 0:
-        table["turn"] = MbarrierSpec(config.turn_warps, 1)
-        table["done"] = MbarrierSpec(config.turn_warps, 4)
-    return table

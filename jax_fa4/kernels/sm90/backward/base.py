@@ -8,11 +8,11 @@ is built, its barriers and products, and who does what; its module's docstring d
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64, select_
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from jax_fa4.kernels.sm90.backward import memory
+from jax_fa4.kernels.sm90.backward import memory, turns
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.backward.context import Context, GlobalTensors, Position
 from jax_fa4.kernels.toolkit import mbarriers
@@ -66,7 +66,7 @@ class HopperBackward:
         """Launch on `stream`; pointers are to contiguous BSHD arrays and padded rows."""
         config = self.config
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
-        scheduler = self._scheduler(shape, sm_count)
+        scheduler, upwards = self._order(shape, sm_count)
         self.kernel(
             self.make_tiled_mmas(config, self.dtype),
             self._atoms(shape, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr)),
@@ -74,7 +74,7 @@ class HopperBackward:
             (band_lower, band_upper, seqlen_q, seqlen_k),
             (scheduler.row_blocks, heads_kv, batch, scheduler.heads_per_group),
             scheduler.make_divisors() if config.ctas > 1 else (),
-            (heads_q, shape.ratio, softmax_scale),
+            (heads_q, shape.ratio, softmax_scale, *upwards),
         ).launch(
             grid=(scheduler.tiles() * config.ctas, 1, 1),
             cluster=(config.ctas, 1, 1) if config.ctas > 1 else None,
@@ -126,6 +126,14 @@ class HopperBackward:
         """Where dK leaves from, and the tile of one store."""
         return "sK", (KEYS_PER_WARPGROUP, self.config.head_dim)
 
+    def _order(self, shape: Shape, sm_count: Int32) -> tuple[LongestFirst, tuple[Int32, ...]]:
+        """How tiles are handed out, and what `turns.order` says of it where CTAs take turns."""
+        scheduler = self._scheduler(shape, sm_count)
+        if not self.config.ordered:
+            return scheduler, ()
+        scheduler, upwards = turns.order(scheduler, shape, sm_count // self.config.ctas)
+        return scheduler, (upwards,)
+
     def _scheduler(self, shape: Shape, sm_count: Int32) -> LongestFirst:
         """Blocks of keys, in groups of KV heads whose queries and dQ stay in L2 together."""
         config = self.config
@@ -147,7 +155,7 @@ class HopperBackward:
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
-        numbers: tuple[Int32, Int32, Float32],
+        numbers: tuple,  # query heads, those a KV head, scale, and what `turns.order` adds
     ):
         config = self.config
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -168,11 +176,13 @@ class HopperBackward:
             rank = cute.arch.block_idx_in_cluster()
             cta = cta // config.ctas
         block, head_kv, batch = scheduler.decode(cta)
-        # The first keys are seen by the most queries: theirs are the longest tiles. They come last
-        # where additions have an order, for which see turns.py.
-        block = block if config.ordered else scheduler.row_blocks - 1 - block
+        heads_q, ratio, scale = numbers[:3]
+        upwards = numbers[3] if config.ordered else None
+        # The first keys are seen by the most queries: theirs are the longest tiles.
+        from_end, block = block, scheduler.row_blocks - 1 - block
+        if cutlass.const_expr(config.ordered):
+            block = select_(upwards == 1, from_end, block)
         keys = config.ctas * config.tile_n
-        heads_q, ratio, scale = numbers
         context = Context(
             config=config,
             dtype=self.dtype,
@@ -195,6 +205,7 @@ class HopperBackward:
             rows_padded=cute.ceil_div(visible.seqlen_q, ROWS_PADDED_TO) * ROWS_PADDED_TO,
             scale=scale,
             scale_log2=scale * LOG2_E,
+            upwards=upwards,
             tiled_mma_v=tiled_mmas[3] if len(tiled_mmas) > 3 else None,
         )
         if warp == 0:

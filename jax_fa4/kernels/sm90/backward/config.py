@@ -8,6 +8,7 @@ from jax_fa4.variants.variant import BackwardVariant
 
 KEYS_PER_WARPGROUP = 64
 DQ_ROWS = 64
+TURN_WARPS = 3  # of a warpgroup, whose fourth loads
 _REGISTERS = 65536  # of an SM
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024
@@ -61,6 +62,11 @@ class BackwardConfig:
     def ordered(self) -> bool:
         """Whether additions to dQ have an order."""
         return self.turn_warps > 0
+
+    @property
+    def few_registers(self) -> bool:
+        """Whether panels of dQ are as few_registers.py says."""
+        return self.query_registers <= 40
 
     @property
     def tile_n(self) -> int:
@@ -142,8 +148,8 @@ BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
 
 # NOTES: 40 registers do not suffice for products of 32 columns.
 _ORDERED: dict[int, dict[str, int]] = {
-    64: {"query_registers": 88, "consumer_registers": 192, "turn_registers": 40},
-    96: {"query_registers": 72, "consumer_registers": 200, "turn_registers": 40},
+    64: {"query_registers": 64, "consumer_registers": 208, "turn_registers": 32},
+    96: {"query_registers": 48, "consumer_registers": 216, "turn_registers": 32},
     128: {
         "dq_columns": 16,
         "query_registers": 40,
@@ -158,4 +164,4 @@ def config_of(variant: BackwardVariant) -> BackwardConfig:
     config = BACKWARD_CONFIGS[variant.head_dim]
     if not variant.deterministic:
         return config
-    return replace(config, turn_warps=2, **_ORDERED[variant.head_dim])
+    return replace(config, turn_warps=TURN_WARPS, **_ORDERED[variant.head_dim])

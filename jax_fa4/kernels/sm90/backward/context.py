@@ -74,4 +74,5 @@ class Context:
     rows_padded: Int32
     scale: Float32
     scale_log2: Float32
+    upwards: Int32 | None = None  # 1 or 0, where CTAs take turns
     tiled_mma_v: cute.TiledMma | None = None

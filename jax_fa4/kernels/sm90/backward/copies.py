@@ -77,7 +77,13 @@ def add_panel(context, acc_dQ, head, block, panel, thread_index):
     config = context.config
     row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
     start = (row + block * config.tile_m) * config.head_dim + panel * (DQ_ROWS * config.dq_columns)
-    target = context.gmem.dq_accum + cute.assume(start + thread_index * 4, divby=4)
+    add_at(context, acc_dQ, start + thread_index * 4)
+
+
+@cute.jit
+def add_at(context, acc_dQ, start):
+    """Add a panel of dQ; `start` is this thread's first float of dq_accum."""
+    target = context.gmem.dq_accum + cute.assume(start, divby=4)
     flat = cute.make_tensor(acc_dQ.iterator, cute.make_layout(cute.size(acc_dQ)))
     for group in cutlass.range_constexpr(cute.size(acc_dQ) // 4):
         add_four(target + group * 512, flat, 4 * group)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import cutlass
 import cutlass.cute as cute
 
-from jax_fa4.kernels.sm90.backward import consumer, products, turns
+from jax_fa4.kernels.sm90.backward import consumer, load, products, turns
 from jax_fa4.kernels.sm90.backward import queries as queries_role
 from jax_fa4.kernels.sm90.backward.barriers import mbarrier_table
 from jax_fa4.kernels.sm90.backward.base import HopperBackward
@@ -60,8 +60,11 @@ class BackwardSm90(HopperBackward):
             cute.arch.setmaxregister_increase(config.consumer_registers)
             consumer.run(context, warp // 4 - 1)
 
-        # ---- turns: the order of dQ's additions
+        # ---- turns: the order of dQ's additions; the first warp loads
         if cutlass.const_expr(config.ordered):  # noqa: SIM102
             if warp >= 4 + 4 * config.consumers:
                 cute.arch.setmaxregister_decrease(config.turn_registers)
-                turns.run(context, warp - 4 - 4 * config.consumers)
+                if warp == 4 + 4 * config.consumers:
+                    load.run(context)
+                else:
+                    turns.run(context, warp - 5 - 4 * config.consumers)

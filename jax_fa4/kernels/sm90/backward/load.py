@@ -113,3 +113,12 @@ def go_on(context, loader, number) -> None:
         _fill_q(context, loader.q_ring, step[0], step[1])
         _fill_do(context, loader.do_ring, step[0], step[1])
         _advance(context, loader)
+
+
+@cute.jit
+def run(context) -> None:
+    """Load all, as a warp that has nothing else to do."""
+    loader = make_loader(context)
+    start(context, loader)
+    for i in cutlass.range(context.config.stages, walk.steps(context), unroll=1):
+        go_on(context, loader, i)

@@ -1,14 +1,20 @@
 """Turns: CTAs add to dQ in a fixed order, and so its bits are the same in every run.
 
-Additions to one block of queries come by descending keys, which is also the order in which the
-hardware starts CTAs: nobody waits for one that has no multiprocessor yet. Blocks of queries are
-walked upwards. So under a causal mask or a window each CTA starts where the one before it has just
-been, and all go on at one pace; without a mask they follow one another.
+Additions to one block of queries come in the order in which the hardware starts CTAs: nobody waits
+for one that has no multiprocessor yet. CTAs of one head follow one another at one pace, in one of
+two orders, which differ under a causal mask:
+
+- By descending keys, blocks of queries upwards. Each CTA starts where the one before it has just
+  been; the longest come last.
+- By ascending keys, the longest first, blocks downwards. All CTAs start at the last block, so that
+  each starts late by as many steps as CTAs of its head started together with it and before it.
+  Right where these are few, or steps many as heads share keys: then all heads of a block come
+  before the next, as a CTA would catch up with a longer one from head to head.
 
 A block of queries has a semaphore that counts the CTAs whose additions are over. The warps here
-wait for it and count, since each of the two takes as long as a trip to memory; they have alternate
-steps of the walk. The queries' warpgroup hears of its turns by one barrier, and tells of the ends
-of its additions by another.
+wait for it and count, since each of the two takes as long as a trip to memory; they have the steps
+of the walk by turns. The queries' warpgroup hears of its turns by one barrier, and tells of the
+ends of its additions by another.
 
 | barrier | stages     | arrival                                 | whoever waits                  |
 | turn    | turn_warps | of one thread: those before are counted | the queries' warps, before dQ  |
@@ -22,12 +28,54 @@ from __future__ import annotations
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Int32, Int64
+from cutlass import Int32, Int64, max, min, select_
 
 from jax_fa4.kernels.sm90.backward import walk
 from jax_fa4.kernels.sm90.backward.config import DQ_ROWS
 from jax_fa4.kernels.toolkit import semaphores
+from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.forward_arrays import Shape
+from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 from jax_fa4.kernels.toolkit.query_range import last_visitor
+from jax_fa4.kernels.toolkit.schedulers import LongestFirst
+
+_WARPS = 4  # of the queries' warpgroup
+_BLOCKS_OF_A_HEAD = 8  # that start together by ascending keys, at most
+_FEW_BLOCKS = 3  # by ascending keys if fewer
+
+
+def mbarrier_table(config) -> dict[str, MbarrierSpec]:
+    """Name -> (stages, arrivals) of the barriers above."""
+    if not config.ordered:
+        return {}
+    stages = config.turn_warps
+    return {"turn": MbarrierSpec(stages, 1), "done": MbarrierSpec(stages, _WARPS)}
+
+
+def order(scheduler: LongestFirst, shape: Shape, side_by_side: Int32) -> tuple[LongestFirst, Int32]:
+    """How tiles are handed out, and 1 if by descending keys, else 0; see above.
+
+    `side_by_side` is the number of CTAs, or clusters, that run at a time. NOTES: more heads a group
+    than stay in L2 are right by ascending keys, where CTAs of one head read a block of queries soon
+    after one another; by descending keys they cost up to half of the speed.
+    """
+    heads = scheduler.heads_per_group
+    upwards = (shape.ratio == 1) & (heads * _FEW_BLOCKS < side_by_side)
+    beside = min(max(heads, side_by_side // _BLOCKS_OF_A_HEAD), shape.heads_kv * shape.batch)
+    heads = select_(upwards, heads, beside)
+    scheduler = LongestFirst(scheduler.row_blocks, shape.heads_kv, shape.batch, heads)
+    return scheduler, select_(upwards, Int32(1), Int32(0))
+
+
+def first_visitor(band: Band, block: Int32, tile_m: int, tile_n: int) -> Int32:
+    """The first block of keys whose `query_range` has `block`, of which there is one.
+
+    Those that have it follow one another, since neither end of the range moves back from one to
+    the next: so the first is the one that first ends past it. Keys that nothing sees, as they come
+    before those that the first row sees, visit block 0.
+    """
+    seen = max(block * tile_m + band.lower, 0) // tile_n
+    return min(block, 1) * seen
 
 
 @cute.jit
@@ -49,9 +97,15 @@ def _oversee(context, step, head, block) -> None:
     config, barriers = context.config, context.barriers
     row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
     semaphore = context.gmem.semaphores + (row // DQ_ROWS + block)
-    last = last_visitor(context.band, block, config.tile_m, config.tile_n)
+    keys = config.ctas * config.tile_n
+    number = context.position.key_block // config.ctas
+    before = select_(
+        context.upwards == 1,
+        last_visitor(context.band, block, config.tile_m, keys) - number,
+        number - first_visitor(context.band, block, config.tile_m, keys),
+    )
     stage, parity = step % config.turn_warps, step // config.turn_warps % 2
-    semaphores.wait_for_sums(semaphore, last - context.position.key_block)
+    semaphores.wait_for_sums(semaphore, before * config.ctas)
     barriers["turn"].arrive(stage)
     barriers["done"].wait(stage, parity)
     semaphores.count_sums(semaphore)

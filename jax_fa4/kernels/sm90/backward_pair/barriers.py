@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from jax_fa4.kernels.sm90.backward import turns
 from jax_fa4.kernels.sm90.backward_pair.config import PAIR, PairConfig
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 
@@ -34,4 +35,5 @@ def mbarrier_table(config: PairConfig) -> dict[str, MbarrierSpec]:
         "p_full": MbarrierSpec(config.ds_stages, _WARPS, by_lanes=True),
         "ds_full": MbarrierSpec(config.ds_stages, _WARPS, by_lanes=True),
         "ds_empty": MbarrierSpec(config.ds_stages, 2 * _WARPS),
+        **turns.mbarrier_table(config),
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jax_fa4.kernels.sm90.backward.config import TURN_WARPS
 from jax_fa4.variants.variant import BackwardVariant
 
 PAIR = 2  # CTAs of a cluster
@@ -41,7 +42,7 @@ class PairConfig:
     query_registers: int
     load_registers: int
     consumers: int = 1  # blocks of 64 keys
-    ordered: bool = False  # additions to dQ
+    turn_warps: int = 0  # where additions to dQ have an order
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -52,6 +53,11 @@ class PairConfig:
         registers += self.query_registers + self.load_registers
         if WARPGROUP * registers > _REGISTERS:
             raise ValueError(f"{self} needs {WARPGROUP * registers} registers")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether additions to dQ have an order."""
+        return self.turn_warps > 0
 
     @property
     def ctas(self) -> int:
@@ -126,4 +132,5 @@ PAIR_CONFIGS: dict[tuple[int, int], PairConfig] = {
 
 def config_of(variant: BackwardVariant) -> PairConfig:
     """How the variant's CTAs are built."""
-    return PAIR_CONFIGS[variant.head_dim, variant.head_dim_v]
+    config = PAIR_CONFIGS[variant.head_dim, variant.head_dim_v]
+    return replace(config, turn_warps=TURN_WARPS) if variant.deterministic else config

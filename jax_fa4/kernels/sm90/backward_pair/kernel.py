@@ -29,8 +29,10 @@ whose keys are all past the end takes part: they are hidden.
 
 from __future__ import annotations
 
+import cutlass
 import cutlass.cute as cute
 
+from jax_fa4.kernels.sm90.backward import turns
 from jax_fa4.kernels.sm90.backward.base import HopperBackward
 from jax_fa4.kernels.sm90.backward_pair import keys as keys_role
 from jax_fa4.kernels.sm90.backward_pair import load, products
@@ -66,8 +68,11 @@ class BackwardPairSm90(HopperBackward):
             cute.arch.setmaxregister_decrease(config.query_registers)
             queries_role.run(context)
 
-        # ---- loads, by one warp
+        # ---- loads, by one warp; the others see to the order of dQ's additions
         if warp >= 12:
             cute.arch.setmaxregister_decrease(config.load_registers)
             if warp == 12:
                 load.run(context)
+            if cutlass.const_expr(config.ordered):  # noqa: SIM102
+                if warp > 12:
+                    turns.run(context, warp - 13)

@@ -14,7 +14,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import copies, products, walk
+from jax_fa4.kernels.sm90.backward import copies, products, turns, walk
 from jax_fa4.kernels.sm90.backward_pair import epilogue
 from jax_fa4.kernels.sm90.backward_pair.config import PAIR
 from jax_fa4.kernels.toolkit import mbarriers
@@ -52,14 +52,18 @@ def run(context) -> None:
     barriers["kv_full"].wait(2, 0)
     head, block = walk.first_step(context)
     first = context.position.rank * config.panels
-    for _ in cutlass.range(walk.steps(context), unroll=1):
+    for i in cutlass.range(walk.steps(context), unroll=1):
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_full"].wait(stage, parity)
+        if cutlass.const_expr(config.ordered):
+            turns.begin(context, i)
         # NOTES: not unrolled, or ptxas overlaps panels, for which there are no registers.
         for panel in cutlass.range(config.panels, unroll=1):
             _multiply(context, operands, acc_dQ, stage, panel)
             copies.add_panel(context, acc_dQ, head, block, first + panel, thread_index)
         barriers["ds_empty"].arrive_as_warp(stage)
         barriers["ds_empty"].arrive_as_warp_at(stage, 1 - context.position.rank)
+        if cutlass.const_expr(config.ordered):
+            turns.end(context, i)
         head, block = walk.next_step(context, head, block)
     epilogue.release_keys()
