@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from jax_fa4.variants.variant import BackwardVariant
 
 KEYS_PER_WARPGROUP = 64
+CONSUMER_WARP = 4  # the first of the consumers' in a CTA
 DQ_ROWS = 64
 TURN_WARPS = 3  # of a warpgroup, whose fourth loads
 _REGISTERS = 65536  # of an SM
@@ -19,11 +20,13 @@ _ELEMENT_BYTES = 2
 class BackwardConfig:
     """How one CTA is built.
 
-    Two consumer warpgroups have 64 keys each; a third makes dQ, and one warp of it loads. Q and dO
-    have rings of `stages` tiles of `tile_m` queries, with a log-sum-exp and a delta a query, and dS
-    one of `ds_stages` tiles of `tile_m` queries and all keys. dQ is made in panels of `dq_columns`,
-    one after the other. With `lookahead` a consumer issues the next block's scores before it waits
-    for this block's sums.
+    Two consumer warpgroups have 64 keys each; a third makes dQ. One warp of it loads, or with
+    `consumer_loads` one of the first consumer: then loads do not wait for dQ, nor dQ for them. Q
+    and dO have rings of `stages` tiles of `tile_m` queries, with a log-sum-exp and a delta a query,
+    and dS one of `ds_stages` tiles of `tile_m` queries and all keys. dQ is made in panels of
+    `dq_columns`, one after the other. With `lookahead` a consumer issues the next block's scores
+    before it waits for this block's sums. Of `early_groups` groups of eight queries it reads the
+    log-sum-exps and deltas before it waits for the scores and gradients that want them.
 
     Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
     The queries' warpgroup pays for what the consumers have above 168; 32 columns of dQ want 16.
@@ -37,6 +40,8 @@ class BackwardConfig:
     consumers: int = 2
     ds_stages: int = 2
     lookahead: bool = True
+    consumer_loads: bool = False
+    early_groups: int = 0
     dq_columns: int
     query_registers: int
     consumer_registers: int
@@ -140,6 +145,9 @@ BACKWARD_CONFIGS: dict[int, BackwardConfig] = {
     128: BackwardConfig(
         head_dim=128,
         stages=3,
+        ds_stages=3,
+        consumer_loads=True,
+        early_groups=4,
         dq_columns=32,
         query_registers=56,
         consumer_registers=224,
@@ -151,6 +159,9 @@ _ORDERED: dict[int, dict[str, int]] = {
     64: {"query_registers": 64, "consumer_registers": 208, "turn_registers": 32},
     96: {"query_registers": 48, "consumer_registers": 216, "turn_registers": 32},
     128: {
+        "ds_stages": 2,
+        "consumer_loads": False,
+        "early_groups": 0,
         "dq_columns": 16,
         "query_registers": 40,
         "consumer_registers": 224,

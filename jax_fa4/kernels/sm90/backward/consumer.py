@@ -8,7 +8,8 @@ another, so that one's exponentials and loop overhead run under another's produc
     S, dP issued    exponentials under dP    dV issued    dS under dV    dK issued
 
 CONTRACT: for every step of the walk a consumer takes one stage of `q` and one of `do` and gives
-each back once, and fills its half of one stage of `ds`; one arrival a warp each.
+each back once, and fills its half of one stage of `ds`; one arrival a warp each. Where
+`consumer_loads`, its first warp also loads as load.py says.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ from cutlass.cute.nvgpu import warpgroup
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import epilogue, products, walk
-from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP, BackwardConfig
+from jax_fa4.kernels.sm90.backward import early_rows, epilogue, load, products, walk
+from jax_fa4.kernels.sm90.backward.config import (
+    CONSUMER_WARP,
+    KEYS_PER_WARPGROUP,
+    BackwardConfig,
+)
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import (
     ROWS_PER_THREAD,
@@ -109,8 +114,15 @@ def _reads_rows_ahead(config: BackwardConfig) -> bool:
     return config.head_dim <= 64 and config.consumer_registers >= 208
 
 
+def _early(context, source, stage, thread):
+    """The numbers of the first queries, where some are read ahead."""
+    if context.config.early_groups == 0:
+        return None
+    return early_rows.load(context, source, stage, thread)
+
+
 @cute.jit
-def _exponentials(context, acc, stage, thread):
+def _exponentials(context, acc, stage, thread, early=None):
     """acc = 2^(acc * scale - lse) with a log-sum-exp a query, that is a column."""
     lse = context.shared.sLSE
     scale = context.scale_log2
@@ -118,20 +130,22 @@ def _exponentials(context, acc, stage, thread):
     for group in cutlass.range_constexpr(context.config.tile_m // 8):
         for pair in cutlass.range_constexpr(2):
             c = 2 * group + pair
-            bias = lse[stage * context.config.tile_m + 8 * group + thread.column + pair]
+            place = stage * context.config.tile_m + 8 * group + thread.column + pair
+            bias = early_rows.at(early, lse, c, place)
             for r in cutlass.range_constexpr(ROWS_PER_THREAD):
                 scores[r, c] = cute.math.exp2(scores[r, c] * scale - bias, fastmath=True)
 
 
 @cute.jit
-def _score_gradients(context, acc_P, acc_dP, stage, thread):
+def _score_gradients(context, acc_P, acc_dP, stage, thread, early=None):
     """acc_dP = P (dP - delta)."""
     deltas = context.shared.sDelta
     scores, gradients = rows_view(acc_P), rows_view(acc_dP)
     for group in cutlass.range_constexpr(context.config.tile_m // 8):
         for pair in cutlass.range_constexpr(2):
             c = 2 * group + pair
-            delta = deltas[stage * context.config.tile_m + 8 * group + thread.column + pair]
+            place = stage * context.config.tile_m + 8 * group + thread.column + pair
+            delta = early_rows.at(early, deltas, c, place)
             for r in cutlass.range_constexpr(ROWS_PER_THREAD):
                 gradients[r, c] = scores[r, c] * (gradients[r, c] - delta)
 
@@ -182,6 +196,7 @@ def _probabilities(context, frag, state, stage, parity, block, key, thread):
     if cutlass.const_expr(not context.config.lookahead):
         barriers["q_full"].wait(stage, parity)
         _issue_scores(context, frag, state, stage, thread)
+    early = _early(context, context.shared.sLSE, stage, thread)
     barriers["do_full"].wait(stage, parity)
     pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, stage])
     products.issue(context.tiled_mma_s, state.acc_dP, pairs, zero_first=True)
@@ -190,7 +205,7 @@ def _probabilities(context, frag, state, stage, parity, block, key, thread):
     if cutlass.const_expr(_reads_rows_ahead(context.config)):
         probabilities(state.acc_S, state.lse_log2, context.scale_log2)
     else:
-        _exponentials(context, state.acc_S, stage, thread)
+        _exponentials(context, state.acc_S, stage, thread, early)
     if context.queries.needs_mask(block):
         _hide(context, state.acc_S, block * context.config.tile_m, key, thread)
 
@@ -223,6 +238,11 @@ def run(context, wg: Int32) -> None:
     frag, state = _make_fragments(context, wg), _make_state(context)
     ring, ds_ring = mbarriers.make_ring(config.stages), mbarriers.make_ring(config.ds_stages)
 
+    if cutlass.const_expr(config.consumer_loads):
+        loader = load.make_loader(context)
+        loads = cute.arch.make_warp_uniform(cute.arch.warp_idx()) == CONSUMER_WARP
+        if loads:
+            load.start(context, loader)
     barriers["kv_full"].wait(0, 0)
     if cutlass.const_expr(config.lookahead):
         mbarriers.wait_stage(barriers["q_full"], ring)
@@ -240,8 +260,9 @@ def run(context, wg: Int32) -> None:
             warpgroup.wait_group(0)
             score_gradients(state.acc_S, state.acc_dP, deltas)
         else:
+            early = _early(context, context.shared.sDelta, stage, thread)
             warpgroup.wait_group(0)
-            _score_gradients(context, state.acc_S, state.acc_dP, stage, thread)
+            _score_gradients(context, state.acc_S, state.acc_dP, stage, thread, early)
         convert(state.acc_S, state.tVrP)
         convert(state.acc_dP, state.tKrdS)
         ds_stage, ds_parity = mbarriers.take(ds_ring, 1)[0]
@@ -259,6 +280,10 @@ def run(context, wg: Int32) -> None:
         # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
         warpgroup.wait_group(0)
         barriers["q_empty"].arrive_as_warp(stage)
+        if cutlass.const_expr(config.consumer_loads):  # noqa: SIM102
+            # Into the stage of the step before, which the other consumer has left, too.
+            if loads & (i > 0):
+                load.go_on(context, loader, i + config.stages - 1)
         head, block = walk.next_step(context, head, block)
 
     epilogue.run(context, frag, wg, thread_index)

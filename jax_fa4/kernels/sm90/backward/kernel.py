@@ -3,13 +3,13 @@
     P = exp2(scale log2(e) Q K^T - lse_log2)      dP = dO V^T      dS = P (dP - delta)
     dV = sum over queries of P^T dO     dK = scale sum dS^T Q     dQ += dS K, scaled afterwards
 
-    warp 0 --TMA--> sK, sV, once
+    loads  --TMA--> sK, sV, once
            --TMA--> sQ, lse_log2 --+--> consumer warpgroups 0 and 1, 64 keys each
            --TMA--> sdO, delta   --+      S^T = K Q^T, dP^T = V dO^T    from shared memory
                                    |      dV += P^T dO, dK += dS^T Q    A from registers
                                    |      dK, dV --> sK, sV --TMA-->    at the end
                                    |      dS --> sdS
-                                   +--> queries' warpgroup, warp 0 of which loads
+                                   +--> queries' warpgroup
                                           dQ = dS K                     from shared memory
                                           dQ to dq_accum                by vector reductions
 
@@ -18,6 +18,8 @@
 | q       | stages    | TMA of Q, bulk of lse_log2  | every consumer warp, dK has read Q    |
 | do      | stages    | TMA of dO, bulk of delta    | every consumer warp, dV has read dO   |
 | ds      | ds_stages | every consumer warp, fenced | the queries' 4 warps, dQ has read dS  |
+
+One warp loads: the queries' first, or that of the first consumer (`consumer_loads`).
 
 A CTA owns one block of keys of one KV head, and walks the blocks of queries that see it of all the
 group's query heads: dK and dV stay in registers, without any expansion to query heads.
@@ -46,12 +48,12 @@ class BackwardSm90(HopperBackward):
     def roles(self, context, warp):
         """Who does what."""
         config = self.config
-        # ---- queries: dQ, and warp 0 loads
+        # ---- queries: dQ, and maybe loads
         if warp < 4:
             cute.arch.setmaxregister_decrease(config.query_registers)
             queries_role.run(context, warp)
 
-        # ---- consumers: dK and dV, 64 keys a warpgroup
+        # ---- consumers: dK and dV, 64 keys a warpgroup, and maybe loads
         is_consumer = warp >= 4
         # NOTES: at head dim 64 without need: what ptxas makes of it is faster, at 128 slower.
         if cutlass.const_expr(config.ordered or config.head_dim <= 64):

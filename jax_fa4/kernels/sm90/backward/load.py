@@ -1,7 +1,8 @@
 """Loads, by one warp: K and V once, and Q, dO and their rows' numbers in rings.
 
 CONTRACT: for every step of the walk one stage of `q` (Q and lse_log2) and one of `do` (dO and
-delta) is filled, as many steps ahead of dQ as there are stages.
+delta) is filled: as many steps ahead of dQ as there are stages, by a warp that makes it, or one
+step less ahead of the first consumer, by a warp of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The queries' warpgroup: dQ = dS K, added to global memory; its first warp also loads.
+"""The queries' warpgroup: dQ = dS K, added to global memory; its first warp may load, too.
 
 Panels of 64 rows and 64 columns of dQ are made one after the other, so that the warpgroup needs
 few registers: the consumers need them. A panel goes to dq_accum by vector reductions from the
@@ -51,7 +51,7 @@ def run(context, warp: Int32) -> None:
     tQrK = thr_q.make_fragment_B(thr_q.partition_B(products.transposed(shared.sK)))
     ds_ring = mbarriers.make_ring(config.ds_stages)
     acc_dQ = products.accumulator(context.tiled_mma_q, config.dq_columns)
-    if cutlass.const_expr(not config.ordered):
+    if cutlass.const_expr(not (config.ordered or config.consumer_loads)):
         loader = load.make_loader(context)
         if warp == 0:
             load.start(context, loader)
@@ -64,7 +64,6 @@ def run(context, warp: Int32) -> None:
             turns.begin(context, i)
         if cutlass.const_expr(config.few_registers):
             panels = few_registers.make_panels(context, tQrK, acc_dQ)
-
             multiply = partial(_multiply, context, tQrdS, stage)
             few_registers.add_block(context, panels, multiply, head, block, thread_index)
         else:
@@ -75,7 +74,8 @@ def run(context, warp: Int32) -> None:
         barriers["ds_empty"].arrive_as_warp(stage)
         if cutlass.const_expr(config.ordered):
             turns.end(context, i)
-        elif warp == 0:
-            load.go_on(context, loader, i + config.stages)
+        if cutlass.const_expr(not (config.ordered or config.consumer_loads)):  # noqa: SIM102
+            if warp == 0:
+                load.go_on(context, loader, i + config.stages)
         head, block = walk.next_step(context, head, block)
     epilogue.release_keys(context)
