@@ -21,6 +21,10 @@ class ForwardConfig:
     is staged in the values' shared memory, and the next tile's values wait for its store;
     elsewhere it has its own.
 
+    At head dim 256 both of these are otherwise, as measured: `converts_early`, P is converted among
+    its exponentials (conversion.py); `requests_early`, the next tile's queries are requested when
+    this one's last scores are there, not after their softmax.
+
     Persistent CTAs hide a tile's end under the next one's beginning, but share the work
     out beforehand; a CTA a tile lets the hardware balance it. CTAs are persistent where
     all tiles are alike, and where a tile that the band cuts visits fewer than
@@ -37,6 +41,8 @@ class ForwardConfig:
     producer_registers: int
     consumer_registers: int
     persistent_below: int
+    converts_early: bool = True
+    requests_early: bool = False
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -130,5 +136,7 @@ FORWARD_CONFIGS: dict[tuple[int, int], ForwardConfig] = {
         producer_registers=24,
         consumer_registers=240,
         persistent_below=64,
+        converts_early=False,
+        requests_early=True,
     ),
 }

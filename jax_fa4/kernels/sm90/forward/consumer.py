@@ -38,6 +38,7 @@ class Rows:
     thread: ThreadCoordinates
     q_index: Int32
     row: Int32
+    last_key: Int32  # first key of the last block
 
 
 @cute.jit
@@ -61,14 +62,19 @@ def _block(context, frag, rows, key, masked: cutlass.Constexpr, k_state, v_state
     products.issue_values(context, frag, v_state)
     products.pass_turn(context, rows.wg)
     warpgroup.wait_group(1)
+    if cutlass.const_expr(context.config.requests_early):
+        products.release_queries(context, rows.q_index, key == rows.last_key)
     k_state = products.release(pipe_k, k_state)
     if cutlass.const_expr(masked):
         mask_outside_band(frag.acc_S, context.band, rows.row, key, rows.thread)
     softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     warpgroup.wait_group(0)
     v_state = products.release(pipe_v, v_state)
-    convert_here(frag.acc_S, frag.tOrP)
+    if cutlass.const_expr(context.config.converts_early):
+        convert_here(frag.acc_S, frag.tOrP)
     softmax.rescale_accumulator(frag.acc_O, frag.rescale)
+    if cutlass.const_expr(not context.config.converts_early):
+        convert(frag.acc_S, frag.tOrP)
     return k_state, v_state
 
 
@@ -184,7 +190,7 @@ def run(context, wg: Int32) -> None:
         _, _, skipped, row_block, head, batch = tile
         row, first, last, own = _blocks(context, row_block, wg)
         q_state = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
-        rows = Rows(wg, thread, q_index, row)
+        rows = Rows(wg, thread, q_index, row, first * config.tile_n)
         softmax.reset(frag.row_max, frag.row_sum)
         for _ in cutlass.range(skipped, unroll=1):
             products.wait_turn(context, wg)
@@ -197,6 +203,8 @@ def run(context, wg: Int32) -> None:
             k_state = products.release(pipes.k, k_state)
         frag.acc_O.fill(0.0)
         block = last - skipped - 1
+        if cutlass.const_expr(config.requests_early):
+            products.release_queries(context, q_index, block == first)
         _scores_into_p(context, frag, rows, block, own)
         v_state = products.skip(pipes.v, skipped, v_state)
         for i in cutlass.range(block - own.unmasked_last, unroll=1):
@@ -210,7 +218,8 @@ def run(context, wg: Int32) -> None:
         for i in cutlass.range(block - first, unroll=1):
             key = (block - 1 - i) * config.tile_n
             k_state, v_state = _block(context, frag, rows, key, True, k_state, v_state)
-        pipes.q.consumer_release(q_state)
+        if cutlass.const_expr(not config.requests_early):
+            pipes.q.consumer_release(q_state)
         q_index, q_phase = _next_queries(context, wg, q_index, q_phase)
         is_first = Boolean(False)
 

@@ -119,3 +119,11 @@ def release(pipe, state):
     pipe.consumer_release(state)
     state.advance()
     return state
+
+
+@cute.jit
+def release_queries(context, q_index, condition):
+    """Give back this consumer's stage of Q if `condition` holds."""
+    pipe = context.pipelines.q
+    if pipe.is_signaling_thread & condition:
+        cute.arch.mbarrier_arrive(pipe.sync_object_empty.get_barrier(q_index))
