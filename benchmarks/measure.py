@@ -112,10 +112,15 @@ def prepare(cells: Sequence[Cell], contestants: Mapping[str, Attend]) -> list[Pr
         ]
         for check in checks:
             check.result()
-        return [
+        prepared = [
             Prepared(cell, {name: future.result() for name, future in futures.items()})
             for cell, futures in zip(cells, programs, strict=True)
         ]
+    for one in prepared:  # nobody fails for being traced beside others
+        for name, compiled in one.programs.items():
+            if isinstance(compiled, Exception):
+                one.programs[name] = _compiled(contestants[name], one.cell)
+    return prepared
 
 
 def measure(prepared: Prepared, *, rounds: int, peak_tflops: float) -> list[Result]:

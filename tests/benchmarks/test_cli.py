@@ -119,6 +119,22 @@ def test_a_failing_contestant_leaves_the_others(monkeypatch, tmp_path, capsys):
     )
 
 
+def test_who_fails_beside_others_is_asked_again(monkeypatch, tmp_path):
+    calls = []
+
+    def attend(q, k, v, causal):
+        calls.append(q.shape)
+        if len(calls) == 1:
+            raise RuntimeError("not safe in threads")
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+
+    _use(monkeypatch, "tokamax", attend)
+    path = tmp_path / "run.json"
+    arguments = [*TINY, "--peers", "tokamax", "--pass=fwd", "--causal=full", f"--json={path}"]
+    assert attention.main(arguments) == 0
+    assert len(calls) == 2
+
+
 def test_a_pattern_that_matches_nothing_is_an_error(capsys):
     with pytest.raises(SystemExit):
         attention.main([*TINY, "--cells", "d128-*"])
