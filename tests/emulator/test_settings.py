@@ -58,7 +58,7 @@ def test_it_says_what_it_runs():
     assert jax_fa4.is_supported(X, X, X, implementation="emulator") is None
     text = jax_fa4.explain(X, X, X, causal=True, implementation="emulator")
     forward = "kernel fwd_sm90_bf16_d64 on the emulator, on the CPU"
-    assert text == f"{forward}; gradient: kernel bwd_sm90_bf16_d64"
+    assert text == f"{forward}; gradient: kernel bwd_sm90_bf16_d64_serial"
 
 
 @pytest.mark.parametrize(
