@@ -36,6 +36,18 @@ def square_loss(attend: Attend) -> Callable[[Any, Any, Any], jax.Array]:
     return loss
 
 
+def ramp_gradient(attend: Attend) -> Callable[..., Any]:
+    """dq, dk, dv of a loss that tells every element of out from every other."""
+
+    def loss(q: Any, k: Any, v: Any) -> jax.Array:
+        out, lse = attend(q, k, v)
+        weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) / out.size
+        return (out.astype(jnp.float32) * weights).sum() + lse.sum()
+
+    gradient: Callable[..., Any] = jax.grad(loss, argnums=(0, 1, 2))
+    return gradient
+
+
 def assert_close(found: Iterable[Any], wanted: Iterable[Any], ulps: int = 1) -> None:
     """As two orders of one sum may differ, rounded once to bfloat16."""
     eps = ulps * tolerances.ulp(jnp.bfloat16)

@@ -17,7 +17,7 @@ import jax_fa4
 from jax_fa4.emulator import problem
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ops import reference
-from jax_fa4.testing import expected, inputs, tolerances
+from jax_fa4.testing import expected, inputs, programs, tolerances
 from jax_fa4.variants import BACKWARD_HEAD_DIMS, select_sm90
 
 # (head dim, of values, queries, keys): halves that are no multiples of 32, either the wider.
@@ -170,13 +170,10 @@ def test_any_order_of_events(name, level, arch):
     bounds = expected.both(x, case, gradients=True)
     first = None
     for seed, completion in enumerate(("earliest", "latest", "random", "random")):
-        how = {
-            "seed": seed,
-            "completion": completion,
-            "level": level,
-            "sm_count": (132, 3)[seed % 2],
-        }
-        with jax_fa4.emulator.options(**how):
+        sm_count = (132, 3)[seed % 2]
+        with jax_fa4.emulator.options(
+            seed=seed, completion=completion, level=level, sm_count=sm_count
+        ):
             found = expected.results(by_kernel(case), x, gradients=True)
         tolerances.check(found, *bounds)
         first = first or found
@@ -249,23 +246,6 @@ def test_scratch_is_what_its_shapes_say(name, arch):
     assert np.isfinite(np.asarray(scratch.dq_accum)[:, :, :end]).all()
 
 
-def _grad(call):
-    def loss(q, k, v):
-        out, lse = call(q, k, v)
-        weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) / out.size
-        return (out.astype(jnp.float32) * weights).sum() + lse.sum()
-
-    return jax.grad(loss, argnums=(0, 1, 2))
-
-
-def _close(found, wanted):
-    """As two orders of one sum may differ, rounded once."""
-    eps = float(jnp.finfo(jnp.bfloat16).eps)
-    for a, b in zip(found, wanted, strict=True):
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        np.testing.assert_allclose(a, b, atol=eps * np.abs(b).max())
-
-
 @pytest.mark.parametrize(
     "in_axes", [(0, 0, 0), (0, None, None), (None, 0, 0), (1, 0, None)], ids=str
 )
@@ -277,28 +257,28 @@ def test_vmap_of_batches(in_axes, arch):
         a[0] if axis is None else jnp.moveaxis(a, 0, axis)
         for a, axis in zip(arrays, in_axes, strict=True)
     ]
-    gradient = _grad(by_kernel(case))
+    gradient = programs.ramp_gradient(by_kernel(case))
     found = jax.jit(jax.vmap(gradient, in_axes))(*arrays)
     for i in range(3):
         one = [
             a if axis is None else jnp.take(a, i, axis)
             for a, axis in zip(arrays, in_axes, strict=True)
         ]
-        _close([x[i] for x in found], gradient(*one))
+        programs.assert_close([x[i] for x in found], gradient(*one))
 
 
 def test_scan_and_remat(arch):
     case = replace(CASES["multi-query"], batch=3)
     arrays = inputs.make(case, jnp.bfloat16)[:3]
-    gradient = _grad(by_kernel(case))
+    gradient = programs.ramp_gradient(by_kernel(case))
 
     def step(carry, x):
-        step_gradient = _grad(jax.checkpoint(by_kernel(case)))
+        step_gradient = programs.ramp_gradient(jax.checkpoint(by_kernel(case)))
         return carry, step_gradient(*(a[None] for a in x))
 
     _, found = jax.jit(lambda *xs: jax.lax.scan(step, 0, xs))(*arrays)
     for i in range(3):
-        _close([x[i] for x in found], gradient(*(a[i : i + 1] for a in arrays)))
+        programs.assert_close([x[i] for x in found], gradient(*(a[i : i + 1] for a in arrays)))
 
 
 @pytest.mark.parametrize("name", ["head-dim-256", "dims-192-128"])
