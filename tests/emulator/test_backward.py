@@ -281,10 +281,10 @@ def test_scan_and_remat(arch):
         programs.assert_close([x[i] for x in found], gradient(*(a[i : i + 1] for a in arrays)))
 
 
-@pytest.mark.parametrize("name", ["head-dim-256", "dims-192-128"])
+@pytest.mark.parametrize("name", ["head-dim-256", "dims-192-128-grouped", "dims-256-136-grouped"])
 def test_wide_heads_take_turns(name):
     """Pairs of CTAs, in the order of their numbers: none waits for a later one."""
-    case = replace(CASES[name], batch=1)
+    case = replace(PROBLEMS[name], batch=1)
     x = inputs.make(case, jnp.bfloat16)
     with jax_fa4.emulator.options(arch="sm90"):
         words = jax_fa4.explain(*x[:3], deterministic=True, implementation="emulator")
