@@ -72,12 +72,13 @@ def serial_speed(head_dim: int, call: Call) -> float:
 
 
 def fastest(forms: Sequence[BackwardVariant], call: Call) -> BackwardVariant:
-    """The one of `forms` that gains something over the first, else that."""
+    """The one of `forms`, in any order, that gains something over the usual one, else that."""
     head_dim, of = forms[0].head_dim, {v.form: v for v in forms}
     over_usual = pair_speed(head_dim, call)
     # Where there is no pair, the usual form is the better other one.
     gain = serial_speed(head_dim, call) * (1.0 if Form.PAIR in of else max(1.0, over_usual))
     if Form.SERIAL in of and gain > 1:
         return of[Form.SERIAL]
-    wanted = Form.PAIR if over_usual > 1 else Form.USUAL
-    return of.get(wanted, forms[0])
+    if Form.PAIR in of and over_usual > 1:
+        return of[Form.PAIR]
+    return of.get(Form.USUAL, forms[0])
