@@ -6,8 +6,9 @@
 //   attributes: variants (str), softmax_scale (f32), band_lower and band_upper (i32)
 // `variants` names main kernels. The preprocess kernel before one and the postprocess kernel after
 // it, which turns dq_accum into dq, are those of its architecture and dtype. A main kernel of the
-// serial form writes dq itself: its dq_accum is scratch without zeros, and no kernel comes after it.
-// On the CPU, jax_fa4_emulated_bwd_v1: the same and the emulator's attributes (emulated_launch.h).
+// serial form writes dq itself: its dq_accum is scratch without zeros, and no kernel comes after
+// it. On the CPU, jax_fa4_emulated_bwd_v1: the same and the emulator's attributes
+// (emulated_launch.h).
 #pragma once
 
 #include "xla/ffi/api/ffi.h"
