@@ -33,8 +33,9 @@ runs, and keys of falling length make the output's rescaling happen; the rows of
 of an earlier text of these kernels, with launches laid out by hand. Sums of dQ, which a backward
 that is not deterministic adds in any order, may differ by rounding; all else has to be the same
 bits. All rows are of today's mutators, unless a sentence below says otherwise. Most rows of the
-forward are older than the check that tells apart what single lanes of a warp start, which finds
-more and not less.
+forward are older than the check that tells apart what single lanes of a warp start, and all but
+those of `bwd_sm90` older than the check of lanes that have not waited for what others have; both
+find more and not less. What the rows of `bwd_sm100` had missed ran again with both.
 
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
