@@ -131,7 +131,7 @@ class HopperBackward:
         scheduler = self._scheduler(shape, sm_count)
         if not self.config.ordered:
             return scheduler, ()
-        scheduler, upwards = turns.order(scheduler, shape, sm_count // self.config.ctas)
+        scheduler, upwards = turns.order(scheduler, shape, sm_count, self.config.ctas)
         return scheduler, (upwards,)
 
     def _scheduler(self, shape: Shape, sm_count: Int32) -> LongestFirst:

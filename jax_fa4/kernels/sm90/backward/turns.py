@@ -42,6 +42,7 @@ from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 _WARPS = 4  # of the queries' warpgroup
 _BLOCKS_OF_A_HEAD = 8  # that start together by ascending keys, at most
 _FEW_BLOCKS = 3  # by ascending keys if fewer
+_MULTIPROCESSORS = 132  # of an H100, by which orders are chosen: sums have one on every GPU
 
 
 def mbarrier_table(config) -> dict[str, MbarrierSpec]:
@@ -52,16 +53,18 @@ def mbarrier_table(config) -> dict[str, MbarrierSpec]:
     return {"turn": MbarrierSpec(stages, 1), "done": MbarrierSpec(stages, _WARPS)}
 
 
-def order(scheduler: LongestFirst, shape: Shape, side_by_side: Int32) -> tuple[LongestFirst, Int32]:
+def order(
+    scheduler: LongestFirst, shape: Shape, sm_count: Int32, ctas: int
+) -> tuple[LongestFirst, Int32]:
     """How tiles are handed out, and 1 if by descending keys, else 0; see above.
 
-    `side_by_side` is the number of CTAs, or clusters, that run at a time. NOTES: more heads a group
-    than stay in L2 are right by ascending keys, where CTAs of one head read a block of queries soon
-    after one another; by descending keys they cost up to half of the speed.
+    A tile is a cluster's of `ctas`. NOTES: more heads a group than stay in L2 are right by
+    ascending keys, where CTAs of one head read a block of queries soon after one another; by
+    descending keys they cost up to half of the speed.
     """
     heads = scheduler.heads_per_group
-    upwards = (shape.ratio == 1) & (heads * _FEW_BLOCKS < side_by_side)
-    beside = min(max(heads, side_by_side // _BLOCKS_OF_A_HEAD), shape.heads_kv * shape.batch)
+    upwards = (shape.ratio == 1) & (heads * _FEW_BLOCKS < _MULTIPROCESSORS // ctas)
+    beside = min(max(heads, sm_count // ctas // _BLOCKS_OF_A_HEAD), shape.heads_kv * shape.batch)
     heads = select_(upwards, heads, beside)
     scheduler = LongestFirst(scheduler.row_blocks, shape.heads_kv, shape.batch, heads)
     return scheduler, select_(upwards, Int32(1), Int32(0))
