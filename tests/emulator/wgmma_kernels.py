@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from matrix_model import FORMATS
-from tensor_kernels import BYTES, COPY_WORDS, DESCRIPTORS, lay_out
+from tensor_kernels import BYTES, COPY_WORDS, DESCRIPTORS
+from tensor_operands import lay_out
 
 DEPTH = {1: 32, 2: 16, 4: 8}  # by the bytes of an element
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
