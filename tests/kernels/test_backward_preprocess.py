@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,12 +14,14 @@ pytest.importorskip(
 from cutlass import cute
 
 from jax_fa4.aot.compile import compile_options
+from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import fake_arguments
 from jax_fa4.kernels.common import backward_preprocess
 from jax_fa4.kernels.common.backward_preprocess import BackwardPreprocess
-from jax_fa4.variants import CATALOG, BackwardPreprocessVariant
+from jax_fa4.variants import CATALOG, Arch, BackwardPreprocessVariant, BackwardVariant
 
 VARIANTS = [variant for variant in CATALOG if isinstance(variant, BackwardPreprocessVariant)]
+HOPPER_MAIN = [v for v in CATALOG if isinstance(v, BackwardVariant) and v.arch is Arch.SM90]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
@@ -65,11 +66,9 @@ def test_a_cta_has_whole_warps_and_sectors():
     assert module.ROWS_PER_GROUP <= module.LANES_PER_ROW
 
 
-def test_hopper_main_kernels_have_its_tiles_of_queries():
+@pytest.mark.parametrize("variant", HOPPER_MAIN, ids=lambda variant: variant.name)
+def test_hopper_main_kernels_have_its_tiles_of_queries(variant):
     """On sm_90 it writes no scratch past the last tile with a query, so none may be longer."""
-    rooms = sorted((Path(backward_preprocess.__file__).parents[1] / "sm90").glob("backward*"))
-    assert rooms
-    for room in rooms:
-        config = importlib.import_module(f"jax_fa4.kernels.sm90.{room.name}.config")
-        rows = getattr(config, "TILE_M", None) or config.DQ_ROWS
-        assert rows == backward_preprocess.TILE_ROWS, room.name
+    module, _, name = kernel_class_path(variant).partition(":")
+    kernel = getattr(importlib.import_module(module), name)(variant)
+    assert kernel.config.tile_m == backward_preprocess.TILE_ROWS
