@@ -18,8 +18,8 @@ from jax_fa4.ffi.backward import backward as backward_call
 from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import reference
 from jax_fa4.ops.band import Band
-from jax_fa4.ops.core import pad_head_dim, pad_operands
 from jax_fa4.ops.fp8 import Descales
+from jax_fa4.ops.kernel_calls import pad_head_dim, pad_operands
 from jax_fa4.variants import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,

@@ -3,7 +3,7 @@
     custom_vjp( custom_jvp( fold_vmap( platform_dependent( cuda = kernel, default = portable ) ) ) )
 
 Residuals are (q, k, v, bias, mask, out, lse). The kernel's custom call sits at the bottom of
-this stack (`_kernel_forward`, `_kernel_backward`): that is where a partitioning rule goes.
+this stack (`kernel_calls`): that is where a partitioning rule goes.
 The custom_jvp is for second derivatives, which the rules of the custom_vjp are differentiated for.
 """
 
@@ -15,14 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_fa4.ffi.backward import Operands
-from jax_fa4.ffi.backward import backward as backward_call
-from jax_fa4.ffi.forward import forward as forward_call
-from jax_fa4.ops import errors, manual_axes, portable
+from jax_fa4.ops import errors, kernel_calls, manual_axes, portable
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.selection import Path
@@ -30,8 +26,6 @@ from jax_fa4.ops.selection import Path
 # What the residuals out and lse are called for jax.checkpoint policies, unless the caller
 # names them: jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES).
 CHECKPOINT_NAMES = ("jax_fa4_out", "jax_fa4_lse")
-
-_ROW_STEP = 16  # bytes: the kernels copy rows in such steps
 
 Dense = jax.Array | None
 
@@ -108,7 +102,9 @@ def _forward(
 
         if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
             return portable_forward(q, k, v)
-        kernel = functools.partial(_kernel_forward, plan)
+        kernel = functools.partial(
+            kernel_calls.forward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+        )
         if plan.path.emulator is not None:
             return kernel(q, k, v)
         return lax.platform_dependent(q, k, v, cuda=kernel, default=portable_forward)
@@ -137,7 +133,9 @@ def _backward(
 
         if not plan.path.backward or 0 in q.shape or 0 in k.shape:
             return portable_backward(q, k, v, *rest)
-        kernel = functools.partial(_kernel_backward, plan)
+        kernel = functools.partial(
+            kernel_calls.backward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+        )
         if plan.path.emulator is not None:
             return kernel(q, k, v, *rest)
         return lax.platform_dependent(q, k, v, *rest, cuda=kernel, default=portable_backward)
@@ -194,41 +192,3 @@ def _second_derivative(
 
 _forward.defjvp(functools.partial(_second_derivative, _portable_forward))
 _backward.defjvp(functools.partial(_second_derivative, _portable_backward))
-
-
-def _kernel_forward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The forward custom call, the head dims padded with zeros to what the kernels read."""
-    out, lse = forward_call(
-        *map(pad_head_dim, (q, k, v)),
-        softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        variants=plan.path.forward_for(q.shape, k.shape, plan.band),
-        emulator=plan.path.emulator,
-    )
-    return out[..., : v.shape[-1]], lse
-
-
-def _kernel_backward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, ...]:
-    """The backward custom call, the head dims padded with zeros to what the kernels read."""
-    q, k, v, out, lse, dout, dlse = operands
-    gradients, _ = backward_call(
-        pad_operands(Operands(q, k, v, out, dout, lse, dlse)),
-        softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        variants=plan.path.backward_for(q.shape, k.shape, plan.band),
-        emulator=plan.path.emulator,
-    )
-    return tuple(dx[..., : x.shape[-1]] for dx, x in zip(gradients, (q, k, v), strict=True))
-
-
-def pad_head_dim(x: jax.Array) -> jax.Array:
-    """Zeros behind the last dimension, up to the next width that kernels read."""
-    missing = -x.shape[-1] % (_ROW_STEP // x.dtype.itemsize)
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]) if missing else x
-
-
-def pad_operands(operands: Operands) -> Operands:
-    """The same with the head dims of all but lse and its cotangent padded."""
-    return Operands(*[pad_head_dim(x) if x.ndim == 4 else x for x in operands])

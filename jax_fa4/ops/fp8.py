@@ -20,7 +20,8 @@ from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import errors, manual_axes, portable
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
-from jax_fa4.ops.core import Plan, pad_head_dim
+from jax_fa4.ops.core import Plan
+from jax_fa4.ops.kernel_calls import pad_head_dim
 
 OUT_DTYPE = jnp.bfloat16
 
