@@ -61,10 +61,14 @@ std::string_view KindName(VariantKind kind) {
   switch (kind) {
     case VariantKind::kForward:
       return "forward";
+    case VariantKind::kForwardBounded:
+      return "bounded forward";
     case VariantKind::kBackwardPreprocess:
       return "backward preprocess";
     case VariantKind::kBackward:
       return "backward";
+    case VariantKind::kBackwardBounded:
+      return "bounded backward";
     case VariantKind::kBackwardPostprocess:
       return "backward postprocess";
   }

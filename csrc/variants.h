@@ -8,7 +8,15 @@
 
 namespace jax_fa4 {
 
-enum class VariantKind { kForward, kBackwardPreprocess, kBackward, kBackwardPostprocess };
+// Kernels of one kind take the same arguments (kernel_arguments.h), but for forwards of 8-bit elements.
+enum class VariantKind {
+  kForward,
+  kForwardBounded,
+  kBackwardPreprocess,
+  kBackward,
+  kBackwardBounded,
+  kBackwardPostprocess,
+};
 
 struct Variant {
   std::string_view name;
@@ -17,6 +25,7 @@ struct Variant {
   std::string_view dtype;  // "bf16" or "fp16"
   int head_dim;            // of Q and K, the widest that the kernel takes; 0 if any
   int head_dim_v;          // of V and the output, likewise
+  bool softcap;            // whether it caps scores; bounded kernels alone may
   // Entry points of the compiled object, see launch.cc for their arguments.
   void (*init)(void** arguments);
   void (*load_to_device)(void** arguments);

@@ -28,8 +28,9 @@ from benchmarks.timing_model.lines import Line, fit
 from benchmarks.timing_model.record import aligned
 from benchmarks.timing_model.units import B200
 from jax_fa4.aot import toolkit
+from jax_fa4.aot.arguments import fake_arguments
 from jax_fa4.aot.kernel_classes import kernel_class_path
-from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.aot.signatures import signature
 from jax_fa4.emulator import cute_dsl
 from jax_fa4.variants import Arch, DType, Form, ForwardVariant
 
@@ -116,7 +117,8 @@ def measure(variant: ForwardVariant, folder: Path, nvdisasm: str) -> Tiles:
     module, name = kernel_class_path(variant).split(":")
     kernel = getattr(importlib.import_module(module), name)(variant)
     options = f"--gpu-arch {variant.arch.target} --keep-ptx --keep-cubin --generate-line-info"
-    compiled = cute.compile(kernel, *fake_arguments(variant), options=options)
+    arguments = fake_arguments(variant.dtype, signature(variant))
+    compiled = cute.compile(kernel, *arguments, options=options)
     cubin = folder / f"{variant.name}.cubin"
     cubin.write_bytes(compiled.__cubin__)
     code, emulated = listing.read_cubin(cubin, nvdisasm), cute_dsl.Emulated(compiled)

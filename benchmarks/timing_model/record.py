@@ -16,8 +16,9 @@ import numpy as np
 
 import jax_fa4.emulator
 from jax_fa4.aot import toolkit
+from jax_fa4.aot.arguments import fake_arguments
 from jax_fa4.aot.kernel_classes import kernel_class_path
-from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.aot.signatures import signature
 from jax_fa4.emulator import cute_dsl
 from jax_fa4.variants import ForwardVariant, Variant
 
@@ -87,7 +88,8 @@ def emulated(folder: Path, variant: Variant, library: str | None) -> Any:
     module, name = kernel_class_path(variant).split(":")
     kernel = getattr(importlib.import_module(module), name)(variant)
     options = f"--gpu-arch {variant.arch.target} --keep-ptx --keep-cubin --generate-line-info"
-    compiled = cute.compile(kernel, *fake_arguments(variant), options=options)
+    arguments = fake_arguments(variant.dtype, signature(variant))
+    compiled = cute.compile(kernel, *arguments, options=options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "kernel.ptx").write_text(compiled.__ptx__)
     (folder / "kernel.cubin").write_bytes(compiled.__cubin__)

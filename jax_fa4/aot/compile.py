@@ -1,5 +1,6 @@
 """One variant -> one object file. Whatever changes the generated code is decided here, in
-signatures.py, or in the kernel's own sources; the fingerprint covers exactly these.
+arguments.py, by what the tables say of the variant, or in the kernel's own sources; the
+fingerprint covers exactly these.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_fa4.aot import toolkit
+from jax_fa4.aot.arguments import fake_arguments
 from jax_fa4.aot.kernel_classes import kernel_class_path
-from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.aot.signatures import signature
 from jax_fa4.variants.variant import Variant
 
 # Host code for any x86-64 machine of the last decade; by default it is the build machine's.
@@ -62,7 +64,8 @@ def compile_variant(variant: Variant, directory: Path) -> None:
 
     module_name, class_name = kernel_class_path(variant).split(":")
     kernel: Any = getattr(importlib.import_module(module_name), class_name)(variant)
-    compiled = cute.compile(kernel, *fake_arguments(variant), options=compile_options(variant))
+    arguments = fake_arguments(variant.dtype, signature(variant))
+    compiled = cute.compile(kernel, *arguments, options=compile_options(variant))
     prefix = SYMBOL_PREFIX + variant.name
     compiled.export_to_c(str(directory), variant.name, prefix)
     (directory / f"{variant.name}.ptx").write_text(without_folders(compiled.__ptx__))

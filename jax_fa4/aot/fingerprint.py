@@ -8,6 +8,7 @@ fingerprints of that kernel's variants and of no other.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable
@@ -15,20 +16,24 @@ from pathlib import Path
 
 from jax_fa4.aot.compile import compile_options
 from jax_fa4.aot.kernel_classes import kernel_class_path
+from jax_fa4.aot.signatures import signature
 from jax_fa4.variants.variant import Variant
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 # Modules that take part in compiling every variant.
 _COMMON = (
+    "jax_fa4.aot.arguments",
     "jax_fa4.aot.compile",
-    "jax_fa4.aot.signatures",
     "jax_fa4.aot.toolkit",
-    "jax_fa4.variants.variant",
+    "jax_fa4.variants.words",
 )
 
-# What it says of one variant is hashed instead: rows of other variants change nothing.
-_TABLE = "jax_fa4.aot.kernel_classes"
+# What these say of one variant is hashed instead (`_facts`): what they say of others changes
+# nothing.
+_TABLES = frozenset(
+    {"jax_fa4.aot.kernel_classes", "jax_fa4.aot.signatures", "jax_fa4.variants.variant"}
+)
 
 
 def dsl_version() -> str:
@@ -77,7 +82,7 @@ def sources(variant: Variant, root: Path = PACKAGE_ROOT) -> list[Path]:
     found: dict[str, Path] = {}
     while waiting:
         module = waiting.pop()
-        if module in found or module == _TABLE or not module.startswith("jax_fa4."):
+        if module in found or module in _TABLES or not module.startswith("jax_fa4."):
             continue
         file = _module_file(module, root)
         if file is None:
@@ -99,11 +104,29 @@ def fingerprint(variant: Variant, root: Path = PACKAGE_ROOT) -> str:
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
 
-    facts = (variant.name, kernel_class_path(variant), compile_options(variant), dsl_version())
-    add(*(fact.encode() for fact in facts))
+    add(*(fact.encode() for fact in _facts(variant)))
     for file in sources(variant, root):
         add(str(file.relative_to(root)).encode(), file.read_bytes())
     return digest.hexdigest()
+
+
+def _facts(variant: Variant) -> tuple[str, ...]:
+    """All that a variant's code depends on beside files. A field that a variant leaves at its
+    default is left out, so that a new field changes the variants that set it.
+    """
+    chosen = {
+        field.name: str(getattr(variant, field.name))
+        for field in dataclasses.fields(variant)
+        if getattr(variant, field.name) != field.default
+    }
+    arguments = [(argument.name, argument.kind.name) for argument in signature(variant)]
+    return (
+        f"{variant.name}: {type(variant).__name__}({chosen})",
+        f"{arguments}",
+        kernel_class_path(variant),
+        compile_options(variant),
+        dsl_version(),
+    )
 
 
 def combined(fingerprints: Iterable[str]) -> str:

@@ -5,6 +5,8 @@ A variant's fingerprint covers its own answer, not this file: a further kernel r
 
 from __future__ import annotations
 
+import re
+
 from jax_fa4.variants.variant import (
     Arch,
     BackwardPostprocessVariant,
@@ -37,7 +39,14 @@ BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:Backw
 
 
 def kernel_class_path(variant: Variant) -> str:
-    """The class of one variant."""
+    """The class of one variant; of a bounded one, beside that of its twin that is not."""
+    path = _unbounded_class_path(variant)
+    if isinstance(variant, ForwardVariant | BackwardVariant) and variant.bounded:
+        return re.sub(r"kernel:(\w+)(Sm\d+)", r"kernel_bounded:\1Bounded\2", path)
+    return path
+
+
+def _unbounded_class_path(variant: Variant) -> str:
     match variant:
         case ForwardVariant(dtype=DType.E4M3):
             return FORWARD_FP8_KERNEL

@@ -54,10 +54,14 @@ def read(directory: Path) -> Manifest:
 
 def _kind_and_head_dims(variant: Variant) -> tuple[str, int, int]:
     match variant:
+        case ForwardVariant(bounded=True):
+            return "kForwardBounded", variant.head_dim, variant.head_dim_v
         case ForwardVariant():
             return "kForward", variant.head_dim, variant.head_dim_v
         case BackwardPreprocessVariant():
             return "kBackwardPreprocess", 0, 0
+        case BackwardVariant(bounded=True):
+            return "kBackwardBounded", variant.head_dim, variant.head_dim_v
         case BackwardVariant():
             return "kBackward", variant.head_dim, variant.head_dim_v
         case BackwardPostprocessVariant():
@@ -76,10 +80,11 @@ def _row(entry: Entry) -> str:
     variant = parse(entry.name)
     kind, head_dim, head_dim_v = _kind_and_head_dims(variant)
     major = variant.arch.compute_capability_major
+    softcap = str(getattr(variant, "softcap", False)).lower()
     points = f"{entry.init}, {entry.load_to_device}, {entry.launch}"
     return (
         f'    {{"{entry.name}", VariantKind::{kind}, {major}, '
-        f'"{variant.dtype.value}", {head_dim}, {head_dim_v}, {points}}},'
+        f'"{variant.dtype.value}", {head_dim}, {head_dim_v}, {softcap}, {points}}},'
     )
 
 

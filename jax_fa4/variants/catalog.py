@@ -49,6 +49,14 @@ DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 }
 
 
+# Kernels that take what each row may see, and sinks; those that also cap the scores. Usual form.
+BOUNDED_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {}
+SOFTCAP_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {}
+
+# The same of the backward's main kernel. None is a deterministic twin.
+BOUNDED_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {}
+SOFTCAP_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {}
+
 # Kernels with the same bits in every run as they are, which have no deterministic twin.
 ALWAYS_DETERMINISTIC: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.SERIAL): BACKWARD_FORMS[Arch.SM90, Form.SERIAL],
@@ -104,6 +112,30 @@ CATALOG: tuple[Variant, ...] = (
             arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, form=form, deterministic=fixed
         )
         for fixed, table in ((False, BACKWARD_FORMS), (True, DETERMINISTIC_FORMS))
+        for (arch, form), pairs in table.items()
+        for dtype in HALF_PRECISIONS
+        for d, d_v in pairs
+    ),
+    *(
+        ForwardVariant(
+            arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v, bounded=True, softcap=softcap
+        )
+        for softcap, table in ((False, BOUNDED_HEAD_DIMS), (True, SOFTCAP_HEAD_DIMS))
+        for arch, pairs in table.items()
+        for dtype in HALF_PRECISIONS
+        for d, d_v in pairs
+    ),
+    *(
+        BackwardVariant(
+            arch=arch,
+            dtype=dtype,
+            head_dim=d,
+            head_dim_v=d_v,
+            form=form,
+            bounded=True,
+            softcap=softcap,
+        )
+        for softcap, table in ((False, BOUNDED_BACKWARD_FORMS), (True, SOFTCAP_BACKWARD_FORMS))
         for (arch, form), pairs in table.items()
         for dtype in HALF_PRECISIONS
         for d, d_v in pairs

@@ -29,9 +29,17 @@ class Problem:
     has_mask: bool = False
     head_dim_v: int = 0
     deterministic: bool = False  # of the gradient: the same bits in every run
+    has_bounds: bool = False  # segment ids or sequence lengths: what rows see depends on values
+    has_sinks: bool = False
+    has_softcap: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether bounded kernels are needed: what only they take is given."""
+        return self.has_bounds or self.has_sinks or self.has_softcap
 
     @property
     def kernel_dtype(self) -> DType | None:

@@ -18,6 +18,7 @@ from jax_fa4.variants.variant import (
     BackwardPreprocessVariant,
     BackwardVariant,
     ForwardVariant,
+    Variant,
     parse,
 )
 
@@ -52,7 +53,37 @@ def refusal(problem: Problem) -> str | None:
             f"scale is {problem.softmax_scale:g}, and the kernels take scale > 0; "
             "use implementation='xla'"
         )
+    if problem.is_bounded and not any(_serves(v, problem) for v in CATALOG):
+        return (
+            f"{' and '.join(_bounded_features(problem))} given, which no kernel takes for "
+            f"{problem.dtype} with head dims {problem.head_dim} (query, key) and "
+            f"{problem.head_dim_v} (value); use implementation='xla', which is blockwise"
+        )
     return None
+
+
+def _bounded_features(problem: Problem) -> list[str]:
+    """What makes a problem one for bounded kernels, in the words of users."""
+    features = {
+        "segment ids or sequence lengths are": problem.has_bounds,
+        "sinks are": problem.has_sinks,
+        "logits_soft_cap is": problem.has_softcap,
+    }
+    return [words for words, given in features.items() if given]
+
+
+def _serves(variant: Variant, problem: Problem) -> bool:
+    """Whether it is a forward kernel that takes the arrays and features of a problem."""
+    return isinstance(variant, ForwardVariant) and _takes(variant, problem)
+
+
+def _takes(variant: ForwardVariant | BackwardVariant, problem: Problem) -> bool:
+    return (
+        variant.dtype is problem.kernel_dtype
+        and variant.holds(problem.head_dim, problem.head_dim_v)
+        and variant.bounded == problem.is_bounded
+        and variant.softcap == problem.has_softcap
+    )
 
 
 def forward_variants(
@@ -126,9 +157,7 @@ def _narrowest(
     serving = [
         variant
         for variant in kernels
-        if variant.dtype is problem.kernel_dtype
-        and variant.holds(problem.head_dim, problem.head_dim_v)
-        and _is_built(variant.name, built)
+        if _takes(variant, problem) and _is_built(variant.name, built)
     ]
     narrowest = {
         arch: min((_width(v) for v in serving if v.arch is arch), default=0) for arch in Arch

@@ -1,75 +1,19 @@
-"""The words that name compiled kernels.
+"""Compiled kernels and their names.
 
 A variant is one compiled kernel. Its `name` is unique, stable and parseable; the
 build, the C++ table, the FFI attributes, tests, benchmarks and error messages all
-speak of kernels by it.
+speak of kernels by it. A kernel's code depends on its variant's fields alone, and on `words`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import Enum
 
-
-class Arch(Enum):
-    """A GPU family, by the name that variants carry."""
-
-    SM90 = "sm90"
-    SM100 = "sm100"
-
-    @property
-    def target(self) -> str:
-        """The compiler's target: sm_100f is the family one, for B200 and B300 alike."""
-        return {Arch.SM90: "sm_90a", Arch.SM100: "sm_100f"}[self]
-
-    @property
-    def compute_capability_major(self) -> int:
-        """Major compute capability of the devices that run this family's kernels."""
-        return {Arch.SM90: 9, Arch.SM100: 10}[self]
-
-    @property
-    def cuda_major(self) -> int:
-        """Major version of the CUDA toolkit that assembles the kernels; drivers may not be older.
-
-        The oldest that serves the architecture well. 12.9 makes operands of Blackwell's products
-        uniform by loops over lanes: 927 instructions a block of keys in the warp that issues
-        them, where 13.4 needs 309.
-        """
-        return {Arch.SM90: 12, Arch.SM100: 13}[self]
-
-
-class DType(Enum):
-    """Element type of query, key and value."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    E4M3 = "e4m3"  # forward only, with a descale for every batch element and KV head
-
-    @property
-    def output(self) -> DType:
-        """Element type of the output."""
-        return DType.BF16 if self is DType.E4M3 else self
-
-    @property
-    def bits(self) -> int:
-        return 8 if self is DType.E4M3 else 16
-
-
-HALF_PRECISIONS = (DType.BF16, DType.FP16)
-
-
-class Form(Enum):
-    """How a kernel is built, by the suffix of its name: the usual way has none.
-
-    Every form serves every problem; which is fastest is a matter of choosing.
-    """
-
-    USUAL = ""  # on Blackwell, a CTA has two tiles of queries, or one where two do not fit
-    PAIR = "pair"  # two CTAs work together: forward, each with half of K and V; backward, of dS
-    DYNAMIC = "dynamic"  # two tiles of queries; a CTA that is done claims another's, not started
-    SPLITKEYS = "splitkeys"  # one tile of queries, its keys dealt to two softmax warpgroups
-    SERIAL = "serial"  # backward: a CTA does all keys of a head, one block after the other
+from jax_fa4.variants.words import HALF_PRECISIONS as HALF_PRECISIONS
+from jax_fa4.variants.words import Arch as Arch
+from jax_fa4.variants.words import DType as DType
+from jax_fa4.variants.words import Form as Form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +23,9 @@ class ForwardVariant:
     `head_dim` is the width of the tiles of Q and K, `head_dim_v` that of V and O, the same
     unless said; it serves every problem whose head dims are multiples of 8 and at most these.
     Window bounds, lengths, scale and the ratio of query to key heads are run-time arguments.
+
+    A `bounded` one takes, in the place of window bounds, what each row may see: first and last
+    key, segment ids, a sink for each head. `softcap` is one of these that also caps the scores.
     """
 
     arch: Arch
@@ -86,9 +33,12 @@ class ForwardVariant:
     head_dim: int
     head_dim_v: int = 0
     form: Form = Form.USUAL
+    bounded: bool = False
+    softcap: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+        _check_softcap(self)
 
     @property
     def name(self) -> str:
@@ -97,7 +47,7 @@ class ForwardVariant:
             words.append(f"v{self.head_dim_v}")
         if self.form is not Form.USUAL:
             words.append(self.form.value)
-        return "_".join(words)
+        return "_".join([*words, *_bounded_words(self)])
 
     def holds(self, head_dim: int, head_dim_v: int) -> bool:
         """Whether the tiles are wide enough for these head dims."""
@@ -110,6 +60,7 @@ class BackwardVariant:
 
     Head dims as of `ForwardVariant`. A deterministic one adds to dQ in a fixed order, so that its
     results have the same bits in every run. Forms are the usual one, `PAIR` and `SERIAL`.
+    `bounded` and `softcap` as of `ForwardVariant`.
     """
 
     arch: Arch
@@ -118,9 +69,12 @@ class BackwardVariant:
     head_dim_v: int = 0
     form: Form = Form.USUAL
     deterministic: bool = False
+    bounded: bool = False
+    softcap: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+        _check_softcap(self)
 
     @property
     def name(self) -> str:
@@ -131,7 +85,7 @@ class BackwardVariant:
             words.append(self.form.value)
         if self.deterministic:
             words.append("deterministic")
-        return "_".join(words)
+        return "_".join([*words, *_bounded_words(self)])
 
     def holds(self, head_dim: int, head_dim_v: int) -> bool:
         """Whether the tiles are wide enough for these head dims."""
@@ -168,13 +122,25 @@ class BackwardPostprocessVariant:
         return f"bwd_postprocess_{self.arch.value}_{self.dtype.value}"
 
 
+def _check_softcap(variant: ForwardVariant | BackwardVariant) -> None:
+    if variant.softcap and not variant.bounded:
+        raise ValueError("a kernel with softcap is a bounded one")
+
+
+def _bounded_words(variant: ForwardVariant | BackwardVariant) -> list[str]:
+    return [word for word in ("bounded", "softcap") if getattr(variant, word)]
+
+
 Variant = ForwardVariant | BackwardVariant | BackwardPreprocessVariant | BackwardPostprocessVariant
 
-_FORWARD_NAME = re.compile(r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?(?:_([a-z]+))?")
-
+_FORMS = "|".join(form.value for form in Form if form.value)
+_FORWARD_NAME = re.compile(
+    r"fwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?"
+    rf"(?:_({_FORMS}))?(_bounded)?(_softcap)?"
+)
 _BACKWARD_NAME = re.compile(
     r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?"
-    r"(?:_(pair|serial))?(_deterministic)?"
+    r"(?:_(pair|serial))?(_deterministic)?(_bounded)?(_softcap)?"
 )
 _HELPER_NAME = re.compile(r"bwd_(preprocess|postprocess)_([a-z0-9]+)_([a-z0-9]+)")
 
@@ -193,23 +159,27 @@ def parse(name: str) -> Variant:
 def _read(name: str) -> Variant | None:
     """The variant of a name, if it is one at all; ValueError for words that mean nothing."""
     if forward := _FORWARD_NAME.fullmatch(name):
-        arch, dtype, head_dim, head_dim_v, form = forward.groups(default="")
+        arch, dtype, head_dim, head_dim_v, form, *bounded = forward.groups(default="")
         return ForwardVariant(
             arch=Arch(arch),
             dtype=DType(dtype),
             head_dim=int(head_dim),
             head_dim_v=int(head_dim_v or 0),
             form=Form(form),
+            bounded=bool(bounded[0]),
+            softcap=bool(bounded[1]),
         )
     if backward := _BACKWARD_NAME.fullmatch(name):
-        arch, dtype, head_dim, head_dim_v, form, deterministic = backward.groups(default="")
+        arch, dtype, head_dim, head_dim_v, form, *flags = backward.groups(default="")
         return BackwardVariant(
             arch=Arch(arch),
             dtype=DType(dtype),
             head_dim=int(head_dim),
             head_dim_v=int(head_dim_v or 0),
             form=Form(form),
-            deterministic=bool(deterministic),
+            deterministic=bool(flags[0]),
+            bounded=bool(flags[1]),
+            softcap=bool(flags[2]),
         )
     if helper := _HELPER_NAME.fullmatch(name):
         step, arch, dtype = helper.groups()

@@ -1,12 +1,17 @@
 """A variant is recompiled when, and only when, something that decides its code changed."""
 
+import dataclasses
+import re
 import shutil
+import typing
 
 import pytest
 
 from jax_fa4.aot import fingerprint as fingerprints
+from jax_fa4.aot import signatures
+from jax_fa4.aot.arguments import Kind
 from jax_fa4.aot.fingerprint import PACKAGE_ROOT, fingerprint, sources
-from jax_fa4.variants import Arch, BackwardPreprocessVariant, DType, ForwardVariant
+from jax_fa4.variants import Arch, BackwardPreprocessVariant, DType, ForwardVariant, Variant
 
 FORWARD = ForwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=128)
 PREPROCESS = BackwardPreprocessVariant(arch=Arch.SM90, dtype=DType.BF16)
@@ -68,8 +73,10 @@ def changed_by(root, name):
         ("kernels/sm90/__init__.py", {FORWARD}),
         ("kernels/toolkit/unused.py", set()),
         ("aot/compile.py", {FORWARD, PREPROCESS}),
-        ("aot/signatures.py", {FORWARD, PREPROCESS}),
-        ("variants/variant.py", {FORWARD, PREPROCESS}),
+        ("aot/arguments.py", {FORWARD, PREPROCESS}),
+        ("variants/words.py", {FORWARD, PREPROCESS}),
+        ("aot/signatures.py", set()),  # what it says of the variant is hashed instead,
+        ("variants/variant.py", set()),  # and so are the fields that the variant sets
         ("aot/kernel_classes.py", set()),
         ("variants/catalog.py", set()),
         ("aot/build.py", set()),
@@ -90,6 +97,39 @@ def test_the_kernel_class_is_part_of_the_fingerprint(root, monkeypatch):
     path = "jax_fa4.kernels.sm90.forward.kernel:Other"
     monkeypatch.setattr(fingerprints, "kernel_class_path", lambda variant: path)
     assert fingerprint(FORWARD, root) != before
+
+
+def test_the_arguments_are_part_of_the_fingerprint(root, monkeypatch):
+    before = {v: fingerprint(v, root) for v in (FORWARD, PREPROCESS)}
+    argument = dataclasses.replace(signatures.FORWARD[0], kind=Kind.FLOATS)
+    monkeypatch.setattr(signatures, "FORWARD", (argument, *signatures.FORWARD[1:]))
+    assert fingerprint(FORWARD, root) != before[FORWARD]
+    assert fingerprint(PREPROCESS, root) == before[PREPROCESS]
+
+
+def test_a_new_field_changes_the_variants_that_set_it(root):
+    """All with the name of a variant that exists; a name is one fact among others."""
+    before = fingerprint(FORWARD, root)
+    for default, same in ((False, True), (True, False)):
+
+        @dataclasses.dataclass(frozen=True, kw_only=True)
+        class ForwardVariantOfTomorrow(ForwardVariant):
+            name = FORWARD.name
+            sparse: bool = default
+
+        ForwardVariantOfTomorrow.__name__ = "ForwardVariant"
+        fields = {"arch": FORWARD.arch, "dtype": FORWARD.dtype, "head_dim": FORWARD.head_dim}
+        tomorrow = ForwardVariantOfTomorrow(**fields, sparse=False)
+        assert (fingerprint(tomorrow, root) == before) == same
+
+
+def test_kernels_read_fields_of_their_variant_alone():
+    """Code of variant.py would be none of what a fingerprint covers."""
+    fields = {field.name for kind in typing.get_args(Variant) for field in dataclasses.fields(kind)}
+    kernels = (PACKAGE_ROOT / "kernels").rglob("*.py")
+    read = {name for path in kernels for name in re.findall(r"variant\.(\w+)", path.read_text())}
+    assert "head_dim" in read
+    assert read - {"variant"} <= fields | {"HALF"}
 
 
 def test_variants_of_one_kernel_differ(root):

@@ -30,6 +30,8 @@ MANIFEST = Manifest(
                 "bwd_preprocess_sm100_bf16",
                 "bwd_sm90_bf16_d64_deterministic",
                 "bwd_postprocess_sm90_bf16",
+                "fwd_sm90_bf16_d128_bounded_softcap",
+                "bwd_sm100_bf16_d192_v128_bounded",
             ),
         )
     ),
@@ -43,13 +45,24 @@ def test_round_trip(tmp_path):
 
 def test_table_states_each_variant():
     text = table(MANIFEST, TEMPLATE.read_text())
-    assert '{"fwd_sm90_fp16_d64", VariantKind::kForward, 9, "fp16", 64, 64, _mlir_' in text
+    assert '{"fwd_sm90_fp16_d64", VariantKind::kForward, 9, "fp16", 64, 64, false, _mlir_' in text
     assert (
         '{"bwd_preprocess_sm100_bf16", VariantKind::kBackwardPreprocess, 10, "bf16", 0, 0' in text
     )
-    assert "kVariants = {kRows, 5}" in text
-    assert '"fwd_sm100_bf16_d192_v128", VariantKind::kForward, 10, "bf16", 192, 128' in text
-    main = '{"bwd_sm90_bf16_d64_deterministic", VariantKind::kBackward, 9, "bf16", 64, 64, _mlir_'
+    assert "kVariants = {kRows, 7}" in text
+    assert (
+        '"fwd_sm100_bf16_d192_v128", VariantKind::kForward, 10, "bf16", 192, 128, false, _mlir_'
+        in text
+    )
+    assert (
+        '{"fwd_sm90_bf16_d128_bounded_softcap", VariantKind::kForwardBounded, 9, "bf16", 128, 128, '
+        "true, _mlir_"
+    ) in text
+    assert (
+        '{"bwd_sm100_bf16_d192_v128_bounded", VariantKind::kBackwardBounded, 10, "bf16", 192, 128, '
+        "false, _mlir_"
+    ) in text
+    main = '{"bwd_sm90_bf16_d64_deterministic", VariantKind::kBackward, 9, "bf16", 64, 64, false, '
     assert main in text
     assert (
         '{"bwd_postprocess_sm90_bf16", VariantKind::kBackwardPostprocess, 9, "bf16", 0, 0' in text

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from jax_fa4.aot import signatures
-from jax_fa4.aot.signatures import Kind
+from jax_fa4.aot.arguments import Kind
 from jax_fa4.variants import CATALOG
 
-LAUNCH_H = Path(__file__).resolve().parents[2] / "csrc" / "launch.h"
+LISTS = Path(__file__).resolve().parents[2] / "csrc" / "kernel_arguments.h"
 
 C_TYPES = {
     Kind.ELEMENTS: "void*",
@@ -23,15 +23,23 @@ C_TYPES = {
 
 
 def c_arguments(operation: str) -> list[tuple[str, str]]:
-    """(type, name) of each argument in the operation's list in launch.h."""
-    text = LAUNCH_H.read_text()
+    """(type, name) of each argument in the operation's list in kernel_arguments.h."""
+    text = LISTS.read_text()
     (body,) = re.findall(rf"#define JAX_FA4_{operation}_ARGUMENTS\(X\)((?:.*\\\n)*.*\n)", text)
     return re.findall(r"X\(([^,]+), (\w+)\)", body)
 
 
 @pytest.mark.parametrize(
     "operation",
-    ["FORWARD", "FORWARD_FP8", "BACKWARD_PREPROCESS", "BACKWARD", "BACKWARD_POSTPROCESS"],
+    [
+        "FORWARD",
+        "FORWARD_FP8",
+        "FORWARD_BOUNDED",
+        "BACKWARD_PREPROCESS",
+        "BACKWARD",
+        "BACKWARD_BOUNDED",
+        "BACKWARD_POSTPROCESS",
+    ],
 )
 def test_both_sides_list_the_same_arguments(operation):
     python = [(C_TYPES[a.kind], a.name) for a in getattr(signatures, operation)]

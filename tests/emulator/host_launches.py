@@ -68,7 +68,8 @@ class HostCode:
         Like a launch that was captured elsewhere (mutate.py says how): of the arrays, those of
         the names in `written` are written.
         """
-        from jax_fa4.aot.signatures import Kind, signature
+        from jax_fa4.aot.arguments import Kind
+        from jax_fa4.aot.signatures import signature
 
         arrays, numbers = [], []
         for argument in signature(self.variant):

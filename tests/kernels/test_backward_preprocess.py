@@ -13,9 +13,10 @@ pytest.importorskip(
 
 from cutlass import cute
 
+from jax_fa4.aot.arguments import fake_arguments
 from jax_fa4.aot.compile import compile_options
 from jax_fa4.aot.kernel_classes import kernel_class_path
-from jax_fa4.aot.signatures import fake_arguments
+from jax_fa4.aot.signatures import signature
 from jax_fa4.kernels.common import backward_preprocess
 from jax_fa4.kernels.common.backward_preprocess import BackwardPreprocess
 from jax_fa4.variants import CATALOG, Arch, BackwardPreprocessVariant, BackwardVariant
@@ -52,7 +53,8 @@ def test_a_lost_alignment_would_show(tmp_path, monkeypatch):
     monkeypatch.setenv("CUTE_DSL_DUMP_DIR", str(tmp_path))
     monkeypatch.setattr(backward_preprocess.cute, "assume", forget)
     kernel = BackwardPreprocess(VARIANTS[0])
-    arguments, options = fake_arguments(VARIANTS[0]), compile_options(VARIANTS[0])
+    arguments = fake_arguments(VARIANTS[0].dtype, signature(VARIANTS[0]))
+    options = compile_options(VARIANTS[0])
     assert "ld.global.v4" not in cute.compile(kernel, *arguments, options=options).__ptx__
 
 

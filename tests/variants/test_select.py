@@ -66,8 +66,11 @@ def test_no_forward_kernel_is_unreachable():
         for dtype in ("bfloat16", "float16", "float8_e4m3fn")
         for head_dim in range(8, 257, 8)
         for head_dim_v in range(8, 257, 8)
+        for features in ({}, {"has_bounds": True}, {"has_softcap": True})
         for variant in forward_variants(
-            dataclasses.replace(PLAIN, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v)
+            dataclasses.replace(
+                PLAIN, dtype=dtype, head_dim=head_dim, head_dim_v=head_dim_v, **features
+            )
         )
     }
     assert reached == {v for v in CATALOG if isinstance(v, ForwardVariant)}
@@ -122,6 +125,8 @@ def test_a_backward_needs_its_helpers():
             head_dim=variant.head_dim,
             head_dim_v=variant.head_dim_v,
             deterministic=variant.deterministic,
+            has_bounds=variant.bounded,
+            has_softcap=variant.softcap,
         )
         assert variant in backward_variants(problem, everything)
         assert set(helpers(variant)) <= everything
@@ -222,6 +227,58 @@ def test_head_dims_of_names(name, head_dims):
 @pytest.mark.parametrize(
     "name",
     [
+        "fwd_sm90_bf16_d128_bounded",
+        "fwd_sm90_fp16_d192_v128_bounded_softcap",
+        "fwd_sm100_bf16_d128_pair_bounded",
+        "bwd_sm100_fp16_d192_v128_bounded",
+        "bwd_sm90_bf16_d256_pair_bounded_softcap",
+        "bwd_sm90_bf16_d64_deterministic_bounded",
+    ],
+)
+def test_names_of_bounded_kernels(name):
+    variant = parse(name)
+    assert variant.bounded
+    assert variant.softcap == name.endswith("_softcap")
+    assert variant.name == name
+
+
+def test_a_softcap_is_a_bounded_kernels():
+    with pytest.raises(ValueError, match="softcap is a bounded one"):
+        ForwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=64, softcap=True)
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({"has_bounds": True}, "segment ids or sequence lengths are given"),
+        ({"has_sinks": True}, "sinks are given"),
+        ({"has_softcap": True}, "logits_soft_cap is given"),
+        ({"has_sinks": True, "has_softcap": True}, "sinks are and logits_soft_cap is given"),
+    ],
+)
+def test_bounded_problems_have_kernels_of_their_own(features, words, monkeypatch):
+    plain = ForwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=64)
+    bounded = dataclasses.replace(plain, bounded=True)
+    capped = dataclasses.replace(bounded, softcap=True)
+    backward = BackwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=64, bounded=True)
+    helpers_of_it = [parse(name) for name in helpers(backward)]
+    monkeypatch.setattr(select, "CATALOG", (plain,))
+    problem = dataclasses.replace(PLAIN, **features)
+    assert words in refusal(problem)
+    assert "use implementation='xla'" in refusal(problem)
+    assert forward_variants(problem) == ()
+    monkeypatch.setattr(select, "CATALOG", (plain, bounded, capped, backward, *helpers_of_it))
+    assert refusal(problem) is None
+    assert forward_variants(problem) == (capped if problem.has_softcap else bounded,)
+    assert forward_variants(PLAIN) == (plain,)
+    assert backward_variants(problem) == (() if problem.has_softcap else (backward,))
+    assert backward_variants(PLAIN) == ()
+    assert backward_variants(dataclasses.replace(problem, deterministic=True)) == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
         "",
         "fwd_sm90_bf16",
         "fwd_sm90_bf16_d064",
@@ -233,6 +290,10 @@ def test_head_dims_of_names(name, head_dims):
         "fwd_sm90_bf16_d64_pair_v32",
         "fwd_sm90_bf16_d64_v0",
         "fwd_sm90_bf16_d192_v128_v128",
+        "fwd_sm90_bf16_d64_softcap",
+        "fwd_sm90_bf16_d64_softcap_bounded",
+        "fwd_sm90_bf16_d64_bounded_pair",
+        "bwd_preprocess_sm90_bf16_bounded",
         "bwd_sm90_bf16",
         "bwd_sm90_bf16_d64_splitkeys",
         "bwd_sm90_bf16_d64_deterministic_pair",
