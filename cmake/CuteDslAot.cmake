@@ -37,7 +37,8 @@ function(jax_fa4_compile_kernels objects_variable table_variable ptx_variable)
     "${source_dir}/jax_fa4/variants/*.py")
   add_custom_command(
     OUTPUT ${objects} ${packed} "${table}"
-    COMMAND ${aot} ${selection} ${cache} --output "${output_dir}" --table "${template}"
+    COMMAND ${aot} ${selection} ${cache} --host ${CMAKE_SYSTEM_PROCESSOR}
+      --output "${output_dir}" --table "${template}"
     DEPENDS ${sources} "${template}"
     COMMENT "Compiling ${count} kernel variants"
     USES_TERMINAL VERBATIM)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from jax_fa4.aot import manifest
-from jax_fa4.aot.build import Builder, pack_ptx
+from jax_fa4.aot.build import Builder, compile_in_process, pack_ptx
 from jax_fa4.aot.cache import Cache, default_directory
-from jax_fa4.aot.compile import compile_variant
-from jax_fa4.aot.fingerprint import dsl_version
+from jax_fa4.aot.compile import HOST_TARGETS, compile_variant
+from jax_fa4.aot.fingerprint import dsl_version, fingerprint
 from jax_fa4.variants import CATALOG, Arch, Variant, parse
 
 
@@ -21,6 +22,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print the variants' names, and stop")
     parser.add_argument("--only", metavar="NAME", nargs="*", help="these variants, not all")
     parser.add_argument("--arch", choices=[arch.value for arch in Arch], help="one GPU family")
+    parser.add_argument(
+        "--host",
+        choices=HOST_TARGETS,
+        default="x86_64",
+        help="processor of the code that launches kernels (default: %(default)s)",
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("build/kernels"), metavar="DIR")
     parser.add_argument(
         "--cache",
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     if options.compile_one:
-        compile_variant(parse(options.compile_one), options.output)
+        compile_variant(parse(options.compile_one), options.output, options.host)
         return 0
     try:
         variants = _chosen(options.only, options.arch)
@@ -77,7 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(variants: Sequence[Variant], options: argparse.Namespace) -> int:
     """Builds, and reports what failed; the exit status."""
     jobs = {} if options.jobs is None else {"jobs": options.jobs}
-    failures = Builder(output=options.output, cache=Cache(options.cache), **jobs).build(variants)
+    builder = Builder(
+        output=options.output,
+        cache=Cache(options.cache),
+        compiler=functools.partial(compile_in_process, host=options.host),
+        fingerprint=functools.partial(fingerprint, host=options.host),
+        **jobs,
+    )
+    failures = builder.build(variants)
     for failure in failures:
         print(f"\n{failure.variant.name}:\n{failure.reason}", file=sys.stderr)
     if failures:

@@ -32,10 +32,10 @@ class CompileError(Exception):
     """A variant does not compile. The text is the compiler's."""
 
 
-def compile_in_process(variant: Variant, directory: Path) -> None:
+def compile_in_process(variant: Variant, directory: Path, host: str = "x86_64") -> None:
     """Compiles one variant in a new Python process, in an otherwise empty directory."""
     command = [sys.executable, "-P", str(_BOOTSTRAP), "--compile-one", variant.name]
-    command += ["-o", str(directory)]
+    command += ["-o", str(directory), "--host", host]
     finished = subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
     if finished.returncode != 0:
         raise CompileError(finished.stdout + finished.stderr)

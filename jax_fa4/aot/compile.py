@@ -18,16 +18,19 @@ from jax_fa4.aot.kernel_classes import kernel_class_path
 from jax_fa4.aot.signatures import signature
 from jax_fa4.variants.variant import Variant
 
-# Host code for any x86-64 machine of the last decade; by default it is the build machine's.
-HOST_TARGET = "llvm -mtriple=x86_64-unknown-linux-gnu -mcpu=x86-64-v2"
+# Host code for any machine of the last decade, by processor; by default it is the build machine's.
+HOST_TARGETS = {
+    "x86_64": "llvm -mtriple=x86_64-unknown-linux-gnu -mcpu=x86-64-v2",
+    "aarch64": "llvm -mtriple=aarch64-unknown-linux-gnu -mcpu=generic",
+}
 
 SYMBOL_PREFIX = "jax_fa4_"
 
 
-def compile_options(variant: Variant) -> str:
+def compile_options(variant: Variant, host: str = "x86_64") -> str:
     """Options of `cute.compile`. Line info changes no instruction, and findings name sources."""
     return (
-        f"--gpu-arch {variant.arch.target} --host-target '{HOST_TARGET}' "
+        f"--gpu-arch {variant.arch.target} --host-target '{HOST_TARGETS[host]}' "
         "--keep-ptx --keep-cubin --generate-line-info"
     )
 
@@ -51,8 +54,10 @@ def entry_point(header: str) -> str:
     return str(names[0])
 
 
-def compile_variant(variant: Variant, directory: Path) -> None:
+def compile_variant(variant: Variant, directory: Path, host: str = "x86_64") -> None:
     """Writes `<name>.o`, `.h`, `.ptx` and `.json` (facts of the kernel) into `directory`.
+
+    The object's host code is for the processor `host`; its device code does not depend on it.
 
     Wants a process of its own: the compiler names its dump files after kernels, not variants.
     """
@@ -65,7 +70,8 @@ def compile_variant(variant: Variant, directory: Path) -> None:
     module_name, class_name = kernel_class_path(variant).split(":")
     kernel: Any = getattr(importlib.import_module(module_name), class_name)(variant)
     arguments = fake_arguments(variant.dtype, signature(variant))
-    compiled = cute.compile(kernel, *arguments, options=compile_options(variant))
+    options = compile_options(variant, host)
+    compiled = cute.compile(kernel, *arguments, options=options)
     prefix = SYMBOL_PREFIX + variant.name
     compiled.export_to_c(str(directory), variant.name, prefix)
     (directory / f"{variant.name}.ptx").write_text(without_folders(compiled.__ptx__))

@@ -96,21 +96,21 @@ def sources(variant: Variant, root: Path = PACKAGE_ROOT) -> list[Path]:
     return sorted(set(found.values()))
 
 
-def fingerprint(variant: Variant, root: Path = PACKAGE_ROOT) -> str:
-    """Hash of everything that decides the variant's object file."""
+def fingerprint(variant: Variant, root: Path = PACKAGE_ROOT, host: str = "x86_64") -> str:
+    """Hash of everything that decides the variant's object file, for hosts of that processor."""
     digest = hashlib.sha256()
 
     def add(*parts: bytes) -> None:
         for part in parts:
             digest.update(len(part).to_bytes(8, "little") + part)
 
-    add(*(fact.encode() for fact in _facts(variant)))
+    add(*(fact.encode() for fact in _facts(variant, host)))
     for file in sources(variant, root):
         add(str(file.relative_to(root)).encode(), file.read_bytes())
     return digest.hexdigest()
 
 
-def _facts(variant: Variant) -> tuple[str, ...]:
+def _facts(variant: Variant, host: str) -> tuple[str, ...]:
     """All that a variant's code depends on beside files. A field that a variant leaves at its
     default is left out, so that a new field changes the variants that set it.
     """
@@ -124,7 +124,7 @@ def _facts(variant: Variant) -> tuple[str, ...]:
         f"{variant.name}: {type(variant).__name__}({chosen})",
         f"{arguments}",
         kernel_class_path(variant),
-        compile_options(variant),
+        compile_options(variant, host),
         dsl_version(),
     )
 

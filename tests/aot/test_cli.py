@@ -1,6 +1,5 @@
 """`python -m jax_fa4.aot`, and the same where jax is not installed."""
 
-import functools
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from jax_fa4.aot import __main__ as cli
-from jax_fa4.aot import build
 from jax_fa4.aot.__main__ import main
 from jax_fa4.aot.build import CompileError
 from jax_fa4.aot.compile import entry_point
@@ -57,16 +55,17 @@ def test_without_the_compiler_it_says_so(capsys, monkeypatch, tmp_path):
 
 
 def test_a_failing_variant_is_named_last_and_fails_the_build(capsys, monkeypatch, tmp_path):
-    def compiler(variant, directory):
-        raise CompileError("error: the tile does not fit")
+    def compiler(variant, directory, host):
+        raise CompileError(f"error: the tile does not fit ({host})")
 
-    broken = functools.partial(build.Builder, compiler=compiler, fingerprint=lambda v: v.name)
-    monkeypatch.setattr(cli, "Builder", broken)
+    monkeypatch.setattr(cli, "compile_in_process", compiler)
+    monkeypatch.setattr(cli, "fingerprint", lambda variant, host: f"{variant.name}-{host}")
     monkeypatch.setattr(cli, "dsl_version", lambda: "4.8.1")
     names = ["fwd_sm90_bf16_d64", "fwd_sm90_fp16_d64"]
-    assert main(["--only", *names, "-o", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 1
+    places = ["-o", str(tmp_path), "--cache", str(tmp_path / "cache")]
+    assert main(["--only", *names, *places, "--host", "aarch64"]) == 1
     errors = capsys.readouterr().err
-    assert errors.count("error: the tile does not fit") == 2
+    assert errors.count("error: the tile does not fit (aarch64)") == 2
     last = errors.splitlines()[-1]
     assert last.startswith("2 of 2 variants failed: ")
     assert all(name in last for name in names)

@@ -92,6 +92,11 @@ def test_the_compiler_is_part_of_the_fingerprint(root, monkeypatch):
     assert fingerprint(FORWARD, root) != before
 
 
+def test_the_host_processor_is_part_of_the_fingerprint(root):
+    assert fingerprint(FORWARD, root) == fingerprint(FORWARD, root, "x86_64")
+    assert fingerprint(FORWARD, root, "aarch64") != fingerprint(FORWARD, root)
+
+
 def test_the_kernel_class_is_part_of_the_fingerprint(root, monkeypatch):
     before = fingerprint(FORWARD, root)
     path = "jax_fa4.kernels.sm90.forward.kernel:Other"
