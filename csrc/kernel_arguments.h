@@ -161,6 +161,51 @@ namespace jax_fa4 {
   X(float, softmax_scale)                         \
   X(CudaStream, stream)
 
+// Few queries against a cache in pages, and the merger of its parts.
+#define JAX_FA4_DECODE_ARGUMENTS(X) \
+  X(void*, q)                       \
+  X(void*, k)                       \
+  X(void*, v)                       \
+  X(void*, page_table)              \
+  X(void*, lengths)                 \
+  X(void*, sinks)                   \
+  X(void*, out)                     \
+  X(void*, lse)                     \
+  X(void*, out_partial)             \
+  X(void*, lse_partial)             \
+  X(int32_t, batch)                 \
+  X(int32_t, seqlen_q)              \
+  X(int32_t, heads_q)               \
+  X(int32_t, heads_kv)              \
+  X(int32_t, head_dim)              \
+  X(int32_t, head_dim_v)            \
+  X(int32_t, num_pages)             \
+  X(int32_t, page_size)             \
+  X(int32_t, pages_per_sequence)    \
+  X(int32_t, num_splits)            \
+  X(float, softmax_scale)           \
+  X(float, softcap)                 \
+  X(int32_t, band_lower)            \
+  X(int32_t, band_upper)            \
+  X(CudaStream, stream)
+
+#define JAX_FA4_DECODE_COMBINE_ARGUMENTS(X) \
+  X(void*, out_partial)                     \
+  X(void*, lse_partial)                     \
+  X(void*, lengths)                         \
+  X(void*, sinks)                           \
+  X(void*, out)                             \
+  X(void*, lse)                             \
+  X(int32_t, batch)                         \
+  X(int32_t, seqlen_q)                      \
+  X(int32_t, heads_q)                       \
+  X(int32_t, head_dim_v)                    \
+  X(int32_t, capacity)                      \
+  X(int32_t, num_splits)                    \
+  X(int32_t, band_lower)                    \
+  X(int32_t, band_upper)                    \
+  X(CudaStream, stream)
+
 #define JAX_FA4_FIELD(type, name) type name;
 #define JAX_FA4_ADDRESS(type, name) &name,
 
@@ -201,6 +246,16 @@ struct BackwardPostprocessArguments {
   std::vector<void*> Addresses() {
     return {JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
   }
+};
+
+struct DecodeArguments {
+  JAX_FA4_DECODE_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() { return {JAX_FA4_DECODE_ARGUMENTS(JAX_FA4_ADDRESS)}; }
+};
+
+struct DecodeCombineArguments {
+  JAX_FA4_DECODE_COMBINE_ARGUMENTS(JAX_FA4_FIELD)
+  std::vector<void*> Addresses() { return {JAX_FA4_DECODE_COMBINE_ARGUMENTS(JAX_FA4_ADDRESS)}; }
 };
 
 #undef JAX_FA4_FIELD

@@ -71,6 +71,10 @@ std::string_view KindName(VariantKind kind) {
       return "bounded backward";
     case VariantKind::kBackwardPostprocess:
       return "backward postprocess";
+    case VariantKind::kDecode:
+      return "decode";
+    case VariantKind::kDecodeCombine:
+      return "decode combine";
   }
   return "unknown";
 }

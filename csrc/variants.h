@@ -8,7 +8,8 @@
 
 namespace jax_fa4 {
 
-// Kernels of one kind take the same arguments (kernel_arguments.h), but for forwards of 8-bit elements.
+// Kernels of one kind take the same arguments (kernel_arguments.h), but for forwards of 8-bit
+// elements.
 enum class VariantKind {
   kForward,
   kForwardBounded,
@@ -16,6 +17,8 @@ enum class VariantKind {
   kBackward,
   kBackwardBounded,
   kBackwardPostprocess,
+  kDecode,
+  kDecodeCombine,
 };
 
 struct Variant {

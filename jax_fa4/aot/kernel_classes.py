@@ -12,6 +12,8 @@ from jax_fa4.variants.variant import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
     BackwardVariant,
+    DecodeCombineVariant,
+    DecodeVariant,
     DType,
     Form,
     ForwardVariant,
@@ -36,6 +38,8 @@ BACKWARD_NARROW_PAIR_KERNEL = (
 )
 BACKWARD_PREPROCESS_KERNEL = "jax_fa4.kernels.common.backward_preprocess:BackwardPreprocess"
 BACKWARD_POSTPROCESS_KERNEL = "jax_fa4.kernels.common.backward_postprocess:BackwardPostprocess"
+DECODE_KERNEL = "jax_fa4.kernels.common.decode.kernel:Decode"
+DECODE_COMBINE_KERNEL = "jax_fa4.kernels.common.decode.combine:DecodeCombine"
 
 
 def kernel_class_path(variant: Variant) -> str:
@@ -62,3 +66,7 @@ def _unbounded_class_path(variant: Variant) -> str:
             return BACKWARD_KERNELS[variant.arch, variant.form]
         case BackwardPostprocessVariant():
             return BACKWARD_POSTPROCESS_KERNEL
+        case DecodeVariant():
+            return DECODE_KERNEL
+        case DecodeCombineVariant():
+            return DECODE_COMBINE_KERNEL

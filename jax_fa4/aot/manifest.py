@@ -11,6 +11,8 @@ from jax_fa4.variants.variant import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
     BackwardVariant,
+    DecodeCombineVariant,
+    DecodeVariant,
     ForwardVariant,
     Variant,
     parse,
@@ -66,6 +68,10 @@ def _kind_and_head_dims(variant: Variant) -> tuple[str, int, int]:
             return "kBackward", variant.head_dim, variant.head_dim_v
         case BackwardPostprocessVariant():
             return "kBackwardPostprocess", 0, 0
+        case DecodeVariant():
+            return "kDecode", variant.head_dim, variant.head_dim_v
+        case DecodeCombineVariant():
+            return "kDecodeCombine", 0, 0
 
 
 def _declarations(entry: Entry) -> Sequence[str]:

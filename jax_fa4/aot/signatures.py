@@ -11,6 +11,8 @@ from jax_fa4.variants.variant import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
     BackwardVariant,
+    DecodeCombineVariant,
+    DecodeVariant,
     DType,
     ForwardVariant,
     Variant,
@@ -120,6 +122,52 @@ BACKWARD_POSTPROCESS: tuple[Argument, ...] = (
 )
 
 
+# Few queries against a cache of pages, and the merger of its parts. Caches are pages of page_size
+# keys: (num_pages, page_size, heads_kv, head_dim).
+_PARTS = (
+    Argument("out_partial", Kind.FLOATS),  # (num_splits, B, Hq, Sq, Dv)
+    Argument("lse_partial", Kind.FLOATS),  # (num_splits, B, Hq, Sq)
+)
+DECODE: tuple[Argument, ...] = (
+    *_INPUTS,
+    Argument("page_table", Kind.INTS),  # (B, pages_per_sequence)
+    Argument("lengths", Kind.INTS),  # (B,)
+    Argument("sinks", Kind.FLOATS),
+    *_RESULTS,
+    *_PARTS,
+    Argument("batch", Kind.I32),
+    Argument("seqlen_q", Kind.I32),
+    Argument("heads_q", Kind.I32),
+    Argument("heads_kv", Kind.I32),
+    Argument("head_dim", Kind.I32),
+    Argument("head_dim_v", Kind.I32),
+    Argument("num_pages", Kind.I32),
+    Argument("page_size", Kind.I32),
+    Argument("pages_per_sequence", Kind.I32),
+    Argument("num_splits", Kind.I32),
+    Argument("softmax_scale", Kind.F32),
+    Argument("softcap", Kind.F32),
+    Argument("band_lower", Kind.I32),
+    Argument("band_upper", Kind.I32),
+    Argument("stream", Kind.STREAM),
+)
+DECODE_COMBINE: tuple[Argument, ...] = (
+    *_PARTS,
+    Argument("lengths", Kind.INTS),
+    Argument("sinks", Kind.FLOATS),
+    *_RESULTS,
+    Argument("batch", Kind.I32),
+    Argument("seqlen_q", Kind.I32),
+    Argument("heads_q", Kind.I32),
+    Argument("head_dim_v", Kind.I32),
+    Argument("capacity", Kind.I32),
+    Argument("num_splits", Kind.I32),
+    Argument("band_lower", Kind.I32),
+    Argument("band_upper", Kind.I32),
+    Argument("stream", Kind.STREAM),
+)
+
+
 def signature(variant: Variant) -> tuple[Argument, ...]:
     """The arguments of the variant's entry point."""
     match variant:
@@ -137,3 +185,7 @@ def signature(variant: Variant) -> tuple[Argument, ...]:
             return BACKWARD
         case BackwardPostprocessVariant():
             return BACKWARD_POSTPROCESS
+        case DecodeVariant():
+            return DECODE
+        case DecodeCombineVariant():
+            return DECODE_COMBINE

@@ -100,6 +100,8 @@ def problem(variant: Variant, shape: Shape, *, causal: bool, seed: int) -> Probl
         return _backward(variant, shape, causal, generator)
     if isinstance(variant, BackwardPostprocessVariant):
         return _postprocess(variant, shape, causal, generator)
+    if not isinstance(variant, BackwardPreprocessVariant):
+        raise ValueError(f"{variant.name} does not run by itself on random inputs")
     if causal or shape.head_dim % HEAD_DIM_STEP:
         raise ValueError(
             f"{variant.name} knows no mask (leave --causal away), and head dims that are multiples "

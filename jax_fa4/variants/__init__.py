@@ -9,6 +9,8 @@ from jax_fa4.variants.variant import Arch as Arch
 from jax_fa4.variants.variant import BackwardPostprocessVariant as BackwardPostprocessVariant
 from jax_fa4.variants.variant import BackwardPreprocessVariant as BackwardPreprocessVariant
 from jax_fa4.variants.variant import BackwardVariant as BackwardVariant
+from jax_fa4.variants.variant import DecodeCombineVariant as DecodeCombineVariant
+from jax_fa4.variants.variant import DecodeVariant as DecodeVariant
 from jax_fa4.variants.variant import DType as DType
 from jax_fa4.variants.variant import Form as Form
 from jax_fa4.variants.variant import ForwardVariant as ForwardVariant

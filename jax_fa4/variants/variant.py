@@ -122,6 +122,49 @@ class BackwardPostprocessVariant:
         return f"bwd_postprocess_{self.arch.value}_{self.dtype.value}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodeVariant:
+    """One compiled kernel for few queries against a long, maybe paged, cache of keys and values.
+
+    Head dims as of `ForwardVariant`. Lengths, pages, window bounds, soft cap and into how many
+    parts the keys are split are run-time arguments.
+    """
+
+    arch: Arch
+    dtype: DType
+    head_dim: int
+    head_dim_v: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
+
+    @property
+    def name(self) -> str:
+        words = ["decode", self.arch.value, self.dtype.value, f"d{self.head_dim}"]
+        if self.head_dim_v != self.head_dim:
+            words.append(f"v{self.head_dim_v}")
+        return "_".join(words)
+
+    def holds(self, head_dim: int, head_dim_v: int) -> bool:
+        """Whether the tiles are wide enough for these head dims."""
+        return head_dim <= self.head_dim and head_dim_v <= self.head_dim_v
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeCombineVariant:
+    """One compiled kernel that merges the parts into which a decoding kernel split the keys.
+
+    The head dim is a run-time argument, a multiple of 8.
+    """
+
+    arch: Arch
+    dtype: DType
+
+    @property
+    def name(self) -> str:
+        return f"decode_combine_{self.arch.value}_{self.dtype.value}"
+
+
 def _check_softcap(variant: ForwardVariant | BackwardVariant) -> None:
     if variant.softcap and not variant.bounded:
         raise ValueError("a kernel with softcap is a bounded one")
@@ -131,7 +174,14 @@ def _bounded_words(variant: ForwardVariant | BackwardVariant) -> list[str]:
     return [word for word in ("bounded", "softcap") if getattr(variant, word)]
 
 
-Variant = ForwardVariant | BackwardVariant | BackwardPreprocessVariant | BackwardPostprocessVariant
+Variant = (
+    ForwardVariant
+    | BackwardVariant
+    | BackwardPreprocessVariant
+    | BackwardPostprocessVariant
+    | DecodeVariant
+    | DecodeCombineVariant
+)
 
 _FORMS = "|".join(form.value for form in Form if form.value)
 _FORWARD_NAME = re.compile(
@@ -142,7 +192,16 @@ _BACKWARD_NAME = re.compile(
     r"bwd_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?"
     r"(?:_(pair|serial))?(_deterministic)?(_bounded)?(_softcap)?"
 )
-_HELPER_NAME = re.compile(r"bwd_(preprocess|postprocess)_([a-z0-9]+)_([a-z0-9]+)")
+_DECODE_NAME = re.compile(r"decode_([a-z0-9]+)_([a-z0-9]+)_d([0-9]+)(?:_v([0-9]+))?")
+_HELPER_NAME = re.compile(
+    r"(bwd_preprocess|bwd_postprocess|decode_combine)_([a-z0-9]+)_([a-z0-9]+)"
+)
+_Helper = BackwardPreprocessVariant | BackwardPostprocessVariant | DecodeCombineVariant
+_HELPERS: dict[str, type[_Helper]] = {
+    "bwd_preprocess": BackwardPreprocessVariant,
+    "bwd_postprocess": BackwardPostprocessVariant,
+    "decode_combine": DecodeCombineVariant,
+}
 
 
 def parse(name: str) -> Variant:
@@ -183,6 +242,13 @@ def _read(name: str) -> Variant | None:
         )
     if helper := _HELPER_NAME.fullmatch(name):
         step, arch, dtype = helper.groups()
-        kind = BackwardPreprocessVariant if step == "preprocess" else BackwardPostprocessVariant
-        return kind(arch=Arch(arch), dtype=DType(dtype))
+        return _HELPERS[step](arch=Arch(arch), dtype=DType(dtype))
+    if decode := _DECODE_NAME.fullmatch(name):
+        arch, dtype, head_dim, head_dim_v = decode.groups(default="")
+        return DecodeVariant(
+            arch=Arch(arch),
+            dtype=DType(dtype),
+            head_dim=int(head_dim),
+            head_dim_v=int(head_dim_v or 0),
+        )
     return None

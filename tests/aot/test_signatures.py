@@ -39,6 +39,8 @@ def c_arguments(operation: str) -> list[tuple[str, str]]:
         "BACKWARD",
         "BACKWARD_BOUNDED",
         "BACKWARD_POSTPROCESS",
+        "DECODE",
+        "DECODE_COMBINE",
     ],
 )
 def test_both_sides_list_the_same_arguments(operation):

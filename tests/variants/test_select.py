@@ -11,6 +11,8 @@ from jax_fa4.variants import (
     Arch,
     BackwardPostprocessVariant,
     BackwardVariant,
+    DecodeCombineVariant,
+    DecodeVariant,
     DType,
     Form,
     ForwardVariant,
@@ -242,6 +244,24 @@ def test_names_of_bounded_kernels(name):
     assert variant.name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "head_dims"),
+    [
+        ("decode_sm90_bf16_d128", DecodeVariant, (128, 128)),
+        ("decode_sm100_fp16_d192_v128", DecodeVariant, (192, 128)),
+        ("decode_combine_sm100_bf16", DecodeCombineVariant, None),
+    ],
+)
+def test_names_of_decoding_kernels(name, kind, head_dims):
+    variant = parse(name)
+    assert type(variant) is kind
+    assert variant.name == name
+    if head_dims:
+        assert (variant.head_dim, variant.head_dim_v) == head_dims
+        assert variant.holds(*head_dims)
+        assert not variant.holds(head_dims[0] + 1, 8)
+
+
 def test_a_softcap_is_a_bounded_kernels():
     with pytest.raises(ValueError, match="softcap is a bounded one"):
         ForwardVariant(arch=Arch.SM90, dtype=DType.BF16, head_dim=64, softcap=True)
@@ -301,6 +321,9 @@ def test_bounded_problems_have_kernels_of_their_own(features, words, monkeypatch
         "bwd_preprocess_sm90",
         "bwd_preprocess_sm90_bf16_d64",
         "bwd_midprocess_sm90_bf16",
+        "decode_sm90_bf16",
+        "decode_sm90_bf16_d64_v64",
+        "decode_combine_sm90_bf16_d64",
     ],
 )
 def test_other_names_are_refused(name):
