@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from jax_fa4.variants.variant import ForwardVariant
 
 ROWS_PER_WARPGROUP = 64
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
@@ -29,6 +31,9 @@ class ForwardConfig:
     out beforehand; a CTA a tile lets the hardware balance it. CTAs are persistent where
     all tiles are alike, and where a tile that the band cuts visits fewer than
     `persistent_below` blocks (measured: benchmarks/NOTES.md).
+
+    Where `bounded`, every row has bounds of its own (bounded.py), and nobody knows before how long
+    a tile is: a CTA a tile. Where `softcap`, scores have a soft cap.
     """
 
     head_dim: int
@@ -43,6 +48,8 @@ class ForwardConfig:
     persistent_below: int
     converts_early: bool = True
     requests_early: bool = False
+    bounded: bool = False
+    softcap: bool = False
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -140,3 +147,17 @@ FORWARD_CONFIGS: dict[tuple[int, int], ForwardConfig] = {
         requests_early=True,
     ),
 }
+
+# What masks by element take would not fit beside the scores in the registers of three consumers.
+_BOUNDED: dict[tuple[int, int], dict[str, int]] = {
+    (64, 64): {"consumers": 2, "producer_registers": 24, "consumer_registers": 240},
+}
+
+
+def config_of(variant: ForwardVariant) -> ForwardConfig:
+    """How the variant's CTAs are built."""
+    head_dims = variant.head_dim, variant.head_dim_v
+    config = FORWARD_CONFIGS[head_dims]
+    if not variant.bounded:
+        return config
+    return replace(config, bounded=True, softcap=variant.softcap, **_BOUNDED.get(head_dims, {}))

@@ -21,7 +21,7 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, pipeline
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.forward import epilogue, products, walk
+from jax_fa4.kernels.sm90.forward import bounded, epilogue, products, walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.forward.conversion import convert_here
 from jax_fa4.kernels.sm90.forward.masks import mask_outside_band
@@ -39,14 +39,25 @@ class Rows:
     q_index: Int32
     row: Int32
     last_key: Int32  # first key of the last block
+    batch: Int32
+
+
+@cute.jit
+def _mask(context, acc, rows, key):
+    """Set to -inf the scores of keys that their row does not see."""
+    if cutlass.const_expr(context.config.bounded):
+        bounded.mask(context, acc, rows, key)
+    else:
+        mask_outside_band(acc, context.band, rows.row, key, rows.thread)
 
 
 @cute.jit
 def _scores_into_p(context, frag, rows, block, own):
     """Mask and softmax of a tile's first block, and P for the first product with V."""
+    if cutlass.const_expr(context.config.softcap):
+        bounded.cap(context, frag.acc_S)
     if (block >= own.unmasked_last) | (block < own.unmasked_first):
-        key = block * context.config.tile_n
-        mask_outside_band(frag.acc_S, context.band, rows.row, key, rows.thread)
+        _mask(context, frag.acc_S, rows, block * context.config.tile_n)
     softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     convert(frag.acc_S, frag.tOrP)
 
@@ -65,8 +76,10 @@ def _block(context, frag, rows, key, masked: cutlass.Constexpr, k_state, v_state
     if cutlass.const_expr(context.config.requests_early):
         products.release_queries(context, rows.q_index, key == rows.last_key)
     k_state = products.release(pipe_k, k_state)
+    if cutlass.const_expr(context.config.softcap):
+        bounded.cap(context, frag.acc_S)
     if cutlass.const_expr(masked):
-        mask_outside_band(frag.acc_S, context.band, rows.row, key, rows.thread)
+        _mask(context, frag.acc_S, rows, key)
     softmax.step(frag.acc_S, frag.row_max, frag.row_sum, frag.rescale, context.scale_log2)
     warpgroup.wait_group(0)
     v_state = products.release(pipe_v, v_state)
@@ -89,8 +102,17 @@ def _first_scores(context, frag, q_state, skipped, k_state):
 
 
 @cute.jit
-def _finish(context, frag, position, wg, thread_index):
-    softmax.finish(frag.acc_O, frag.row_max, frag.row_sum, context.scale_log2)
+def _sink(context, head):
+    """Of a bounded kernel, to be asked for before the last product, which hides the load."""
+    return bounded.sink_of(context, head) if context.config.bounded else None
+
+
+@cute.jit
+def _finish(context, frag, position, wg, thread_index, sink):
+    if cutlass.const_expr(context.config.bounded):
+        bounded.finish(context, frag, sink)
+    else:
+        softmax.finish(frag.acc_O, frag.row_max, frag.row_sum, context.scale_log2)
     epilogue.run(context, frag, position, wg, thread_index)
 
 
@@ -123,10 +145,15 @@ def _last_product_and_next_scores(context, frag, wg, coming, q_state, k_state, v
 
 
 @cute.jit
-def _blocks(context, row_block, wg):
+def _blocks(context, row_block, wg, batch):
     """This consumer's first row, the blocks that its CTA visits, and its own rows' range."""
     config = context.config
     tile_row = row_block * config.tile_m
+    if cutlass.const_expr(config.bounded):
+        first, last = bounded.visited_blocks(context, row_block, batch)
+        group = row_block * config.consumers + wg
+        own = bounded.block_range(context, group, batch, first, last)
+        return tile_row + wg * ROWS_PER_WARPGROUP, first, last, own
     first, last = visited_blocks(context.band, tile_row, config.tile_m, config.tile_n)
     row = tile_row + wg * ROWS_PER_WARPGROUP
     return row, first, last, block_range(context.band, row, ROWS_PER_WARPGROUP, config.tile_n)
@@ -140,7 +167,7 @@ def _tile(context, wg, unit, second):
     none or one. To decode a tile takes several divisions, so callers do it beside a product.
     """
     row_block, head, batch = walk.decode(context.walk, unit, second)
-    _, first, last, own = _blocks(context, row_block, wg)
+    _, first, last, own = _blocks(context, row_block, wg, batch)
     skipped = last - cutlass.min(cutlass.max(own.last, first + 1), last)
     return unit, second, skipped, row_block, head, batch
 
@@ -188,9 +215,9 @@ def run(context, wg: Int32) -> None:
     is_first = Boolean(True)
     while tile[0] < all_units:
         _, _, skipped, row_block, head, batch = tile
-        row, first, last, own = _blocks(context, row_block, wg)
+        row, first, last, own = _blocks(context, row_block, wg, batch)
         q_state = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
-        rows = Rows(wg, thread, q_index, row, first * config.tile_n)
+        rows = Rows(wg, thread, q_index, row, first * config.tile_n, batch)
         softmax.reset(frag.row_max, frag.row_sum)
         for _ in cutlass.range(skipped, unroll=1):
             products.wait_turn(context, wg)
@@ -224,18 +251,19 @@ def run(context, wg: Int32) -> None:
         is_first = Boolean(False)
 
         position = (row, head, batch)
+        sink = _sink(context, head)
         tile = coming
         if overlaps and tile[0] < all_units:
             next_q = pipeline.PipelineState(config.consumers, Int32(0), q_index, q_phase)
             coming, k_state, v_state = _last_product_and_next_scores(
                 context, frag, wg, tile, next_q, k_state, v_state
             )
-            _finish(context, frag, position, wg, thread_index)
+            _finish(context, frag, position, wg, thread_index, sink)
             warpgroup.wait_group(0)
             k_state = products.release(pipes.k, k_state)
         else:
             coming, v_state = _last_product(context, frag, wg, tile, v_state)
-            _finish(context, frag, position, wg, thread_index)
+            _finish(context, frag, position, wg, thread_index, sink)
 
     # The last turn that was passed on has no taker; take it, so that every barrier ends whole.
     if wg == 0:

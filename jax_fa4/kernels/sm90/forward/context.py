@@ -8,6 +8,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, pipeline
 
+from jax_fa4.kernels.sm90.forward.bounded import Bounded
 from jax_fa4.kernels.sm90.forward.config import ForwardConfig
 from jax_fa4.kernels.sm90.forward.walk import Walk
 from jax_fa4.kernels.toolkit.block_range import Band
@@ -63,3 +64,4 @@ class Context:
     walk: Walk
     ratio: cute.FastDivmodDivisor  # query heads a KV head, to divide by
     scale_log2: Float32
+    bounded: Bounded | None = None  # where every row has bounds of its own

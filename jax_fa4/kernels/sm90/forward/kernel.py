@@ -28,7 +28,8 @@ from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
 from jax_fa4.kernels.sm90.forward import consumer, load, walk
-from jax_fa4.kernels.sm90.forward.config import FORWARD_CONFIGS, ROWS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.forward.bounded import Bounded
+from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP, config_of
 from jax_fa4.kernels.sm90.forward.context import Context, Pipelines, SharedLayouts, SharedTensors
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing, visited_blocks
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, GlobalTensors, Shape
@@ -40,7 +41,7 @@ class ForwardSm90:
     """One compiled forward kernel for Hopper; see the module's docstring."""
 
     def __init__(self, variant: ForwardVariant):
-        self.config = FORWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
+        self.config = config_of(variant)
         self.dtype = ELEMENT_TYPES[variant.dtype]
 
     @cute.jit
@@ -65,8 +66,16 @@ class ForwardSm90:
         stream: cuda.CUstream,
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and a BHS lse."""
-        config = self.config
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
+        pointers = (q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr)
+        band = shape.band(band_lower, band_upper)
+        self.launch(pointers, shape, band, softmax_scale * LOG2_E, (), sm_count, stream)
+
+    @cute.jit
+    def launch(self, pointers, shape: Shape, band: Band, scale_log2, bounds, sm_count, stream):
+        """Launch; `bounds` are what a bounded kernel has beside these."""
+        config = self.config
+        q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr = pointers
         mQ, mK, mV = shape.queries(q_ptr), shape.keys(k_ptr), shape.values(v_ptr)
         mO, mLSE = shape.outputs(out_ptr), shape.rows(lse_ptr)
 
@@ -83,7 +92,6 @@ class ForwardSm90:
         tma_v = cpasync.make_tiled_tma_atom(g2s, mV, cute.slice_(layouts.sV, one), tile_v)
         tma_o = cpasync.make_tiled_tma_atom(s2g, mO, cute.slice_(layouts.sO, one), tile_o)
 
-        band = shape.band(band_lower, band_upper)
         order, ctas = self._walk(shape, band, sm_count)
         self.kernel(
             (tiled_mma_qk, tiled_mma_pv),
@@ -92,12 +100,13 @@ class ForwardSm90:
             tuple(tma_v),
             tuple(tma_o),
             mLSE,
-            (band_lower, band_upper, seqlen_q, seqlen_k),
-            (order.tiles.row_blocks, heads_q, batch, order.tiles.heads_per_group),
+            (band.lower, band.upper, band.seqlen_q, band.seqlen_k),
+            (order.tiles.row_blocks, shape.heads_q, shape.batch, order.tiles.heads_per_group),
             order.tiles.make_divisors(),
             order.is_paired,
             tuple(map(cute.fast_divmod_create_divisor, (order.tiles.row_blocks, shape.ratio))),
-            softmax_scale * LOG2_E,
+            scale_log2,
+            bounds,
         ).launch(
             grid=(ctas, 1, 1),
             block=(config.threads, 1, 1),
@@ -121,6 +130,10 @@ class ForwardSm90:
         units = walk.units(order)
         ctas = min(units, sm_count) if persistent else units
         return order, ctas
+
+    def _bounded(self, bounds: tuple, band) -> Bounded | None:
+        """What the roles of a bounded kernel know beside the usual."""
+        return None
 
     def _tiled_mmas(self) -> tuple[cute.TiledMma, cute.TiledMma]:
         """S = Q K^T from shared memory, O += P V with P from registers; one warpgroup each."""
@@ -235,6 +248,7 @@ class ForwardSm90:
         is_paired: Boolean,
         further_divisors: tuple[cute.FastDivmodDivisor, cute.FastDivmodDivisor],
         scale_log2: Float32,
+        bounds: tuple,
     ):
         by_rows, by_ratio = further_divisors
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -256,6 +270,7 @@ class ForwardSm90:
             walk=walk.Walk(LongestFirst(*tiles, divisors), is_paired, by_rows),
             ratio=by_ratio,
             scale_log2=scale_log2,
+            bounded=self._bounded(bounds, band),
         )
         cute.arch.mbarrier_init_fence()
         cute.arch.sync_threads()

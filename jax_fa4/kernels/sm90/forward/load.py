@@ -14,7 +14,7 @@ import cutlass.cute as cute
 from cutlass import Int32, Int64, pipeline
 from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.sm90.forward import walk
+from jax_fa4.kernels.sm90.forward import bounded, walk
 from jax_fa4.kernels.sm90.forward.config import ROWS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.forward.context import EVICT_FIRST
 from jax_fa4.kernels.toolkit.block_range import visited_blocks
@@ -48,6 +48,15 @@ def _fill(tma, source, destination, index, pipe, state, policy: cutlass.Constexp
 
 
 @cute.jit
+def _visited_blocks(context, row_block, batch):
+    config = context.config
+    if cutlass.const_expr(config.bounded):
+        return bounded.visited_blocks(context, row_block, batch)
+    row = row_block * config.tile_m
+    return visited_blocks(context.band, row, config.tile_m, config.tile_n)
+
+
+@cute.jit
 def run(context) -> None:
     """Walk this CTA's tiles; see the contract above."""
     config, pipes, shared = context.config, context.pipelines, context.shared
@@ -78,9 +87,7 @@ def run(context) -> None:
         k_source, k_stage = _partition(tma_k, gK, shared.sK)
         v_source, v_stage = _partition(tma_v, gV, shared.sV)
 
-        first, last = visited_blocks(
-            context.band, row_block * config.tile_m, config.tile_m, config.tile_n
-        )
+        first, last = _visited_blocks(context, row_block, batch)
         k_state = _fill(tma_k, k_source, k_stage, last - 1, pipes.k, k_state)
         for i in cutlass.range_constexpr(config.consumers):
             q_tile = row_block * config.consumers + i

@@ -13,11 +13,11 @@ from cutlass import Float32, Int32, Uint32, max, min
 from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, ThreadCoordinates, rows_view
 from jax_fa4.kernels.toolkit.block_range import Band
 
-_BITS = 32
+WORD_BITS = 32
 
 
 @cute.jit
-def _columns_before(x: Int32) -> Int32:
+def columns_before(x: Int32) -> Int32:
     """How many of a thread's columns are below `x`, which may be negative."""
     return 2 * (x >> 3) + min(x & 7, 2)
 
@@ -33,6 +33,12 @@ def _shifted(operation: cutlass.Constexpr, places: Int32) -> Uint32:
 
 
 @cute.jit
+def bits_from_to(begin: Int32, end: Int32) -> Uint32:
+    """Bits begin .. end - 1 of a word, of which either may be negative, or past it."""
+    return _shifted("shl.b32", begin) & _shifted("shr.u32", WORD_BITS - end)
+
+
+@cute.jit
 def mask_outside_band(
     acc: cute.Tensor, band: Band, row: Int32, key: Int32, thread: ThreadCoordinates
 ) -> None:
@@ -45,12 +51,12 @@ def mask_outside_band(
     origin = key + thread.column
     for r in cutlass.range_constexpr(ROWS_PER_THREAD):
         i = row + thread.row + 8 * r
-        begin = _columns_before(max(i + band.lower, 0) - origin)
-        end = _columns_before(min(i + band.upper + 1, band.seqlen_k) - origin)
-        for first in cutlass.range_constexpr(0, columns, _BITS):
-            seen = _shifted("shl.b32", begin - first) & _shifted("shr.u32", first + _BITS - end)
+        begin = columns_before(max(i + band.lower, 0) - origin)
+        end = columns_before(min(i + band.upper + 1, band.seqlen_k) - origin)
+        for first in cutlass.range_constexpr(0, columns, WORD_BITS):
+            seen = bits_from_to(begin - first, end - first)
             for bit in cutlass.range_constexpr(
-                _BITS if columns - first > _BITS else columns - first
+                WORD_BITS if columns - first > WORD_BITS else columns - first
             ):
                 visible = (seen & Uint32(1 << bit)) != 0
                 scores[r, first + bit] = scores[r, first + bit] if visible else -Float32.inf
