@@ -24,7 +24,7 @@ REMARKS = Path(__file__).with_name("remarks.md")
 
 
 def _shared_memory(names: list[str]) -> dict[str, int]:
-    from jax_fa4.kernels.sm100.forward.config import config_of
+    from jax_fa4.kernels.sm100.forward.configs import config_of
 
     return {name: config_of(parse(name)).smem_bytes for name in names}  # type: ignore[arg-type]
 

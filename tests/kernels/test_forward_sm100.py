@@ -10,7 +10,7 @@ pytest.importorskip(
     "cutlass", reason="NOT COMPILED: CuTe DSL is a build requirement only; .ci/run has it"
 )
 
-from jax_fa4.kernels.sm100.forward.config import E4M3_CONFIGS, FORWARD_CONFIGS, config_of
+from jax_fa4.kernels.sm100.forward.configs import E4M3_CONFIGS, FORWARD_CONFIGS, config_of
 from jax_fa4.kernels.sm100.forward.context import barrier_table
 from jax_fa4.variants import CATALOG, Arch, ForwardVariant
 

@@ -78,22 +78,11 @@ from cutlass import Boolean, Float32, Int32, max, min
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from jax_fa4.kernels.sm100.forward import (
-    correction,
-    correction_one_tile,
-    load,
-    load_one_tile,
-    mma,
-    mma_one_tile,
-    schedule,
-    softmax,
-    softmax_one_tile,
-    store,
-    store_one_tile,
-)
-from jax_fa4.kernels.sm100.forward.config import ROWS, TMEM_COLUMNS, WARPS, config_of
+from jax_fa4.kernels.sm100.forward import dispatch
+from jax_fa4.kernels.sm100.forward.config import ROWS, TMEM_COLUMNS
+from jax_fa4.kernels.sm100.forward.configs import config_of
 from jax_fa4.kernels.sm100.forward.context import Context, barrier_table
-from jax_fa4.kernels.sm100.forward.plan import CTA_GROUPS, Plan
+from jax_fa4.kernels.sm100.forward.plan import Plan
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
@@ -178,18 +167,7 @@ class ForwardSm100:
         qk, pv = self.plan.tiled_mmas()
         layouts = self.plan.smem_layouts(qk, pv)
         group = config.cta_group
-        g2s = cpasync.CopyBulkTensorTileG2SOp(CTA_GROUPS[group])
-        s2g = cpasync.CopyBulkTensorTileS2GOp()
-        one = (None, None, None, 0)
-        qk_tile, k_part, v_part = self.plan.tiles()
-        cluster = cute.tiled_divide(cute.make_layout((group, 1, 1)), (qk.thr_id.shape,)).shape
-        tma_a, tma_b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
-        tma_q = tma_a(g2s, mQ, cute.slice_(layouts.sQ, one), qk_tile, qk, cluster)
-        tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), k_part, qk, cluster)
-        tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), v_part, pv, cluster)
-        tma_o = cpasync.make_tiled_tma_atom(
-            s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), (ROWS, config.output_columns)
-        )
+        tma_q, tma_k, tma_v, tma_o = self.plan.whole_tiles(qk, pv, layouts, (mQ, mK, mV, mO))
 
         boxes, tokens = (), ()
         if cutlass.const_expr(config.q_tiles == 1):
@@ -210,10 +188,10 @@ class ForwardSm100:
         fast = config.divides_by_products
         self.kernel(
             (qk, pv),
-            tuple(tma_q),
-            tuple(tma_k),
-            tuple(tma_v),
-            tuple(tma_o),
+            tma_q,
+            tma_k,
+            tma_v,
+            tma_o,
             boxes,
             mLSE,
             tuple(shape.descale(pointer) for pointer in descale_pointers),
@@ -287,42 +265,7 @@ class ForwardSm100:
             descales=Descales(*descales) if cutlass.const_expr(len(descales) > 0) else None,
         )
 
-        # ---- softmax: a warpgroup for each O; scores to P
-        if warp < WARPS * config.outputs:
-            cute.arch.setmaxregister_increase(config.softmax_registers)
-            if cutlass.const_expr(config.q_tiles == 1):
-                softmax_one_tile.run(context, warp // WARPS)
-            else:
-                softmax.run(context, warp // WARPS)
-
-        # ---- correction: scales O in tensor memory, and reads it out
-        if warp // WARPS == Role.CORRECTION // WARPS:
-            cute.arch.setmaxregister_decrease(config.correction_registers)
-            if cutlass.const_expr(config.q_tiles == 1):
-                correction_one_tile.run(context)
-            else:
-                correction.run(context)
-
-        # ---- the other four warps
-        if warp // WARPS == Role.MMA // WARPS:
-            cute.arch.setmaxregister_decrease(config.other_registers)
-            if (warp == Role.MMA) & context.is_leader:
-                if cutlass.const_expr(config.q_tiles == 1):
-                    mma_one_tile.run(context)
-                else:
-                    mma.run(context)
-            if warp == Role.STORE:
-                if cutlass.const_expr(config.q_tiles == 1):
-                    store_one_tile.run(context)
-                else:
-                    store.run(context)
-            if warp == Role.LOAD:
-                if cutlass.const_expr(config.q_tiles == 1):
-                    load_one_tile.run(context)
-                else:
-                    load.run(context)
-            if cutlass.const_expr(config.claims_tiles):
-                schedule.run(context, warp)
+        dispatch.run(context, warp)
 
         # Tensor memory is read by softmax and correction; who allocated it gives it back. Of a
         # pair, none leaves before the other's last arrival.

@@ -75,6 +75,24 @@ class Plan:
             ),
         )
 
+    def whole_tiles(self, qk: cute.TiledMma, pv: cute.TiledMma, layouts: SharedLayouts, tensors):
+        """TMA atoms and tensors of Q, K, V and O, in the parts that the ring and sO have."""
+        (mQ, mK, mV, mO), group = tensors, self.config.cta_group
+        g2s = cpasync.CopyBulkTensorTileG2SOp(CTA_GROUPS[group])
+        s2g = cpasync.CopyBulkTensorTileS2GOp()
+        one = (None, None, None, 0)
+        qk_tile, k_part, v_part = self.tiles()
+        cluster = cute.tiled_divide(cute.make_layout((group, 1, 1)), (qk.thr_id.shape,)).shape
+        tma_a, tma_b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
+        tma_q = tma_a(g2s, mQ, cute.slice_(layouts.sQ, one), qk_tile, qk, cluster)
+        tma_k = tma_b(g2s, mK, cute.slice_(layouts.sK, one), k_part, qk, cluster)
+        tma_v = tma_b(g2s, mV, cute.slice_(layouts.sV, one), v_part, pv, cluster)
+        columns = (ROWS, self.config.output_columns)
+        tma_o = cpasync.make_tiled_tma_atom(
+            s2g, mO, cute.slice_(layouts.sO, (None, None, 0)), columns
+        )
+        return tuple(tma_q), tuple(tma_k), tuple(tma_v), tuple(tma_o)
+
     def box_layout(self, columns: int):
         """A tile of 128 rows as boxes; see `Boxes`."""
         boxes = ROWS // BOX_ROWS * (columns // BOX_COLUMNS)
