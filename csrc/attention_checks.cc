@@ -3,13 +3,6 @@
 #include <cmath>
 
 namespace jax_fa4 {
-namespace {
-
-// Bounds and lengths stay within this, so that their sums fit in 32 bits.
-constexpr int64_t kUnbounded = int64_t{1} << 30;
-
-}  // namespace
-
 ffi::Error CheckHalfPrecisions(std::string_view operation, const Named& q, const Named& k,
                                const Named& v) {
   JAX_FA4_RETURN_IF_ERROR(CheckHalfPrecision(operation, q));

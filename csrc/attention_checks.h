@@ -10,6 +10,9 @@
 
 namespace jax_fa4 {
 
+// Bounds and lengths stay within this, so that their sums fit in 32 bits.
+inline constexpr int32_t kUnbounded = int32_t{1} << 30;
+
 // The sizes of an attention call.
 struct AttentionShape {
   int64_t batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v;

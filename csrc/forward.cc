@@ -1,70 +1,16 @@
 #include "forward.h"
 
-#include "attention_checks.h"
 #include "emulated_launch.h"
-#include "forward_checks.h"
-#include "launch.h"
+#include "forward_call.h"
 
 namespace jax_fa4 {
 namespace {
-
-// The arguments that all forwards have.
-template <typename Arguments>
-void Fill(const ForwardBuffers& buffers, const AttentionScalars& scalars, Arguments* arguments) {
-  const auto query = buffers.q.buffer.dimensions();
-  const auto key = buffers.k.buffer.dimensions();
-  arguments->q = buffers.q.buffer.untyped_data();
-  arguments->k = buffers.k.buffer.untyped_data();
-  arguments->v = buffers.v.buffer.untyped_data();
-  arguments->out = buffers.out.buffer.untyped_data();
-  arguments->lse = buffers.lse.buffer.untyped_data();
-  arguments->batch = static_cast<int32_t>(query[0]);
-  arguments->seqlen_q = static_cast<int32_t>(query[1]);
-  arguments->seqlen_k = static_cast<int32_t>(key[1]);
-  arguments->heads_q = static_cast<int32_t>(query[2]);
-  arguments->heads_kv = static_cast<int32_t>(key[2]);
-  arguments->head_dim = static_cast<int32_t>(query[3]);
-  arguments->head_dim_v = static_cast<int32_t>(buffers.v.buffer.dimensions()[3]);
-  arguments->softmax_scale = scalars.softmax_scale;
-  arguments->band_lower = scalars.band_lower;
-  arguments->band_upper = scalars.band_upper;
-}
-
-// A checked call, whatever is to run it.
-template <typename Arguments>
-struct ForwardCall {
-  Operation operation;
-  std::vector<const Variant*> candidates;
-  Arguments arguments{};
-  KernelMemory memory;
-  KernelPlan Plan() {
-    return [this](const Variant& variant) {
-      const LaunchFields fields{&arguments.stream, &arguments.sm_count};
-      return std::vector<KernelLaunch>{{&variant, arguments.Addresses(), fields, memory}};
-    };
-  }
-};
-
-template <typename Arguments>
-ffi::Error PrepareAny(const ForwardBuffers& buffers, const AttentionScalars& scalars,
-                      ForwardCall<Arguments>* call) {
-  const Operation& operation = call->operation;
-  JAX_FA4_RETURN_IF_ERROR(CheckScalars(operation.name, scalars));
-  JAX_FA4_RETURN_IF_ERROR(FindVariants(operation, &call->candidates));
-  JAX_FA4_RETURN_IF_ERROR(CheckVariants(operation.name, call->candidates, buffers.q, buffers.v));
-  Fill(buffers, scalars, &call->arguments);
-  for (const Named* input : {&buffers.q, &buffers.k, &buffers.v}) {
-    call->memory.reads.push_back(*input);
-  }
-  call->memory.writes = {buffers.out, buffers.lse};
-  return ffi::Error::Success();
-}
 
 ffi::Error Prepare(const ForwardBuffers& buffers, std::string_view variants,
                    const AttentionScalars& scalars, ForwardCall<ForwardArguments>* call) {
   JAX_FA4_RETURN_IF_ERROR(CheckBuffers(buffers));
   call->operation = {kForwardName, VariantKind::kForward, variants};
-  return PrepareAny(buffers, scalars, call);
+  return PrepareForward(buffers, scalars, call);
 }
 
 ffi::Error Prepare(const Fp8Buffers& buffers, std::string_view variants,
@@ -75,19 +21,7 @@ ffi::Error Prepare(const Fp8Buffers& buffers, std::string_view variants,
   call->arguments.k_descale = buffers.k_descale.buffer.untyped_data();
   call->arguments.v_descale = buffers.v_descale.buffer.untyped_data();
   call->memory.reads = {buffers.q_descale, buffers.k_descale, buffers.v_descale};
-  return PrepareAny(buffers.forward, scalars, call);
-}
-
-struct EmulatedAttributes {
-  std::string_view variants;
-  AttentionScalars scalars{};
-  EmulatorSettings settings;
-};
-
-ffi::Error Read(std::string_view name, const ffi::Dictionary& from, EmulatedAttributes* to) {
-  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "variants", &to->variants));
-  JAX_FA4_RETURN_IF_ERROR(ReadScalars(name, from, &to->scalars));
-  return ReadEmulatorSettings(name, from, &to->settings);
+  return PrepareForward(buffers.forward, scalars, call);
 }
 
 // The order of parameters is that of the bindings below.
@@ -123,13 +57,26 @@ ffi::Error ExecuteFp8(ffi::Context context, ffi::AnyBuffer q, ffi::AnyBuffer k, 
   return Launch(call.operation, call.candidates, context, call.Plan());
 }
 
+struct EmulatedAttributes {
+  std::string_view variants;
+  AttentionScalars scalars{};
+  EmulatorSettings settings;
+};
+
+ffi::Error ReadEmulated(std::string_view name, const ffi::Dictionary& from,
+                        EmulatedAttributes* to) {
+  JAX_FA4_RETURN_IF_ERROR(ReadAttribute(name, from, "variants", &to->variants));
+  JAX_FA4_RETURN_IF_ERROR(ReadScalars(name, from, &to->scalars));
+  return ReadEmulatorSettings(name, from, &to->settings);
+}
+
 // The same on the emulator; the attributes are those above and the emulator's settings.
 ffi::Error ExecuteEmulated(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer v,
                            ffi::Result<ffi::AnyBuffer> out, ffi::Result<ffi::AnyBuffer> lse,
                            ffi::Dictionary attributes) {
   const ForwardBuffers buffers{{"q", q}, {"k", k}, {"v", v}, {"out", *out}, {"lse", *lse}};
   EmulatedAttributes read;
-  JAX_FA4_RETURN_IF_ERROR(Read(kForwardName, attributes, &read));
+  JAX_FA4_RETURN_IF_ERROR(ReadEmulated(kForwardName, attributes, &read));
   ForwardCall<ForwardArguments> call;
   JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, read.variants, read.scalars, &call));
   return LaunchEmulated(call.operation, call.candidates, read.settings, call.Plan());
@@ -141,7 +88,7 @@ ffi::Error ExecuteEmulatedFp8(ffi::AnyBuffer q, ffi::AnyBuffer k, ffi::AnyBuffer
                               ffi::Result<ffi::AnyBuffer> lse, ffi::Dictionary attributes) {
   const Fp8Buffers buffers = MakeFp8Buffers(q, k, v, q_descale, k_descale, v_descale, *out, *lse);
   EmulatedAttributes read;
-  JAX_FA4_RETURN_IF_ERROR(Read(kForwardFp8Name, attributes, &read));
+  JAX_FA4_RETURN_IF_ERROR(ReadEmulated(kForwardFp8Name, attributes, &read));
   ForwardCall<ForwardFp8Arguments> call;
   JAX_FA4_RETURN_IF_ERROR(Prepare(buffers, read.variants, read.scalars, &call));
   return LaunchEmulated(call.operation, call.candidates, read.settings, call.Plan());

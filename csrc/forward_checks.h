@@ -3,15 +3,23 @@
 
 #include <string_view>
 
+#include "bounds_checks.h"
 #include "checks.h"
 
 namespace jax_fa4 {
 
 inline constexpr std::string_view kForwardName = "jax_fa4_fwd_v1";
 inline constexpr std::string_view kForwardFp8Name = "jax_fa4_fwd_fp8_v1";
+inline constexpr std::string_view kForwardBoundedName = "jax_fa4_fwd_bounded_v1";
 
 struct ForwardBuffers {
   Named q, k, v, out, lse;
+};
+
+struct BoundedForwardBuffers {
+  ForwardBuffers forward;
+  BoundsBuffers bounds;
+  Named sinks;
 };
 
 struct Fp8Buffers {
@@ -21,5 +29,6 @@ struct Fp8Buffers {
 
 ffi::Error CheckBuffers(const ForwardBuffers& buffers);
 ffi::Error CheckBuffers(const Fp8Buffers& buffers);
+ffi::Error CheckBuffers(const BoundedForwardBuffers& buffers);
 
 }  // namespace jax_fa4

@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "backward.h"
+#include "backward_bounded.h"
 #include "backward_preprocess.h"
 #include "forward.h"
+#include "forward_bounded.h"
 #include "runtime/emulator.h"
 #include "runtime/recordings.h"
 #include "variants.h"
@@ -37,8 +39,14 @@ std::map<std::string, Stages> Registrations() {
       {"jax_fa4_fwd_fp8_v1",
        {{"initialize", Capsule(jax_fa4_fwd_fp8_v1_initialize)},
         {"execute", Capsule(jax_fa4_fwd_fp8_v1)}}},
+      {"jax_fa4_fwd_bounded_v1",
+       {{"initialize", Capsule(jax_fa4_fwd_bounded_v1_initialize)},
+        {"execute", Capsule(jax_fa4_fwd_bounded_v1)}}},
       {"jax_fa4_bwd_v1",
        {{"initialize", Capsule(jax_fa4_bwd_v1_initialize)}, {"execute", Capsule(jax_fa4_bwd_v1)}}},
+      {"jax_fa4_bwd_bounded_v1",
+       {{"initialize", Capsule(jax_fa4_bwd_bounded_v1_initialize)},
+        {"execute", Capsule(jax_fa4_bwd_bounded_v1)}}},
       {"jax_fa4_bwd_preprocess_v1",
        {{"initialize", Capsule(jax_fa4_bwd_preprocess_v1_initialize)},
         {"execute", Capsule(jax_fa4_bwd_preprocess_v1)}}},
@@ -49,6 +57,8 @@ std::map<std::string, Stages> EmulatorRegistrations() {
   return {
       {"jax_fa4_emulated_fwd_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_v1)}}},
       {"jax_fa4_emulated_fwd_fp8_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_fp8_v1)}}},
+      {"jax_fa4_emulated_fwd_bounded_v1", {{"execute", Capsule(jax_fa4_emulated_fwd_bounded_v1)}}},
+      {"jax_fa4_emulated_bwd_bounded_v1", {{"execute", Capsule(jax_fa4_emulated_bwd_bounded_v1)}}},
       {"jax_fa4_emulated_bwd_v1", {{"execute", Capsule(jax_fa4_emulated_bwd_v1)}}},
       {"jax_fa4_emulated_bwd_preprocess_v1",
        {{"execute", Capsule(jax_fa4_emulated_bwd_preprocess_v1)}}},

@@ -30,7 +30,6 @@ class Problem:
     head_dim_v: int = 0
     deterministic: bool = False  # of the gradient: the same bits in every run
     has_bounds: bool = False  # segment ids or sequence lengths: what rows see depends on values
-    has_sinks: bool = False
     has_softcap: bool = False
 
     def __post_init__(self) -> None:
@@ -39,7 +38,7 @@ class Problem:
     @property
     def is_bounded(self) -> bool:
         """Whether bounded kernels are needed: what only they take is given."""
-        return self.has_bounds or self.has_sinks or self.has_softcap
+        return self.has_bounds or self.has_softcap
 
     @property
     def kernel_dtype(self) -> DType | None:

@@ -66,7 +66,6 @@ def _bounded_features(problem: Problem) -> list[str]:
     """What makes a problem one for bounded kernels, in the words of users."""
     features = {
         "segment ids or sequence lengths are": problem.has_bounds,
-        "sinks are": problem.has_sinks,
         "logits_soft_cap is": problem.has_softcap,
     }
     return [words for words, given in features.items() if given]

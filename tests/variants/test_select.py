@@ -271,9 +271,8 @@ def test_a_softcap_is_a_bounded_kernels():
     ("features", "words"),
     [
         ({"has_bounds": True}, "segment ids or sequence lengths are given"),
-        ({"has_sinks": True}, "sinks are given"),
         ({"has_softcap": True}, "logits_soft_cap is given"),
-        ({"has_sinks": True, "has_softcap": True}, "sinks are and logits_soft_cap is given"),
+        ({"has_bounds": True, "has_softcap": True}, "lengths are and logits_soft_cap is given"),
     ],
 )
 def test_bounded_problems_have_kernels_of_their_own(features, words, monkeypatch):
