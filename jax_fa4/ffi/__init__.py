@@ -17,20 +17,28 @@ import jax
 # are taken: v1 learnt values of another head dim than the keys'.
 FORWARD_TARGET = "jax_fa4_fwd_v1"
 FORWARD_FP8_TARGET = "jax_fa4_fwd_fp8_v1"
+FORWARD_BOUNDED_TARGET = "jax_fa4_fwd_bounded_v1"
 BACKWARD_TARGET = "jax_fa4_bwd_v1"
+BACKWARD_BOUNDED_TARGET = "jax_fa4_bwd_bounded_v1"
 BACKWARD_PREPROCESS_TARGET = "jax_fa4_bwd_preprocess_v1"
 EMULATED_FORWARD_TARGET = "jax_fa4_emulated_fwd_v1"
 EMULATED_FORWARD_FP8_TARGET = "jax_fa4_emulated_fwd_fp8_v1"
+EMULATED_FORWARD_BOUNDED_TARGET = "jax_fa4_emulated_fwd_bounded_v1"
 EMULATED_BACKWARD_TARGET = "jax_fa4_emulated_bwd_v1"
+EMULATED_BACKWARD_BOUNDED_TARGET = "jax_fa4_emulated_bwd_bounded_v1"
 EMULATED_BACKWARD_PREPROCESS_TARGET = "jax_fa4_emulated_bwd_preprocess_v1"
 TARGETS = (
     FORWARD_TARGET,
     FORWARD_FP8_TARGET,
+    FORWARD_BOUNDED_TARGET,
     BACKWARD_TARGET,
+    BACKWARD_BOUNDED_TARGET,
     BACKWARD_PREPROCESS_TARGET,
     EMULATED_FORWARD_TARGET,
     EMULATED_FORWARD_FP8_TARGET,
+    EMULATED_FORWARD_BOUNDED_TARGET,
     EMULATED_BACKWARD_TARGET,
+    EMULATED_BACKWARD_BOUNDED_TARGET,
     EMULATED_BACKWARD_PREPROCESS_TARGET,
 )
 

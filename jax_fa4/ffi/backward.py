@@ -10,12 +10,15 @@ import numpy as np
 
 from jax_fa4.emulator.settings import Settings
 from jax_fa4.ffi import (
+    BACKWARD_BOUNDED_TARGET,
     BACKWARD_PREPROCESS_TARGET,
     BACKWARD_TARGET,
+    EMULATED_BACKWARD_BOUNDED_TARGET,
     EMULATED_BACKWARD_PREPROCESS_TARGET,
     EMULATED_BACKWARD_TARGET,
 )
 from jax_fa4.ops.band import Band
+from jax_fa4.ops.bound_tables import BoundTables
 from jax_fa4.ops.manual_axes import result_type
 from jax_fa4.variants.workspace import Workspace
 
@@ -68,19 +71,42 @@ def backward(
     The handler launches the one of `variants` that was built for the device, between its two
     helpers; with `emulator` settings it is `jax_fa4_emulated_bwd_v1`, which runs on the CPU.
     """
-    q, k, v = operands[:3]
-    batch, length, heads, _ = q.shape
-    workspace = Workspace.of(variants, batch=batch, heads_q=heads, seqlen_q=length)
-    call = jax.ffi.ffi_call(
+    results = jax.ffi.ffi_call(
         BACKWARD_TARGET if emulator is None else EMULATED_BACKWARD_TARGET,
-        (*(result_type(x.shape, x.dtype, q) for x in (q, k, v)), *_scratch_types(workspace, q)),
-    )
-    results = call(
+        _result_types(operands, variants),
+    )(
         *operands,
         variants=" ".join(variants),
         softmax_scale=np.float32(softmax_scale),
         band_lower=np.int32(band.lower),
         band_upper=np.int32(band.upper),
+        **({} if emulator is None else emulator.attributes()),
+    )
+    return Gradients(*results[:3]), Scratch(*results[3:])
+
+
+def backward_bounded(
+    operands: Operands,
+    tables: BoundTables,
+    *,
+    softmax_scale: float,
+    softcap: float,
+    variants: tuple[str, ...],
+    emulator: Settings | None = None,
+) -> tuple[Gradients, Scratch]:
+    """The same where rows see what their bounds say, by `jax_fa4_bwd_bounded_v1`.
+
+    `variants` are bounded kernels, which cap scores if `softcap` is not 0, and only then.
+    """
+    results = jax.ffi.ffi_call(
+        BACKWARD_BOUNDED_TARGET if emulator is None else EMULATED_BACKWARD_BOUNDED_TARGET,
+        _result_types(operands, variants),
+    )(
+        *operands,
+        *tables,
+        variants=" ".join(variants),
+        softmax_scale=np.float32(softmax_scale),
+        softcap=np.float32(softcap),
         **({} if emulator is None else emulator.attributes()),
     )
     return Gradients(*results[:3]), Scratch(*results[3:])
@@ -110,6 +136,14 @@ def backward_preprocess(
     )
     settings = {} if emulator is None else emulator.attributes()
     return Scratch(*call(out, dout, lse, dlse, variants=" ".join(variants), **settings))
+
+
+def _result_types(operands: Operands, variants: tuple[str, ...]) -> tuple[Any, ...]:
+    """Of the gradients and the scratch."""
+    q, k, v = operands[:3]
+    batch, length, heads, _ = q.shape
+    workspace = Workspace.of(variants, batch=batch, heads_q=heads, seqlen_q=length)
+    return (*(result_type(x.shape, x.dtype, q) for x in (q, k, v)), *_scratch_types(workspace, q))
 
 
 def _scratch_types(workspace: Workspace, like: jax.Array) -> tuple[Any, ...]:

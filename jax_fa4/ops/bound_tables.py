@@ -33,6 +33,10 @@ class BoundTables(NamedTuple):
     query_groups: jax.Array
     key_groups: jax.Array
 
+    def of_forward(self) -> tuple[jax.Array, ...]:
+        """Those that the forward takes: it goes by tiles of queries alone."""
+        return self[:4]
+
 
 def bound_tables(
     first: jax.Array, last: jax.Array, query_ids: jax.Array, key_ids: jax.Array

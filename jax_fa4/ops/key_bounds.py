@@ -1,0 +1,113 @@
+"""Visibility that is known at run time only: segments, packed documents, lengths.
+
+Row i of queries attends key j iff `first[i] <= j <= last[i]` and `query_ids[i] == key_ids[j]`.
+Bounds contain everything that hides a key by its position: band, lengths, documents; a call that
+has them applies no band. They are arrays, so one compiled program serves all lengths.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_fa4.ops.band import UNBOUNDED, Band
+
+
+class KeyBounds(NamedTuple):
+    """Keys that each row attends, int32: `first` and `last` (inclusive; none where last < first).
+
+    All of first .. last where the ids, any integers, are equal. Rows are (B, Sq), keys (B, Sk).
+    """
+
+    first: jax.Array
+    last: jax.Array
+    query_ids: jax.Array
+    key_ids: jax.Array
+
+    @classmethod
+    def make(
+        cls,
+        band: Band,
+        shape: tuple[int, int, int],
+        *,
+        lengths: tuple[jax.Array, jax.Array] | None = None,
+        segments: tuple[jax.Array, jax.Array] | None = None,
+        moves: bool = False,
+    ) -> KeyBounds:
+        """Bounds of a call of (B, Sq, Sk): its band, and (query, key) lengths and segment ids.
+
+        `moves`: the band is aligned at the last query and key, which lengths move.
+        """
+        batch, query_length, key_length = shape
+        shift: jax.Array | int = 0
+        if lengths is not None:
+            lengths = (
+                jnp.clip(lengths[0], 0, query_length).astype(jnp.int32),
+                jnp.clip(lengths[1], 0, key_length).astype(jnp.int32),
+            )
+            if moves:
+                shift = (lengths[1] - lengths[0] - (key_length - query_length))[:, None]
+        bounds = cls.of_band(band, batch, query_length, key_length, shift)
+        if lengths is not None:
+            bounds = bounds.within_lengths(*lengths)
+        return bounds if segments is None else bounds.within_segments(*segments)
+
+    @classmethod
+    def of_band(
+        cls, band: Band, batch: int, query_length: int, key_length: int, shift: jax.Array | int = 0
+    ) -> KeyBounds:
+        """The bounds of a band, its diagonals moved right by `shift`, a number or (B, 1)."""
+        rows = jnp.arange(query_length, dtype=jnp.int32)[None]
+        first = rows + _moved(band.lower, shift)
+        last = rows + _moved(band.upper, shift)
+        first, last = jnp.maximum(first, 0), jnp.minimum(last, key_length - 1)
+        first, last = (jnp.broadcast_to(x, (batch, query_length)) for x in (first, last))
+        return cls(first, last, jnp.zeros_like(first), jnp.zeros((batch, key_length), jnp.int32))
+
+    def within_lengths(self, query_lengths: jax.Array, key_lengths: jax.Array) -> KeyBounds:
+        """Only rows below the first, and keys below the second, (B,) each, attend and are seen."""
+        rows = jnp.arange(self.first.shape[1], dtype=jnp.int32)[None]
+        last = jnp.minimum(self.last, key_lengths[:, None] - 1)
+        return self._replace(last=jnp.where(rows < query_lengths[:, None], last, -1))
+
+    def within_segments(self, query_ids: jax.Array, key_ids: jax.Array) -> KeyBounds:
+        """Only keys of the row's own segment are seen: (B, Sq) and (B, Sk), any int32.
+
+        `first` and `last` shrink to the segment's own, so that whole blocks can be skipped.
+        """
+        first, last = _reach(query_ids, key_ids)
+        return KeyBounds(
+            jnp.maximum(self.first, first), jnp.minimum(self.last, last), query_ids, key_ids
+        )
+
+    def sees(self) -> jax.Array:
+        """All of it as a boolean matrix (B, Sq, Sk): for the definition and for tests."""
+        keys = jnp.arange(self.key_ids.shape[1], dtype=jnp.int32)[None, None]
+        inside = (self.first[..., None] <= keys) & (keys <= self.last[..., None])
+        return inside & (self.query_ids[..., None] == self.key_ids[:, None])
+
+
+def _moved(bound: int, shift: jax.Array | int) -> jax.Array | int:
+    """A side of the band, moved unless it is open; both are within 2^30, and so is the sum."""
+    return bound if abs(bound) >= UNBOUNDED else jnp.clip(bound + shift, -UNBOUNDED, UNBOUNDED)
+
+
+def _reach(query_ids: jax.Array, key_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """First and last key with each row's id, (B, Sq); -1 as last where no key has it."""
+    length = key_ids.shape[1]
+    if length == 0:
+        return jnp.zeros_like(query_ids), jnp.full_like(query_ids, -1)
+    # Sorted by id, in order of position within one: O(S log S), and exact for ids in any order.
+    order = jnp.argsort(key_ids, axis=1, stable=True).astype(jnp.int32)
+    ordered = jnp.take_along_axis(key_ids, order, axis=1)
+    begin, end = (
+        jax.vmap(lambda keys, ids, side=side: jnp.searchsorted(keys, ids, side=side))(
+            ordered, query_ids
+        )
+        for side in ("left", "right")
+    )
+    first = jnp.take_along_axis(order, jnp.minimum(begin, length - 1), axis=1)
+    last = jnp.take_along_axis(order, jnp.maximum(end - 1, 0), axis=1)
+    return first, jnp.where(begin < end, last, -1)
