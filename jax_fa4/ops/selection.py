@@ -16,6 +16,7 @@ from jax_fa4.ops.band import Band
 from jax_fa4.variants import CATALOG, Arch, BackwardVariant, DType, ForwardVariant, parse
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.select import (
+    arrays,
     backward_for_call,
     backward_variants,
     for_call,
@@ -117,9 +118,8 @@ def unsupported_by_emulator(problem: Problem) -> str | None:
     needed = [v.name for v in forward_variants(problem) if v.arch is arch]
     if not needed:
         return (
-            f"no kernel for {arch.value} takes {problem.dtype} with head dims {problem.head_dim} "
-            f"(query, key) and {problem.head_dim_v} (value); use another arch "
-            "of jax_fa4.emulator.options, or implementation='xla'"
+            f"no kernel for {arch.value} takes {arrays(problem)}; use another arch of "
+            "jax_fa4.emulator.options, or implementation='xla'"
         )
     for name in needed:
         if name not in ffi.built_variants() or not emulator.has_ptx(name):
@@ -161,8 +161,7 @@ def _no_backward(problem: Problem, majors: list[str]) -> str | None:
     kind = "deterministic backward" if problem.deterministic else "backward"
     return (
         f"no {kind} kernel for compute capability {', '.join(f'{m}.x' for m in majors)} takes "
-        f"{problem.dtype}, head dims {problem.head_dim} (query, key) and {problem.head_dim_v} "
-        "(value) in this build"
+        f"{arrays(problem)} in this build"
     )
 
 
@@ -217,9 +216,9 @@ def _device_refusal(problem: Problem) -> str | None:
         if _major(device) not in served:
             kernels = ", ".join(f"{major}.x" for major in sorted(served))
             return (
-                f"device {device.id} is {describe(device)}, and the kernels are for compute "
-                f"capability {kernels}; use implementation='xla', or hide the device with "
-                "CUDA_VISIBLE_DEVICES"
+                f"device {device.id} is {describe(device)}, and the kernels that take "
+                f"{arrays(problem)} are for compute capability {kernels}; use "
+                "implementation='xla', or hide the device with CUDA_VISIBLE_DEVICES"
             )
     version = driver_cuda_version()
     for device in devices:

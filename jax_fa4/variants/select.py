@@ -54,21 +54,21 @@ def refusal(problem: Problem) -> str | None:
             "use implementation='xla'"
         )
     if problem.is_bounded and not any(_serves(v, problem) for v in CATALOG):
-        return (
-            f"{' and '.join(_bounded_features(problem))} given, which no kernel takes for "
-            f"{problem.dtype} with head dims {problem.head_dim} (query, key) and "
-            f"{problem.head_dim_v} (value); use implementation='xla', which is blockwise"
-        )
+        return f"no kernel takes {arrays(problem)}; use implementation='xla', which is blockwise"
     return None
 
 
-def _bounded_features(problem: Problem) -> list[str]:
-    """What makes a problem one for bounded kernels, in the words of users."""
+def arrays(problem: Problem) -> str:
+    """What a kernel would have to take, in the words of users."""
     features = {
-        "segment ids or sequence lengths are": problem.has_bounds,
-        "logits_soft_cap is": problem.has_softcap,
+        "segment ids or sequence lengths": problem.has_bounds,
+        "logits_soft_cap": problem.has_softcap,
     }
-    return [words for words, given in features.items() if given]
+    given = [words for words, is_given in features.items() if is_given]
+    return (
+        f"{problem.dtype}, head dims {problem.head_dim} (query, key) and {problem.head_dim_v} "
+        "(value)" + (f" with {' and '.join(given)}" if given else "")
+    )
 
 
 def _serves(variant: Variant, problem: Problem) -> bool:

@@ -11,6 +11,8 @@ BACKWARD = "jax_fa4_bwd_v1"
 PREPROCESS = "jax_fa4_bwd_preprocess_v1"
 
 FORWARD_FP8 = "jax_fa4_fwd_fp8_v1"
+FORWARD_BOUNDED = "jax_fa4_fwd_bounded_v1"
+BACKWARD_BOUNDED = "jax_fa4_bwd_bounded_v1"
 BF16, FP16, F32, E4M3 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float8_e4m3fn
 
 
@@ -56,15 +58,52 @@ def scratch(batch, seqlen, heads, width=64):
     }
 
 
+def bounds(q, k):
+    """Arguments that only bounded targets have, by name, for q and k as (shape, dtype)."""
+    (batch, seqlen_q, *_), _ = q
+    (_, seqlen_k, *_), _ = k
+    shapes = {
+        "row_bounds": (batch, seqlen_q, 2),
+        "query_ids": (batch, seqlen_q),
+        "key_ids": (batch, seqlen_k),
+        "query_groups": (batch, -(-seqlen_q // 64), 4),
+    }
+    return {name: (shape, jnp.int32) for name, shape in shapes.items()}
+
+
+def forward_bounded(**changes):
+    """Calls the bounded forward target in the way of `backward`."""
+    q = changes.get("q", ((2, 200, 4, 64), BF16))
+    (batch, seqlen, heads, _), _ = q
+    k = changes.get("k", q)
+    arguments = {"q": q, "k": k, "v": k, **bounds(q, k), "sinks": ((heads,), F32)}
+    results = {"out": q, "lse": ((batch, heads, seqlen), F32)}
+    attributes = {
+        "variants": "fwd_sm90_bf16_d64_bounded",
+        "softmax_scale": np.float32(1.0),
+        "softcap": np.float32(0.0),
+    }
+    return changed(FORWARD_BOUNDED, arguments, results, attributes, changes)
+
+
+def backward_bounded(**changes):
+    """Calls the bounded backward target in the way of `backward`."""
+    arguments, results = backward_buffers(changes)
+    q, k = arguments["q"], arguments["k"]
+    (batch, seqlen_k, *_), _ = k
+    groups = {"key_groups": ((batch, -(-seqlen_k // 64), 2), jnp.int32)}
+    attributes = {
+        "variants": "bwd_sm90_bf16_d64_bounded",
+        "softmax_scale": np.float32(1.0),
+        "softcap": np.float32(0.0),
+    }
+    arguments = {**arguments, **bounds(q, k), **groups}
+    return changed(BACKWARD_BOUNDED, arguments, results, attributes, changes)
+
+
 def backward(**changes):
     """Calls the backward target; buffers (shape, dtype) and attributes but for the changes."""
-    q = changes.get("q", ((2, 200, 4, 64), BF16))
-    (batch, seqlen, heads, *_), _ = q
-    rows = ((batch, heads, seqlen), F32)
-    k = changes.get("k", q)
-    v = changes.get("v", k)
-    arguments = {"q": q, "k": k, "v": v, "out": q, "dout": q, "lse": rows, "dlse": rows}
-    results = {"dq": q, "dk": k, "dv": v, **scratch(batch, seqlen, heads)}
+    arguments, results = backward_buffers(changes)
     attributes = {
         "variants": "bwd_sm90_bf16_d64",
         "softmax_scale": np.float32(1.0),
@@ -72,6 +111,17 @@ def backward(**changes):
         "band_upper": np.int32(2**30),
     }
     return changed(BACKWARD, arguments, results, attributes, changes)
+
+
+def backward_buffers(changes):
+    """Arguments and results of a backward, by name."""
+    q = changes.get("q", ((2, 200, 4, 64), BF16))
+    (batch, seqlen, heads, *_), _ = q
+    rows = ((batch, heads, seqlen), F32)
+    k = changes.get("k", q)
+    v = changes.get("v", k)
+    arguments = {"q": q, "k": k, "v": v, "out": q, "dout": q, "lse": rows, "dlse": rows}
+    return arguments, {"dq": q, "dk": k, "dv": v, **scratch(batch, seqlen, heads)}
 
 
 def preprocess(**changes):

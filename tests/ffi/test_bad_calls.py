@@ -13,18 +13,23 @@ import pytest
 from backward_refusals import BACKWARD_REFUSALS, PREPROCESS_REFUSALS
 from bad_calls import (
     BACKWARD,
+    BACKWARD_BOUNDED,
     BF16,
     FORWARD,
+    FORWARD_BOUNDED,
     FORWARD_FP8,
     FP16,
     PREFIX,
     PREPROCESS,
     backward,
+    backward_bounded,
     forward,
+    forward_bounded,
     forward_fp8,
     preprocess,
     refused,
 )
+from bounded_refusals import BACKWARD_BOUNDED_REFUSALS, FORWARD_BOUNDED_REFUSALS
 from forward_refusals import FORWARD_REFUSALS, FP8_REFUSALS
 
 from jax_fa4 import _ext
@@ -48,6 +53,20 @@ def test_forward_of_8_bits_refuses(case):
     arguments, words = FP8_REFUSALS[case]
     message = refused(re.escape(words), forward_fp8, **arguments)
     assert message.startswith(f"INVALID_ARGUMENT: {FORWARD_FP8}: ")
+
+
+@pytest.mark.parametrize("case", FORWARD_BOUNDED_REFUSALS)
+def test_bounded_forward_refuses(case):
+    arguments, words = FORWARD_BOUNDED_REFUSALS[case]
+    message = refused(re.escape(words), forward_bounded, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {FORWARD_BOUNDED}: ")
+
+
+@pytest.mark.parametrize("case", BACKWARD_BOUNDED_REFUSALS)
+def test_bounded_backward_refuses(case):
+    arguments, words = BACKWARD_BOUNDED_REFUSALS[case]
+    message = refused(re.escape(words), backward_bounded, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {BACKWARD_BOUNDED}: ")
 
 
 @pytest.mark.parametrize("case", BACKWARD_REFUSALS)
@@ -76,6 +95,11 @@ def test_attributes_are_typed(attributes, words):
     refused(words, forward, **attributes)
 
 
+@pytest.mark.parametrize("function", [forward_bounded, backward_bounded])
+def test_attributes_of_bounded_calls_are_typed(function):
+    refused("expected F32 but got S32", function, softcap=np.int32(0))
+
+
 def has_driver():
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -90,7 +114,9 @@ def has_driver():
     [
         (forward, FORWARD),
         (forward_fp8, FORWARD_FP8),
+        (forward_bounded, FORWARD_BOUNDED),
         (backward, BACKWARD),
+        (backward_bounded, BACKWARD_BOUNDED),
         (preprocess, PREPROCESS),
     ],
 )

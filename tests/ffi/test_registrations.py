@@ -20,7 +20,9 @@ def test_targets_and_stages():
     assert set(registrations) == {
         "jax_fa4_fwd_v1",
         "jax_fa4_fwd_fp8_v1",
+        "jax_fa4_fwd_bounded_v1",
         "jax_fa4_bwd_v1",
+        "jax_fa4_bwd_bounded_v1",
         "jax_fa4_bwd_preprocess_v1",
     }
     for stages in registrations.values():
@@ -33,7 +35,9 @@ def test_emulator_targets_and_stages():
     assert set(registrations) == {
         "jax_fa4_emulated_fwd_v1",
         "jax_fa4_emulated_fwd_fp8_v1",
+        "jax_fa4_emulated_fwd_bounded_v1",
         "jax_fa4_emulated_bwd_v1",
+        "jax_fa4_emulated_bwd_bounded_v1",
         "jax_fa4_emulated_bwd_preprocess_v1",
     }
     assert all(set(stages) == {"execute"} for stages in registrations.values())

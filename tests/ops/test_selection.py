@@ -76,7 +76,7 @@ def test_8_bits_are_for_blackwell(machine, capability, taken):
         assert text.endswith("; no gradient: differentiating 8-bit elements raises")
     else:
         assert "compute capability 9.0" in path.reason
-        assert "kernels are for compute capability 10.x" in text
+        assert "are for compute capability 10.x" in text
 
 
 class TestGradient:
@@ -121,6 +121,37 @@ class TestGradient:
         assert path.is_kernel
         assert all(is_deterministic(parse(name)) for name in path.backward)
         assert path.backward or "no deterministic backward kernel" in path.backward_reason
+
+
+class TestBounded:
+    """Which path calls take whose rows see what arrays say, or whose scores are capped."""
+
+    @pytest.mark.parametrize("features", [{"has_bounds": True}, {"has_softcap": True}])
+    def test_a_kernel_of_their_own(self, machine, features):
+        machine("9.0")
+        path = selection.select(replace(PLAIN, **features), "fa4")
+        (name,) = path.forward_for((1, 100, 8, 128), (1, 100, 2, 128), FULL)[:1]
+        assert name == "fwd_sm90_bf16_d128_bounded" + "_softcap" * ("has_softcap" in features)
+
+    def test_none_in_the_build(self, machine):
+        machine("9.0", built={v.name for v in CATALOG if not getattr(v, "bounded", False)})
+        problem = replace(PLAIN, has_bounds=True)
+        with pytest.raises(
+            NotImplementedError, match="kernel fwd_sm90_bf16_d128_bounded"
+        ):
+            selection.select(problem, "fa4")
+        assert not selection.select(problem, None).is_kernel
+
+    def test_a_deterministic_gradient_says_why_it_is_portable(self, machine):
+        machine("9.0")
+        problem = replace(PLAIN, has_bounds=True, deterministic=True)
+        path = selection.select(problem, "fa4")
+        assert path.is_kernel
+        assert path.backward == ()
+        assert path.backward_reason == (
+            "no deterministic backward kernel for compute capability 9.x takes bfloat16, head dims "
+            "128 (query, key) and 128 (value) with segment ids or sequence lengths in this build"
+        )
 
 
 def test_xla_never_takes_the_kernel(machine):

@@ -270,9 +270,9 @@ def test_a_softcap_is_a_bounded_kernels():
 @pytest.mark.parametrize(
     ("features", "words"),
     [
-        ({"has_bounds": True}, "segment ids or sequence lengths are given"),
-        ({"has_softcap": True}, "logits_soft_cap is given"),
-        ({"has_bounds": True, "has_softcap": True}, "lengths are and logits_soft_cap is given"),
+        ({"has_bounds": True}, "64 (value) with segment ids or sequence lengths;"),
+        ({"has_softcap": True}, "64 (value) with logits_soft_cap;"),
+        ({"has_bounds": True, "has_softcap": True}, "sequence lengths and logits_soft_cap;"),
     ],
 )
 def test_bounded_problems_have_kernels_of_their_own(features, words, monkeypatch):

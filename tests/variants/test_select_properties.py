@@ -27,6 +27,8 @@ def problems(draw):
         head_dim_v=draw(st.sampled_from([head_dim, head_dim_v, 128])),
         softmax_scale=0.1,
         deterministic=draw(st.booleans()),
+        has_bounds=draw(st.booleans()),
+        has_softcap=draw(st.booleans()),
     )
 
 
@@ -57,13 +59,15 @@ def test_a_gradient_runs_on_kernels_that_serve_it(problem, call, missing):
     chosen = [parse(name) for name in select.backward_for_call(serving, call)]
     assert {v.arch for v in chosen} == {parse(name).arch for name in serving}
     assert len({v.arch for v in chosen}) == len(chosen)
-    if not missing:
+    if not missing and not problem.is_bounded:
         assert {v.arch for v in chosen} == set(Arch)
     for variant in chosen:
         assert variant.name in built
         assert set(select.helpers(variant)) <= built
         assert variant.holds(problem.head_dim, problem.head_dim_v)
         assert variant.dtype is problem.kernel_dtype
+        assert variant.bounded == problem.is_bounded
+        assert variant.softcap == problem.has_softcap
         assert is_deterministic(variant) or not problem.deterministic
     if chosen:
         names = [variant.name for variant in chosen]
