@@ -13,6 +13,7 @@ from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
 from jax_fa4.kernels.sm90.backward import memory, turns
+from jax_fa4.kernels.sm90.backward.bounded import Bounded
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.backward.context import Context, GlobalTensors, Position
 from jax_fa4.kernels.toolkit import mbarriers
@@ -64,17 +65,32 @@ class HopperBackward:
         stream: cuda.CUstream,
     ):
         """Launch on `stream`; pointers are to contiguous BSHD arrays and padded rows."""
-        config = self.config
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
+        self.launch(
+            (q_ptr, k_ptr, v_ptr, dout_ptr),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
+            (dk_ptr, dv_ptr),
+            shape,
+            (shape.band(band_lower, band_upper), softmax_scale),
+            (),
+            sm_count,
+            stream,
+        )
+
+    @cute.jit
+    def launch(self, loaded, rows, stored, shape: Shape, visible, bounds, sm_count, stream):
+        """Launch; `visible` are the band and the scale, `bounds` what a bounded kernel has."""
+        config, (band, softmax_scale) = self.config, visible
         scheduler, upwards = self._order(shape, sm_count)
         self.kernel(
             self.make_tiled_mmas(config, self.dtype),
-            self._atoms(shape, (q_ptr, k_ptr, v_ptr, dout_ptr), (dk_ptr, dv_ptr)),
-            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
-            (band_lower, band_upper, seqlen_q, seqlen_k),
-            (scheduler.row_blocks, heads_kv, batch, scheduler.heads_per_group),
+            self._atoms(shape, loaded, stored),
+            rows,
+            (band.lower, band.upper, band.seqlen_q, band.seqlen_k),
+            (scheduler.row_blocks, shape.heads_kv, shape.batch, scheduler.heads_per_group),
             scheduler.make_divisors() if config.ctas > 1 else (),
-            (heads_q, shape.ratio, softmax_scale, *upwards),
+            (shape.heads_q, shape.ratio, softmax_scale, *upwards),
+            bounds,
         ).launch(
             grid=(scheduler.tiles() * config.ctas, 1, 1),
             cluster=(config.ctas, 1, 1) if config.ctas > 1 else None,
@@ -146,6 +162,18 @@ class HopperBackward:
         blocks = cute.ceil_div(shape.seqlen_k, config.tile_n * config.ctas)
         return LongestFirst(blocks, shape.heads_kv, shape.batch, heads_per_group)
 
+    def _bounded(self, bounds, band) -> Bounded | None:
+        """What the roles of a bounded kernel know beside the usual."""
+        return None
+
+    def _queries(self, band, bounds, key, batch):
+        """The blocks of queries that see a CTA's keys, or a pair's, of which `key` is the first."""
+        return query_range(band, key, self.config.tile_m, self.config.ctas * self.config.tile_n)
+
+    def _scale_log2(self, scale, bounds):
+        """What scores are multiplied by in an exponent of two."""
+        return scale * LOG2_E
+
     @cute.kernel
     def kernel(
         self,
@@ -156,6 +184,7 @@ class HopperBackward:
         tiles: tuple[Int32, Int32, Int32, Int32],
         divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
         numbers: tuple,  # query heads, those a KV head, scale, and what `turns.order` adds
+        bounds: tuple,  # of bounded kernels
     ):
         config = self.config
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -183,6 +212,7 @@ class HopperBackward:
         if cutlass.const_expr(config.ordered):
             block = select_(upwards == 1, from_end, block)
         keys = config.ctas * config.tile_n
+        bounded = self._bounded(bounds, visible)
         context = Context(
             config=config,
             dtype=self.dtype,
@@ -196,7 +226,7 @@ class HopperBackward:
                 **dict(zip(_ROWS, rows, strict=True)),
             ),
             band=visible,
-            queries=query_range(visible, block * keys, config.tile_m, keys),
+            queries=self._queries(visible, bounded, block * keys, batch),
             position=Position(
                 key_block=block * config.ctas + rank, rank=rank, head_kv=head_kv, batch=batch
             ),
@@ -204,9 +234,10 @@ class HopperBackward:
             ratio=ratio,
             rows_padded=cute.ceil_div(visible.seqlen_q, ROWS_PADDED_TO) * ROWS_PADDED_TO,
             scale=scale,
-            scale_log2=scale * LOG2_E,
+            scale_log2=self._scale_log2(scale, bounds),
             upwards=upwards,
             tiled_mma_v=tiled_mmas[3] if len(tiled_mmas) > 3 else None,
+            bounded=bounded,
         )
         if warp == 0:
             with cute.arch.elect_one():

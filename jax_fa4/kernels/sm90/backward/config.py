@@ -170,9 +170,15 @@ _ORDERED: dict[int, dict[str, int]] = {
 }
 
 
+# The tanh takes the registers of loads, and of rows read early.
+_SOFTCAP: dict[int, dict[str, int]] = {128: {"consumer_loads": False, "early_groups": 2}}
+
+
 def config_of(variant: BackwardVariant) -> BackwardConfig:
     """How the variant's CTAs are built."""
     config = BACKWARD_CONFIGS[variant.head_dim]
+    if variant.softcap:
+        return replace(config, **_SOFTCAP.get(variant.head_dim, {}))
     if not variant.deterministic:
         return config
     return replace(config, turn_warps=TURN_WARPS, **_ORDERED[variant.head_dim])

@@ -23,7 +23,7 @@ from cutlass.cute.nvgpu import warpgroup
 from cutlass.tensor_utils import LayoutEnum
 from cutlass.utils import hopper_helpers as hopper
 
-from jax_fa4.kernels.sm90.backward import early_rows, epilogue, load, products, walk
+from jax_fa4.kernels.sm90.backward import bounded, early_rows, epilogue, load, products, walk
 from jax_fa4.kernels.sm90.backward.config import (
     CONSUMER_WARP,
     KEYS_PER_WARPGROUP,
@@ -31,13 +31,13 @@ from jax_fa4.kernels.sm90.backward.config import (
 )
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import (
-    ROWS_PER_THREAD,
     ThreadCoordinates,
     convert,
     make_a_operand,
     rows_view,
 )
 from jax_fa4.kernels.toolkit.transposed_scores import (
+    hide,
     load_rows,
     probabilities,
     score_gradients,
@@ -89,65 +89,12 @@ def _make_fragments(context, wg: Int32) -> Fragments:
     )
 
 
-@cute.jit
-def _hide(context, acc, row, key, thread):
-    """Set to 0 the probabilities of keys that the band hides; acc is keys by queries."""
-    band = context.band
-    scores = rows_view(acc)
-    for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-        j = key + thread.row + 8 * r
-        # Bounds of the queries that see key j, relative to this thread's first column.
-        begin = j - band.upper - row - thread.column
-        end = cutlass.min(j - band.lower, row + context.config.tile_m) - row - thread.column
-        end = -1 if j >= band.seqlen_k else end
-        for c in cutlass.range_constexpr(cute.size(scores, mode=[1])):
-            column = c % 2 + 8 * (c // 2)
-            hidden = (begin > column) | (end < column)
-            scores[r, c] = cutlass.Float32(0.0) if hidden else scores[r, c]
-
-
 def _reads_rows_ahead(config: BackwardConfig) -> bool:
     """Whether lse_log2 and delta are read while products run, not among what uses them.
 
     NOTES: a fifth faster at head dim 64, 2 to 7 % slower at 128.
     """
     return config.head_dim <= 64 and config.consumer_registers >= 208
-
-
-def _early(context, source, stage, thread):
-    """The numbers of the first queries, where some are read ahead."""
-    if context.config.early_groups == 0:
-        return None
-    return early_rows.load(context, source, stage, thread)
-
-
-@cute.jit
-def _exponentials(context, acc, stage, thread, early=None):
-    """acc = 2^(acc * scale - lse) with a log-sum-exp a query, that is a column."""
-    lse = context.shared.sLSE
-    scale = context.scale_log2
-    scores = rows_view(acc)
-    for group in cutlass.range_constexpr(context.config.tile_m // 8):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            place = stage * context.config.tile_m + 8 * group + thread.column + pair
-            bias = early_rows.at(early, lse, c, place)
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                scores[r, c] = cute.math.exp2(scores[r, c] * scale - bias, fastmath=True)
-
-
-@cute.jit
-def _score_gradients(context, acc_P, acc_dP, stage, thread, early=None):
-    """acc_dP = P (dP - delta)."""
-    deltas = context.shared.sDelta
-    scores, gradients = rows_view(acc_P), rows_view(acc_dP)
-    for group in cutlass.range_constexpr(context.config.tile_m // 8):
-        for pair in cutlass.range_constexpr(2):
-            c = 2 * group + pair
-            place = stage * context.config.tile_m + 8 * group + thread.column + pair
-            delta = early_rows.at(early, deltas, c, place)
-            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
-                gradients[r, c] = scores[r, c] * (gradients[r, c] - delta)
 
 
 def _make_state(context) -> State:
@@ -190,24 +137,56 @@ def _read_ahead(context, state, stage, thread):
 
 
 @cute.jit
+def _capped_probabilities(context, state, where, stage, thread, early):
+    """P of capped scores, in dV's operand; what dS has for it, in dK's."""
+    block, key, whole = where
+    bounded.cap(context, state.acc_S)
+    if not whole:
+        bounded.hide(context, state.acc_S, block, key, thread)
+
+    def log_sum(c):
+        if cutlass.const_expr(_reads_rows_ahead(context.config)):
+            return state.lse_log2[c]
+        place = stage * context.config.tile_m + 8 * (c // 2) + thread.column + c % 2
+        return early_rows.at(early, context.shared.sLSE, c, place)
+
+    bounded.capped_probabilities(context, state.acc_S, state.tVrP, state.tKrdS, log_sum)
+
+
+@cute.jit
 def _probabilities(context, frag, state, stage, parity, block, key, thread):
     """P of S, under dP, which is issued here."""
     barriers = context.barriers
+    # Asked for before the scores are awaited, which hides the load.
+    whole = bounded.sees_whole(context, block, key)
     if cutlass.const_expr(not context.config.lookahead):
         barriers["q_full"].wait(stage, parity)
         _issue_scores(context, frag, state, stage, thread)
-    early = _early(context, context.shared.sLSE, stage, thread)
+    early = early_rows.load_if_any(context, context.shared.sLSE, stage, thread)
     barriers["do_full"].wait(stage, parity)
     pairs = products.by_depth(frag.tPrV, frag.tPrdO[None, None, None, stage])
     products.issue(context.tiled_mma_s, state.acc_dP, pairs, zero_first=True)
     if cutlass.const_expr(not context.config.lookahead):
         warpgroup.wait_group(1)
-    if cutlass.const_expr(_reads_rows_ahead(context.config)):
-        probabilities(state.acc_S, state.lse_log2, context.scale_log2)
+    if cutlass.const_expr(bounded.has_cap(context)):
+        _capped_probabilities(context, state, (block, key, whole), stage, thread, early)
     else:
-        _exponentials(context, state.acc_S, stage, thread, early)
-    if context.queries.needs_mask(block):
-        _hide(context, state.acc_S, block * context.config.tile_m, key, thread)
+        if cutlass.const_expr(_reads_rows_ahead(context.config)):
+            probabilities(state.acc_S, state.lse_log2, context.scale_log2)
+        else:
+            early_rows.exponentials(context, state.acc_S, stage, thread, early)
+        if cutlass.const_expr(context.bounded is not None):
+            if not whole:
+                bounded.hide(context, state.acc_S, block, key, thread)
+        elif context.queries.needs_mask(block):
+            hide(state.acc_S, context.band, block * context.config.tile_m, key, thread)
+
+
+def _factors(context, state):
+    """What dS has beside dP - delta: P, or with a soft cap what `bounded` makes of it."""
+    if not bounded.has_cap(context):
+        return state.acc_S
+    return cute.make_tensor(state.tKrdS.iterator, state.acc_dP.layout)
 
 
 @cute.jit
@@ -258,12 +237,14 @@ def run(context, wg: Int32) -> None:
             source = context.shared.sDelta.iterator + stage * config.tile_m
             deltas = load_rows(source, state.acc_dP, thread)
             warpgroup.wait_group(0)
-            score_gradients(state.acc_S, state.acc_dP, deltas)
+            score_gradients(_factors(context, state), state.acc_dP, deltas)
         else:
-            early = _early(context, context.shared.sDelta, stage, thread)
+            early = early_rows.load_if_any(context, context.shared.sDelta, stage, thread)
             warpgroup.wait_group(0)
-            _score_gradients(context, state.acc_S, state.acc_dP, stage, thread, early)
-        convert(state.acc_S, state.tVrP)
+            factors = _factors(context, state)
+            early_rows.score_gradients(context, factors, state.acc_dP, stage, thread, early)
+        if cutlass.const_expr(not bounded.has_cap(context)):
+            convert(state.acc_S, state.tVrP)
         convert(state.acc_dP, state.tKrdS)
         ds_stage, ds_parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_empty"].wait(ds_stage, ds_parity ^ 1)

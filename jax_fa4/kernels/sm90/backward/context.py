@@ -8,6 +8,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
+from jax_fa4.kernels.sm90.backward.bounded import Bounded, SeenBlocks
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.query_range import QueryRange
@@ -67,7 +68,7 @@ class Context:
     shared: SharedTensors
     gmem: GlobalTensors
     band: Band
-    queries: QueryRange
+    queries: QueryRange | SeenBlocks
     position: Position
     heads_q: Int32
     ratio: Int32  # query heads a KV head
@@ -76,3 +77,4 @@ class Context:
     scale_log2: Float32
     upwards: Int32 | None = None  # 1 or 0, where CTAs take turns
     tiled_mma_v: cute.TiledMma | None = None
+    bounded: Bounded | None = None  # where every row has bounds of its own

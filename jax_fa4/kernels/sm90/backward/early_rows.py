@@ -10,6 +10,8 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32
 
+from jax_fa4.kernels.toolkit.accumulators import ROWS_PER_THREAD, rows_view
+
 # Assembly, since ptxas moves other loads to where their values are used.
 _LOAD_TWO = "ld.shared.v2.f32 { {$w0}, {$w1} }, [{$r0}];"
 
@@ -32,3 +34,40 @@ def at(early, source, column: int, place):
     if early is not None and column < cute.size(early):
         return early[column]
     return source[place]
+
+
+def load_if_any(context, source, stage, thread):
+    """The numbers of the first queries, where some are read ahead."""
+    if context.config.early_groups == 0:
+        return None
+    return load(context, source, stage, thread)
+
+
+@cute.jit
+def exponentials(context, acc, stage, thread, early=None):
+    """acc = 2^(acc * scale - lse) with a log-sum-exp a query, that is a column."""
+    lse = context.shared.sLSE
+    scale = context.scale_log2
+    scores = rows_view(acc)
+    for group in cutlass.range_constexpr(context.config.tile_m // 8):
+        for pair in cutlass.range_constexpr(2):
+            c = 2 * group + pair
+            place = stage * context.config.tile_m + 8 * group + thread.column + pair
+            bias = at(early, lse, c, place)
+            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
+                scores[r, c] = cute.math.exp2(scores[r, c] * scale - bias, fastmath=True)
+
+
+@cute.jit
+def score_gradients(context, acc_P, acc_dP, stage, thread, early=None):
+    """acc_dP = P (dP - delta)."""
+    deltas = context.shared.sDelta
+    scores, gradients = rows_view(acc_P), rows_view(acc_dP)
+    for group in cutlass.range_constexpr(context.config.tile_m // 8):
+        for pair in cutlass.range_constexpr(2):
+            c = 2 * group + pair
+            place = stage * context.config.tile_m + 8 * group + thread.column + pair
+            delta = at(early, deltas, c, place)
+            for r in cutlass.range_constexpr(ROWS_PER_THREAD):
+                p = scores[r, c].to(Float32)
+                gradients[r, c] = p * (gradients[r, c] - delta)

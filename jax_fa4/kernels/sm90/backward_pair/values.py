@@ -16,7 +16,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import products, walk
+from jax_fa4.kernels.sm90.backward import bounded, products, walk
 from jax_fa4.kernels.sm90.backward_pair import epilogue, scores
 from jax_fa4.kernels.sm90.backward_pair.config import HALVES, TILE_M, TILE_N
 from jax_fa4.kernels.sm90.backward_pair.products import finish_sums, issue_scores, issue_sums
@@ -26,12 +26,26 @@ from jax_fa4.kernels.toolkit.transposed_scores import hide, load_rows, probabili
 
 
 @cute.jit
-def _probabilities(context, acc, lse_log2, block, thread):
-    """P of S."""
-    probabilities(acc, lse_log2, context.scale_log2)
-    if context.queries.needs_mask(block):
+def _probabilities(context, acc, lse_log2, where, thread, operands):
+    """P of S, or, with a soft cap, P in the first operand and what dS has for it in the other."""
+    block, whole = where
+    if cutlass.const_expr(bounded.has_cap(context)):
+        bounded.cap(context, acc)
+    else:
+        probabilities(acc, lse_log2, context.scale_log2)
+    if cutlass.const_expr(context.bounded is not None):
+        if not whole:
+            key = context.position.key_block * TILE_N
+            bounded.hide(context, acc, block, key, thread)
+    elif context.queries.needs_mask(block):
         key = context.position.key_block * TILE_N
         hide(acc, context.band, block * TILE_M, key, thread)
+    if cutlass.const_expr(bounded.has_cap(context)):
+        # Not read ahead: for that there are no registers.
+        place = thread.column
+        bounded.capped_probabilities(
+            context, acc, *operands, lambda c: lse_log2[place + 8 * (c // 2) + c % 2]
+        )
 
 
 @cute.jit
@@ -46,6 +60,8 @@ def run(context) -> None:
     tVrdO = thr_v.make_fragment_B(thr_v.partition_B(products.transposed(shared.sdO)))
     acc_S = products.accumulator(context.tiled_mma_s, TILE_M)
     tVrP = make_a_operand(acc_S, context.dtype)
+    # What the keys' warpgroup makes dS of.
+    tSrP = make_a_operand(acc_S, context.dtype) if bounded.has_cap(context) else tVrP
     sums = [
         products.accumulator(context.tiled_mma_v, config.gradient_columns) for _ in range(HALVES)
     ]
@@ -57,14 +73,18 @@ def run(context) -> None:
     for i in cutlass.range(walk.steps(context), unroll=1):
         q_stages = mbarriers.take(q_ring, HALVES)
         issue_scores(context, acc_S, tSrK, tSrQ, "q", q_stages)
-        lse_log2 = load_rows(shared.sLSE.iterator + q_stages[0][0] * TILE_M, acc_S, thread)
+        lse_log2 = shared.sLSE.iterator + q_stages[0][0] * TILE_M
+        if cutlass.const_expr(not bounded.has_cap(context)):
+            lse_log2 = load_rows(lse_log2, acc_S, thread)
+        whole = bounded.sees_whole(context, block, context.position.key_block * TILE_N)
         warpgroup.wait_group(0)
-        _probabilities(context, acc_S, lse_log2, block, thread)
+        _probabilities(context, acc_S, lse_log2, (block, whole), thread, (tVrP, tSrP))
         scores.release(barriers["q_empty"], q_stages)
-        convert(acc_S, tVrP)
+        if cutlass.const_expr(not bounded.has_cap(context)):
+            convert(acc_S, tVrP)
         stage, parity = mbarriers.take(ds_ring, 1)[0]
         barriers["ds_empty"].wait(stage, parity ^ 1)
-        scores.write_probabilities(context, tVrP, stage, thread_index)
+        scores.write_probabilities(context, tSrP, stage, thread_index)
         barriers["p_full"].arrive_as_warp(stage)
 
         do_stages = mbarriers.take(do_ring, HALVES)

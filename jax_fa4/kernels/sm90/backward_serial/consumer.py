@@ -17,7 +17,7 @@ import cutlass.cute as cute
 from cutlass import Int32
 from cutlass.cute.nvgpu import warpgroup
 
-from jax_fa4.kernels.sm90.backward import consumer
+from jax_fa4.kernels.sm90.backward import consumer, early_rows
 from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
 from jax_fa4.kernels.sm90.backward_serial import epilogue, walk
 from jax_fa4.kernels.sm90.backward_serial.config import KEY_STAGES
@@ -92,7 +92,7 @@ def _gradients(context, me, stage):
         score_gradients(state.acc_S, state.acc_dP, deltas)
     else:
         warpgroup.wait_group(0)
-        consumer._score_gradients(context, state.acc_S, state.acc_dP, stage, me.thread)
+        early_rows.score_gradients(context, state.acc_S, state.acc_dP, stage, me.thread)
     convert(state.acc_S, state.tVrP)
     convert(state.acc_dP, state.tKrdS)
 
