@@ -8,8 +8,8 @@ from cutlass import Float32, Int32, Uint32, max
 
 
 @cute.jit
-def _word(low: Int32 | None, high: Int32) -> Uint32:
-    """Bits low .. 31 - high; the numbers may be negative, or 32 and more."""
+def interval_word(low: Int32 | None, high: Int32) -> Uint32:
+    """A word with the bits low .. 31 - high set; the numbers may be negative, or 32 and more."""
     # The shifts of PTX give 0 for 32 places and more; of Python's operators that is not said.
     word = cute.arch.inline_ptx(
         "shr.u32 {$w0}, 0xffffffff, {$r0};",
@@ -34,7 +34,17 @@ def mask_row_outside(scores: cute.Tensor, begin: Int32 | None, end: Int32) -> No
     """
     for first in cutlass.range_constexpr(0, cute.size(scores), 32):
         low = None if begin is None else begin - first
-        word = _word(low, first + 31 - end)
+        word = interval_word(low, first + 31 - end)
+        for c in cutlass.range_constexpr(32):
+            visible = (word & Uint32(1 << c)) != 0
+            scores[first + c] = scores[first + c] if visible else -Float32.inf
+
+
+@cute.jit
+def mask_row_by_words(scores: cute.Tensor, words: cute.Tensor) -> None:
+    """Set to -inf the scores whose bits are not set in `words`, 32 columns each."""
+    for first in cutlass.range_constexpr(0, cute.size(scores), 32):
+        word = words[first // 32]
         for c in cutlass.range_constexpr(32):
             visible = (word & Uint32(1 << c)) != 0
             scores[first + c] = scores[first + c] if visible else -Float32.inf

@@ -89,7 +89,8 @@ class ForwardConfig:
     `element_bytes` an element, O has two. P, and its sum, are `p_factor` times exp2 of the distance
     from the running maximum, which moves when that would be above `rescale_threshold`.
     With `claims_tiles` the grid has a CTA for every tile, and those that run claim the tiles of
-    others: see `schedule`.
+    others: see `schedule`. `bounded` and `softcap`: see the modules of these names; of the
+    exponentials of a softcap, `cap_polynomial` are what `polynomial` is of the others.
     """
 
     head_dim: int
@@ -112,6 +113,9 @@ class ForwardConfig:
     p_factor: float = 1.0
     rescale_threshold: float = RESCALE_THRESHOLD
     claims_tiles: bool = False
+    bounded: bool = False
+    softcap: bool = False
+    cap_polynomial: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)
@@ -154,7 +158,8 @@ class ForwardConfig:
     @property
     def divides_by_products(self) -> bool:
         """Whether tiles are found by divisors made before; elsewhere ptxas would spill."""
-        return self.head_dim == self.head_dim_v and self.element_bytes > 1
+        alone = self.bounded and self.q_tiles == 1
+        return self.head_dim == self.head_dim_v and self.element_bytes > 1 and not alone
 
     @property
     def output_parts(self) -> int:

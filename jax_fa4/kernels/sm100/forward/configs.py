@@ -169,4 +169,7 @@ E4M3_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
 def config_of(variant: ForwardVariant) -> ForwardConfig:
     """How the variant's CTAs are built."""
     configs = E4M3_CONFIGS if variant.dtype is DType.E4M3 else FORWARD_CONFIGS
-    return configs[variant.head_dim, variant.form]
+    config = configs[variant.head_dim, variant.form]
+    if variant.bounded:
+        config = replace(config, bounded=True, softcap=variant.softcap)
+    return config

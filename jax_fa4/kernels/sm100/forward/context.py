@@ -13,6 +13,7 @@ from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import Descales, GlobalTensors
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
+from jax_fa4.kernels.toolkit.row_bounds import RowBounds
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
 
@@ -44,6 +45,15 @@ class Boxes:
 
 
 @dataclass(frozen=True)
+class Further:
+    """What some entry points take beside what all take; empty where they do not."""
+
+    descales: tuple[cute.Pointer, ...] = ()  # of q, k, v
+    bounds: tuple[cute.Pointer, ...] = ()  # row_bounds, query_ids, key_ids, query_groups, sinks
+    softcap: Float32 | None = None
+
+
+@dataclass(frozen=True)
 class Context:
     """What every role knows: static facts and handles, nothing that changes."""
 
@@ -64,6 +74,9 @@ class Context:
     scale_log2: Float32
     rank: Int32  # of this CTA in its pair; a lone CTA is 0
     descales: Descales | None  # of 8-bit elements
+    bounds: RowBounds | None  # in the place of the band, of which the lengths are left
+    sinks: cute.Tensor | None  # by query head, natural logarithm; with bounds
+    cap_log2: Float32 | None  # `softcap`: what scores are multiplied by before the tanh
 
     @property
     def is_leader(self):

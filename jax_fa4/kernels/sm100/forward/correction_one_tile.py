@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32
+from cutlass import Boolean, Float32, Int32, min
 
+from jax_fa4.kernels.sm100.forward import bounded
 from jax_fa4.kernels.sm100.forward.config import ROWS, SLOTS
 from jax_fa4.kernels.sm100.forward.correction import (
     CHUNK,
@@ -103,9 +104,16 @@ def _final_statistics(context, thread: Thread, t: cutlass.Constexpr, takes_part:
 
 
 @cute.jit
-def _end(context, thread: Thread, begin: Int32, visits: Int32) -> Ending:
-    """Merge the statistics of blocks number `begin` and on; see the formula above."""
-    if cutlass.const_expr(context.config.outputs == 1):
+def _end(context, thread: Thread, begin: Int32, visits: Int32, head: Int32) -> Ending:
+    """Merge the statistics of blocks number `begin` and on, for a row of query head `head`."""
+    unseen = None
+    if cutlass.const_expr(context.config.bounded):
+        # One accumulator. `unseen` by the sum without a sink.
+        divisor, shift = _statistics(context, thread, 0, 2)
+        divisor, total, shift = bounded.with_sink(context, head, divisor, shift)
+        unseen = divisor == 0.0
+        parts, scales = _parts(context, begin, visits), (cute.arch.rcp_approx(divisor),)
+    elif cutlass.const_expr(context.config.outputs == 1):
         total, shift = _statistics(context, thread, 0, 2)
         parts, scales = _parts(context, begin, visits), (cute.arch.rcp_approx(total),)
     else:
@@ -124,7 +132,9 @@ def _end(context, thread: Thread, begin: Int32, visits: Int32) -> Ending:
     # Not `total > 0`: a NaN must stay one. The very shift that the exponents had: its rounding
     # is in `total`, and cancels.
     lse = (cute.math.log2(total, fastmath=True) - shift) * LN_2
-    return Ending(parts, scales, total == 0.0, lse)
+    if cutlass.const_expr(not context.config.bounded):
+        unseen = total == 0.0
+    return Ending(parts, scales, unseen, lse)
 
 
 @cute.jit
@@ -184,11 +194,19 @@ def _stage_output(context, thread: Thread, ending: Ending, part: cutlass.Constex
         _stage_sum(context, thread, (t,), (scale,), keep, part)
 
 
+def _head_of(context, thread: Thread, work: PackedTile) -> Int32 | None:
+    """Query head of this thread's row, where it matters; some head if the row has none."""
+    if not context.config.bounded:
+        return None
+    head, _ = context.packing.place_of(thread.lane)
+    return work.head + min(head, context.packing.heads_from(work.head) - 1)
+
+
 @cute.jit
 def _finish(context, thread: Thread, work: PackedTile, done: Int32) -> None:
     """Output and lse of the tile that begins with block number `done` of this CTA."""
     barriers, packing, mLSE = context.barriers, context.packing, context.gmem.mLSE
-    ending = _end(context, thread, done, work.visits)
+    ending = _end(context, thread, done, work.visits, _head_of(context, thread, work))
     for t in cutlass.range_constexpr(context.config.outputs):
         if ending.parts[t]:
             wait_next(barriers["o_full"], thread.o_full, t)
@@ -210,6 +228,9 @@ def _finish(context, thread: Thread, work: PackedTile, done: Int32) -> None:
     row = work.row + position
     if (row < context.band.seqlen_q) & (head < packing.heads_from(work.head)):
         lse = -Float32.inf if ending.unseen else ending.lse
+        if cutlass.const_expr(context.config.bounded):
+            # Of a row that saw nothing, it is the sink.
+            lse = ending.lse
         mLSE[row, work.head + head, work.batch] = lse
 
 

@@ -63,6 +63,7 @@ and stats_empty also answers for scales, which no barrier of both orders. Both w
 of 512 rows, and all blocks that any of a product's 256 rows sees; a CTA without rows takes part.
 Without a pair, nothing of this is in the code.
 
+With bounds of rows in the place of the band (`kernel_bounded`), every tile has a CTA of its own.
 In the form `dynamic` CTAs claim tiles (`schedule`): the last four barriers are there only then.
 
 Every role walks the same tiles (`schedulers`) and, for each t, the same blocks (`block_range` of
@@ -78,10 +79,10 @@ from cutlass import Boolean, Float32, Int32, max, min
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from jax_fa4.kernels.sm100.forward import dispatch
+from jax_fa4.kernels.sm100.forward import bounded, dispatch, softcap
 from jax_fa4.kernels.sm100.forward.config import ROWS, TMEM_COLUMNS
 from jax_fa4.kernels.sm100.forward.configs import config_of
-from jax_fa4.kernels.sm100.forward.context import Context, barrier_table
+from jax_fa4.kernels.sm100.forward.context import Context, Further, barrier_table
 from jax_fa4.kernels.sm100.forward.plan import Plan
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
 from jax_fa4.kernels.toolkit import mbarriers
@@ -94,6 +95,7 @@ from jax_fa4.kernels.toolkit.forward_arrays import (
     Shape,
 )
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking, fewest_tiles
+from jax_fa4.kernels.toolkit.row_bounds import RowBounds
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
 
@@ -140,7 +142,7 @@ class ForwardSm100:
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
         self.launch(
             (q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr),
-            (),
+            Further(),
             shape,
             softmax_scale,
             (band_lower, band_upper),
@@ -152,7 +154,7 @@ class ForwardSm100:
     def launch(
         self,
         pointers: tuple[cute.Pointer, ...],  # q, k, v, out, lse
-        descale_pointers: tuple[cute.Pointer, ...],  # of q, k, v; or ()
+        further: Further,
         shape: Shape,
         softmax_scale: Float32,
         band: tuple[Int32, Int32],
@@ -183,8 +185,12 @@ class ForwardSm100:
         # Tiles that differ in length are left to the hardware, one a CTA, longest first; so are all
         # where a CTA may claim those of others.
         stay = cuts_nothing(shape.band(*band))
-        if cutlass.const_expr(config.claims_tiles):
+        if cutlass.const_expr(config.claims_tiles or config.bounded):
             stay = Boolean(False)
+        arrays = bounded.arrays(further, shape) if config.bounded else ()
+        scale_log2, cap = softmax_scale * LOG2_E, ()
+        if cutlass.const_expr(config.softcap):
+            scale_log2, *cap = softcap.scales(softmax_scale, further.softcap)
         fast = config.divides_by_products
         self.kernel(
             (qk, pv),
@@ -194,13 +200,15 @@ class ForwardSm100:
             tma_o,
             boxes,
             mLSE,
-            tuple(shape.descale(pointer) for pointer in descale_pointers),
+            tuple(shape.descale(pointer) for pointer in further.descales),
+            arrays,
             (*band, shape.seqlen_q, shape.seqlen_k),
             (scheduler.row_blocks, scheduler.heads, shape.batch, scheduler.heads_per_group),
             scheduler.make_divisors() if fast else (),
             (shape.ratio, *((cute.fast_divmod_create_divisor(shape.ratio),) if fast else ())),
             tokens,
-            softmax_scale * LOG2_E,
+            scale_log2,
+            tuple(cap),
         ).launch(
             grid=((min(tiles, max(sm_count // group, 1)) if stay else tiles) * group, 1, 1),
             block=(THREADS, 1, 1),
@@ -220,12 +228,14 @@ class ForwardSm100:
         boxes: tuple,  # TMA atoms and tensors of `Boxes`; or ()
         mLSE: cute.Tensor,
         descales: tuple[cute.Tensor, ...],  # of q, k, v; or ()
+        bounds: tuple[cute.Tensor, ...],  # those of `RowBounds` and sinks; or ()
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
         ratio: tuple,  # query heads a KV head, and that as a divisor where there are any
         tokens: tuple[Int32, ...],  # positions a tile of packed rows; or ()
         scale_log2: Float32,
+        cap: tuple[Float32, ...],  # `cap_log2` of the context; or ()
     ):
         config, paired = self.config, self.config.cta_group == 2
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -263,6 +273,9 @@ class ForwardSm100:
             scale_log2=scale_log2,
             rank=cute.arch.block_idx_in_cluster() if cutlass.const_expr(paired) else 0,
             descales=Descales(*descales) if cutlass.const_expr(len(descales) > 0) else None,
+            bounds=RowBounds(*bounds[:-1]) if cutlass.const_expr(config.bounded) else None,
+            sinks=bounds[-1] if cutlass.const_expr(config.bounded) else None,
+            cap_log2=cap[0] if cutlass.const_expr(config.softcap) else None,
         )
 
         dispatch.run(context, warp)

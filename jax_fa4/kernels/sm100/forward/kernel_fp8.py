@@ -16,6 +16,7 @@ import cuda.bindings.driver as cuda
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
+from jax_fa4.kernels.sm100.forward.context import Further
 from jax_fa4.kernels.sm100.forward.kernel import ForwardSm100
 from jax_fa4.kernels.toolkit.forward_arrays import Shape
 
@@ -51,7 +52,7 @@ class ForwardFp8Sm100(ForwardSm100):
         shape = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim_v)
         self.launch(
             (q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr),
-            (q_descale_ptr, k_descale_ptr, v_descale_ptr),
+            Further(descales=(q_descale_ptr, k_descale_ptr, v_descale_ptr)),
             shape,
             softmax_scale,
             (band_lower, band_upper),

@@ -9,7 +9,8 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N, TILE_PLACES
-from jax_fa4.kernels.toolkit.block_range import visited_blocks
+from jax_fa4.kernels.toolkit import row_bounds
+from jax_fa4.kernels.toolkit.block_range import BlockRange, block_range, visited_blocks
 from jax_fa4.kernels.toolkit.mbarriers import make_counters
 
 THREADS = 512
@@ -55,13 +56,28 @@ class Work:
     last: Int32
 
 
+def _visited_blocks(context, batch: Int32, row: Int32, rows: Int32) -> tuple[Int32, Int32]:
+    """First block and one past the last that rows [row, row + rows) of queries visit."""
+    if context.bounds is not None:
+        return row_bounds.visited_blocks(context.bounds, batch, row, rows, TILE_N)
+    return visited_blocks(context.band, row, rows, TILE_N)
+
+
+def range_of_blocks(context, tile: Int32, row: Int32, rows: Int32) -> BlockRange:
+    """These blocks for a tile of the scheduler and, among them, those that need no mask."""
+    if context.bounds is not None:
+        _, _, batch = context.scheduler.decode(tile)
+        return row_bounds.block_range(context.bounds, batch, row, rows, TILE_N)
+    return block_range(context.band, row, rows, TILE_N)
+
+
 @cute.jit
-def _blocks_if_rows(context, row: Int32, empty: Int32) -> tuple[Int32, Int32]:
+def _blocks_if_rows(context, batch: Int32, row: Int32, empty: Int32) -> tuple[Int32, Int32]:
     """What the tile at `row` visits; nothing, at `empty`, if it has no rows.
 
     Without rows it is no party to any barrier.
     """
-    begin, end = visited_blocks(context.band, row, context.config.rows, TILE_N)
+    begin, end = _visited_blocks(context, batch, row, context.config.rows)
     has_rows = row < context.band.seqlen_q
     begin = begin if has_rows else empty
     end = end if has_rows else empty
@@ -84,10 +100,10 @@ def work_of(context, tile: Int32) -> Work:
     row_block, head, batch = context.scheduler.decode(tile)
     row = row_block * context.config.tile_m
     blocks = []
-    first, last = visited_blocks(context.band, row, rows, TILE_N)
+    first, last = _visited_blocks(context, batch, row, rows)
     blocks.append(Blocks(first, last))
     for t in range(1, context.config.q_tiles):
-        begin, end = _blocks_if_rows(context, row + t * rows, first)
+        begin, end = _blocks_if_rows(context, batch, row + t * rows, first)
         blocks.append(Blocks(begin, end))
         first, last = min(first, begin), max(last, end)
     return Work(row, head, batch, tuple(blocks), first, last)
@@ -116,7 +132,7 @@ def packed_tile(context, tile: Int32) -> PackedTile:
     positions = context.packing.tokens * context.config.cta_group
     product_row = row_block * positions
     row = product_row + context.rank * context.packing.tokens
-    first, last = visited_blocks(context.band, product_row, positions, TILE_N)
+    first, last = _visited_blocks(context, batch, product_row, positions)
     return PackedTile(product_row, row, context.packing.first_head(group), batch, first, last)
 
 

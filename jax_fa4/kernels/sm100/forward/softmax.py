@@ -15,17 +15,20 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import ROWS, TILE_N
+from jax_fa4.kernels.sm100.forward import bounded
+from jax_fa4.kernels.sm100.forward.config import ROWS
 from jax_fa4.kernels.sm100.forward.roles import (
     first_row,
     first_tile,
     make_turn,
     next_tile,
     part_of,
+    range_of_blocks,
 )
 from jax_fa4.kernels.sm100.forward.softmax_row import (
     Edges,
     Row,
+    edges_of,
     look_at,
     look_on,
     make_row,
@@ -34,7 +37,6 @@ from jax_fa4.kernels.sm100.forward.softmax_row import (
     with_descales,
 )
 from jax_fa4.kernels.toolkit import row_softmax
-from jax_fa4.kernels.toolkit.block_range import block_range
 from jax_fa4.kernels.toolkit.forward_arrays import LN_2
 
 
@@ -51,10 +53,10 @@ def _blocks(context, row: Row, position: Int32, ends, edges):
 
 
 @cute.jit
-def _write_lse(context, row: Row, tile: Int32, position: Int32, shift: Float32) -> None:
+def _write_lse(context, total: Float32, tile: Int32, position: Int32, shift: Float32) -> None:
     """lse of this row; -inf if it has seen nothing."""
     _, head, batch = context.scheduler.decode(tile)
-    mLSE, total = context.gmem.mLSE, row.running[1]
+    mLSE = context.gmem.mLSE
     if cutlass.const_expr(context.config.p_factor != 1):
         total = total * (1 / context.config.p_factor)
     # The very shift that the exponents had: its rounding is in `total`, and cancels.
@@ -72,7 +74,7 @@ def run(context, t: Int32) -> None:
         first = first_row(context, tile)
         product_row = first + t * config.rows
         if product_row < context.band.seqlen_q:
-            blocks = block_range(context.band, product_row, config.rows, TILE_N)
+            blocks = range_of_blocks(context, tile, product_row, config.rows)
             position = first + part_of(context, t) * ROWS + row.thread
             here = with_descales(context, tile)
             row.running[0] = -Float32.inf
@@ -81,12 +83,22 @@ def run(context, t: Int32) -> None:
             right = (blocks.right_first, blocks.last)
             middle = (blocks.unmasked_first, blocks.unmasked_last)
             left = (blocks.first, blocks.left_last)
-            _blocks(here, row, position, right, Edges.RIGHT)
+            if cutlass.const_expr(config.bounded):
+                bounded.take_own(context, row, tile, position)
+            _blocks(here, row, position, right, edges_of(context, Edges.RIGHT))
             _blocks(here, row, position, middle, None)
-            _blocks(here, row, position, left, Edges.BOTH)
+            _blocks(here, row, position, left, edges_of(context, Edges.BOTH))
             shift = row_softmax.shift_of(row.running[0], here.scale_log2)
-            tell_sum(context, row)
-            _write_lse(context, row, tile, position, shift)
+            if cutlass.const_expr(config.bounded):
+                _, head, _ = context.scheduler.decode(tile)
+                row.running[1], total, shift = bounded.with_sink(
+                    context, head, row.running[1], shift
+                )
+                tell_sum(context, row)
+                _write_lse(context, total, tile, position, shift)
+            else:
+                tell_sum(context, row)
+                _write_lse(context, row.running[1], tile, position, shift)
         tile = next_tile(context, tile, turn)
     # Stay until the last product has said so: nothing orders its arrivals at two barriers.
     context.barriers["p_empty"].wait(t, row.s_full[0] ^ 1)

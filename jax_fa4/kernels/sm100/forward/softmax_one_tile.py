@@ -11,15 +11,18 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
-from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_N
+from jax_fa4.kernels.sm100.forward import bounded
+from jax_fa4.kernels.sm100.forward.config import SLOTS
 from jax_fa4.kernels.sm100.forward.roles import (
     first_tile,
     next_tile,
     packed_tile,
+    range_of_blocks,
 )
 from jax_fa4.kernels.sm100.forward.softmax_row import (
     Edges,
     Row,
+    edges_of,
     look_at,
     look_on,
     make_row,
@@ -27,7 +30,6 @@ from jax_fa4.kernels.sm100.forward.softmax_row import (
     tell,
 )
 from jax_fa4.kernels.toolkit import row_softmax
-from jax_fa4.kernels.toolkit.block_range import block_range
 
 
 def _at_slot(context, row: Row, slot: Int32) -> Row:
@@ -69,7 +71,7 @@ def run(context, t: Int32) -> None:
     while tile < context.scheduler.tiles():
         work = packed_tile(context, tile)
         positions = packing.tokens * context.config.cta_group
-        blocks = block_range(context.band, work.product_row, positions, TILE_N)
+        blocks = range_of_blocks(context, tile, work.product_row, positions)
         visits = blocks.last - blocks.first
         top, position = blocks.last - 1, work.row + place
         row.running[0] = -Float32.inf
@@ -77,9 +79,11 @@ def run(context, t: Int32) -> None:
         right = (blocks.right_first, blocks.last)
         middle = (blocks.unmasked_first, blocks.unmasked_last)
         left = (blocks.first, blocks.left_last)
-        _dealt_blocks(context, row, position, top, done, right, Edges.RIGHT)
+        if cutlass.const_expr(context.config.bounded):
+            bounded.take_own(context, row, tile, position)
+        _dealt_blocks(context, row, position, top, done, right, edges_of(context, Edges.RIGHT))
         _dealt_blocks(context, row, position, top, done, middle, None)
-        _dealt_blocks(context, row, position, top, done, left, Edges.BOTH)
+        _dealt_blocks(context, row, position, top, done, left, edges_of(context, Edges.BOTH))
         if ((done + t) & (groups - 1)) < visits:
             shift = row_softmax.shift_of(row.running[0], context.scale_log2)
             tell(context, row, row.running[1], shift)

@@ -12,6 +12,7 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Boolean, Float32, Int32, max, min
 
+from jax_fa4.kernels.sm100.forward import bounded, softcap
 from jax_fa4.kernels.sm100.forward.config import (
     P_HEAD,
     POLYNOMIAL_PERIOD,
@@ -24,7 +25,7 @@ from jax_fa4.kernels.sm100.forward.roles import NamedBarrier
 from jax_fa4.kernels.toolkit import row_softmax, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
 from jax_fa4.kernels.toolkit.exponential import exp2_by_polynomial
-from jax_fa4.kernels.toolkit.masks import mask_row_outside
+from jax_fa4.kernels.toolkit.masks import mask_row_by_words, mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import make_counters, wait_next
 
 fma = cute.math.fma
@@ -32,10 +33,16 @@ _LOAD = 32  # columns of S that one instruction loads
 
 
 class Edges(Enum):
-    """Which edges of the band a block of keys may have."""
+    """Which edges of the band a block of keys may have; or bounds of rows in its place."""
 
     RIGHT = 1
     BOTH = 2
+    BOUNDS = 3  # none: what each row sees is its own
+
+
+def edges_of(context, edges: Edges) -> Edges:
+    """Those of the band, or the bounds that stand for it."""
+    return Edges.BOUNDS if context.config.bounded else edges
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Row:
     told: cute.Tensor  # whether a block of this tile is behind
     stats_empty: cute.Tensor
     visible: cute.Tensor  # first and last key that the row sees, from the next block's first on
+    own: bounded.Own | None  # where rows have bounds of their own
 
 
 def make_row(context, t: Int32) -> Row:
@@ -73,6 +81,7 @@ def make_row(context, t: Int32) -> Row:
         told=make_counters(1),
         stats_empty=make_counters(1),
         visible=make_counters(2),
+        own=bounded.make_own() if context.config.bounded else None,
     )
 
 
@@ -214,8 +223,16 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     `edges`: which of the band's the block may have; or None. `tells`: see `_tell_scale`.
     """
     scale_log2, running = context.scale_log2, row.running
+    words = None
+    if cutlass.const_expr(edges is Edges.BOUNDS):
+        # While the product runs.
+        words = bounded.visible_words(context, row)
     scores = _load_scores(context, row)
-    if cutlass.const_expr(edges is not None):
+    if cutlass.const_expr(context.config.softcap):
+        softcap.cap(context, scores)
+    if cutlass.const_expr(edges is Edges.BOUNDS):
+        mask_row_by_words(scores, words)
+    elif cutlass.const_expr(edges is not None):
         begin = row.visible[0] if edges is Edges.BOTH else None
         mask_row_outside(scores, begin, row.visible[1])
     old = running[0]
@@ -242,13 +259,19 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
 
 @cute.jit
 def look_at(context, row: Row, position: Int32, block: Int32) -> None:
-    """`row.visible` for `block`; `position` is the row's own."""
+    """`row.visible`, or `row.own`, for `block`; `position` is the row's own."""
     band, key = context.band, block * TILE_N
-    row.visible[0] = max(position + band.lower, 0) - key
-    row.visible[1] = min(position + band.upper, band.seqlen_k - 1) - key
+    if cutlass.const_expr(context.config.bounded):
+        row.own.key[0] = key
+    else:
+        row.visible[0] = max(position + band.lower, 0) - key
+        row.visible[1] = min(position + band.upper, band.seqlen_k - 1) - key
 
 
 def look_on(row: Row, blocks: int) -> None:
     """`row.visible` for so many blocks further down."""
+    if row.own is not None:
+        row.own.key[0] = row.own.key[0] - blocks * TILE_N
+        return
     row.visible[0] = row.visible[0] + blocks * TILE_N
     row.visible[1] = row.visible[1] + blocks * TILE_N
