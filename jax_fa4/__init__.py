@@ -20,6 +20,12 @@ from jax_fa4.ops.inquiry import build_info as build_info
 from jax_fa4.ops.inquiry import explain as explain
 from jax_fa4.ops.inquiry import is_supported as is_supported
 from jax_fa4.ops.inquiry import version as _version
+from jax_fa4.parallel.attention import ring_attention as ring_attention
+from jax_fa4.parallel.layouts import from_layout as from_layout
+from jax_fa4.parallel.layouts import layout_positions as layout_positions
+from jax_fa4.parallel.layouts import to_layout as to_layout
+from jax_fa4.parallel.sharded import context_parallel_attention as context_parallel_attention
+from jax_fa4.parallel.ulysses import ulysses_attention as ulysses_attention
 
 __version__ = _version()
 

@@ -1,4 +1,4 @@
-"""Strict by default: warnings are errors, ranks never promote, four CPU devices.
+"""Strict by default: warnings are errors, ranks never promote, eight CPU devices.
 
 Tests run on the installed package; the checkout adds what wheels leave out. It comes last
 on the path: `jax_fa4` is the installed one where there is one, while its build-time and test
@@ -14,7 +14,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.append(str(CHECKOUT))
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4"
+    + " --xla_force_host_platform_device_count=8"
     # Most of a test's time is compiling for the CPU; light optimisation halves it.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )

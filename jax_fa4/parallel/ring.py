@@ -1,0 +1,194 @@
+"""Ring attention: keys and values travel from device to device, queries stay at home.
+
+Each hop is an ordinary call of the kernels on tiles of the device's queries and the keys that are
+with it (`schedule`), and results are merged by their lse in float32. The keys for the next hop
+are sent before the kernel of this one is called, and nothing of one needs the other, so that XLA
+runs them side by side. The gradient goes round once more: what each hop adds to the gradient of
+keys and values travels behind them, in float32, and comes home with a last hop. Residuals are
+q, k, v, out and lse of a device's own rows.
+
+Method: Liu, Zaharia and Abbeel (arXiv:2310.01889), on FlashAttention's backward from lse.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_fa4.ops import core, manual_axes
+from jax_fa4.parallel import tiles
+from jax_fa4.parallel.schedule import Hop, Schedule
+
+Arrays = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Everything about a call that is known at trace time; `plan.band` is each tile's own."""
+
+    axis_name: Any
+    schedule: Schedule
+    plan: core.Plan
+
+    def send(self, arrays: Arrays, shift: int) -> Arrays:
+        """Each device's arrays to the one `shift` places on, one collective for each array.
+
+        A permute of several arrays at once must not mix dtypes (jax#32148).
+        """
+        shards = self.schedule.shards
+        pairs = [(rank, (rank + shift) % shards) for rank in range(shards)]
+        return tuple(lax.ppermute(x, self.axis_name, pairs) for x in arrays)
+
+    def at(self, hop: Hop, run: Callable[..., Any], *operands: Any) -> Any:
+        """`run(tile groups, *operands)` with the tiles that this device has on the hop.
+
+        The devices whose tiles have the same shapes run one program, whose starts are looked
+        up by rank. With zigzag under a causal mask that is all devices, and nothing branches.
+        """
+        rank = lax.axis_index(self.axis_name)
+        branches = [
+            functools.partial(run, tiles.group([hop.tiles[r] for r in ranks], ranks, rank))
+            for ranks in hop.cases()
+        ]
+        if len(branches) == 1:
+            return branches[0](*operands)
+        which = {r: case for case, ranks in enumerate(hop.cases()) for r in ranks}
+        table = jnp.asarray([which[r] for r in range(self.schedule.shards)], jnp.int32)
+        return lax.switch(table[rank], branches, *operands)
+
+
+def attention(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """out (B, S, Hq, Dv) and lse (B, Hq, S) float32 of this device's rows; differentiable."""
+    here = lax.axis_index(ring.axis_name)
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, (q, k, v, here)))
+    out, lse = _attention(ring, *(manual_axes.vary(x, axes) for x in (q, k, v)))
+    return out, lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _forward(ring, q, k, v)
+
+
+def _attention_fwd(
+    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], Arrays]:
+    name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
+    out, lse = map(name, _forward(ring, q, k, v), ring.plan.names)
+    return (out, lse), (q, k, v, out, lse)
+
+
+def _attention_bwd(
+    ring: Ring, residuals: Arrays, cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return _backward(ring, *residuals, *cotangents)
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+def _forward(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    out = tiles.zeros_like(q, (*q.shape[:-1], v.shape[-1]))
+    lse = tiles.zeros_like(q, (q.shape[0], q.shape[2], q.shape[1])) - jnp.inf
+    for hop, (keys, values) in _visits(ring, (k, v)):
+        out, lse = ring.at(hop, functools.partial(_hop_forward, ring), out, lse, q, keys, values)
+    return out.astype(q.dtype), lse
+
+
+def _hop_forward(
+    ring: Ring, groups: list[tiles.Group], out: jax.Array, lse: jax.Array, *qkv: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The sums so far, merged with what the hop's keys add."""
+    q, k, v = qkv
+    for group in groups:
+        plan = replace(ring.plan, band=group.band)
+        part = core.attention(plan, group.queries(q), group.keys(k), group.keys(v))
+        for at, (part_out, part_lse) in group.split(*part):
+            merged = _merge(at.take(out), at.take(lse, axis=2), part_out, part_lse)
+            out, lse = at.put(out, merged[0]), at.put(lse, merged[1], axis=2)
+    return out, lse
+
+
+def _merge(
+    out: jax.Array, lse: jax.Array, part_out: jax.Array, part_lse: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Attention to two sets of keys from attention to each, in float32.
+
+    Of weights exp(lse) only their ratio counts, which does not suffer from a large lse.
+    """
+    nothing = jnp.isneginf(part_lse)  # nor may the difference be of two of these
+    share = jnp.where(nothing, 0.0, jax.nn.sigmoid(jnp.where(nothing, 0.0, part_lse) - lse))
+    change = share.transpose(0, 2, 1)[..., None] * (part_out.astype(out.dtype) - out)
+    return out + change, jnp.logaddexp(lse, part_lse)
+
+
+def _backward(
+    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """dq stays; dk and dv follow the keys by one hop, so that they too travel during a kernel."""
+    # Else XLA takes the forward's sends for the same, and keeps what they brought until now.
+    k, v, rest = lax.optimization_barrier((k, v, rest))
+    dq = tiles.zeros_like(q, q.shape)
+    run = functools.partial(_hop_backward, ring)
+    totals: Arrays = ()
+    travelling: Arrays = ()
+    distance = 0
+    for hop, (keys, values) in _visits(ring, (k, v)):
+        if distance and (hop.shift > 0) != (distance > 0):  # the other way round begins
+            totals = _sum(totals, ring.send(travelling, -distance))
+            travelling, distance = (), 0
+        arrived = ring.send(travelling, hop.shift) if travelling else ()
+        dq, *parts = ring.at(hop, run, dq, q, keys, values, *rest)
+        distance += hop.shift
+        if hop.shift:
+            travelling = _sum(arrived, tuple(parts)) if arrived else tuple(parts)
+        else:  # the first hop, at home
+            totals = tuple(parts)
+    if travelling:
+        totals = _sum(totals, ring.send(travelling, -distance))
+    return dq.astype(q.dtype), totals[0].astype(k.dtype), totals[1].astype(v.dtype)
+
+
+def _hop_backward(
+    ring: Ring, groups: list[tiles.Group], dq: jax.Array, *operands: jax.Array
+) -> Arrays:
+    """dq so far with the hop's share added, and the hop's dk and dv, all float32."""
+    q, k, v, out, lse, dout, dlse = operands
+    dk, dv = tiles.zeros_like(k, k.shape), tiles.zeros_like(v, v.shape)
+    for group in groups:
+        parts = core.gradients(
+            replace(ring.plan, band=group.band),
+            group.queries(q),
+            group.keys(k),
+            group.keys(v),
+            (group.queries(out), group.queries(lse, axis=2)),
+            (group.queries(dout), group.queries(dlse, axis=2)),
+        )
+        for at, (part,) in group.split(parts[0]):
+            dq = at.add(dq, part)
+        for at, (dk_part, dv_part) in group.split_keys(*parts[1:]):
+            dk, dv = at.add(dk, dk_part), at.add(dv, dv_part)
+    return dq, dk, dv
+
+
+def _visits(ring: Ring, home: Arrays) -> Iterator[tuple[Hop, Arrays]]:
+    """Each hop with the arrays that have arrived there, the next ones being on their way."""
+    travels = ring.schedule.travels
+    underway = [ring.send(home, travel[0].shift) for travel in travels]
+    yield ring.schedule.home, home
+    for travel, arrays in zip(travels, underway, strict=True):
+        for hop, following in zip(travel, (*travel[1:], None), strict=True):
+            coming = ring.send(arrays, following.shift) if following else ()
+            yield hop, arrays
+            arrays = coming
+
+
+def _sum(a: Arrays, b: Arrays) -> Arrays:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
