@@ -96,6 +96,12 @@ def test_the_public_names():
         "is_supported",
         "explain",
         "build_info",
+        "ring_attention",
+        "ulysses_attention",
+        "context_parallel_attention",
+        "to_layout",
+        "from_layout",
+        "layout_positions",
         "EXPORT_DISABLED_CHECKS",
         "CHECKPOINT_NAMES",
     }
