@@ -136,9 +136,7 @@ class TestBounded:
     def test_none_in_the_build(self, machine):
         machine("9.0", built={v.name for v in CATALOG if not getattr(v, "bounded", False)})
         problem = replace(PLAIN, has_bounds=True)
-        with pytest.raises(
-            NotImplementedError, match="kernel fwd_sm90_bf16_d128_bounded"
-        ):
+        with pytest.raises(NotImplementedError, match="kernel fwd_sm90_bf16_d128_bounded"):
             selection.select(problem, "fa4")
         assert not selection.select(problem, None).is_kernel
 
