@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jax_fa4.ops import checks, errors, unbuilt
-from jax_fa4.ops.band import Alignment, Band, Window
+from jax_fa4.ops.band import FULL, Alignment, Band, Window
 from jax_fa4.ops.core import Plan, attention, checkpoint_names
+from jax_fa4.ops.packing import Packing
 from jax_fa4.ops.selection import Implementation, select
 from jax_fa4.variants.problem import Problem
 
@@ -119,8 +120,14 @@ def dot_product_attention(
       deterministic: whether the gradients must have the same bits in every run. By default the
         kernels add to that of query in a varying order; those of key and value never vary. Where no
         deterministic kernel exists (`explain` says so), the portable path computes them.
-      query_seq_lengths, key_value_seq_lengths, logits_soft_cap, sinks, query_segment_ids,
-        key_value_segment_ids: not built yet.
+      query_seq_lengths, key_value_seq_lengths: integers (B,), may be traced: only the first so
+        many rows attend, and only the first so many keys are attended. More than T or S is T or
+        S. With "bottom_right" they are where the last query and key are.
+      query_segment_ids, key_value_segment_ids: integers (B, T) and (B, S), may be traced: a
+        row attends only keys of its own id, under is_causal, windows and lengths besides, whose
+        positions are those in the arrays. Any ids in any order; for T = S one may be given for
+        both. Blocks without an equal pair are skipped: packed documents cost what they contain.
+      logits_soft_cap, sinks: not built yet.
 
     Returns:
       out (B, T, N, V) or (T, N, V), of query's batch axes and dtype; with return_residual also
@@ -134,13 +141,9 @@ def dot_product_attention(
 
     Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
     """
-    unbuilt.refuse(
-        query_seq_lengths=query_seq_lengths,
-        key_value_seq_lengths=key_value_seq_lengths,
-        logits_soft_cap=logits_soft_cap,
-        sinks=sinks,
-        query_segment_ids=query_segment_ids,
-        key_value_segment_ids=key_value_segment_ids,
+    unbuilt.refuse(logits_soft_cap=logits_soft_cap, sinks=sinks)
+    packing = Packing(
+        query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
     )
     checks.choice("causal_alignment", causal_alignment, _ALIGNMENTS)
     names = ("query", "key", "value")
@@ -148,7 +151,9 @@ def dot_product_attention(
     batch = arrays[0].shape[:-3]
     q, k, v = (_flatten_batch(name, x, batch) for name, x in zip(names, arrays, strict=True))
     checks.qkv(names, q, k, v)
-    scores = (q.shape[2], q.shape[1], k.shape[1])
+    lengths = (q.shape[1], k.shape[1])
+    packing.check(batch, lengths)
+    scores = (q.shape[2], *lengths)
     if bias is not None:
         checks.bias_dtype(bias := jnp.asarray(bias))
         bias = checks.dense("bias", bias, batch, scores)
@@ -157,8 +162,7 @@ def dot_product_attention(
         mask = checks.dense("mask", mask, batch, scores)
     number = checks.scale("scale", scale, q.shape[3])
     band = Band.make(
-        q.shape[1],
-        k.shape[1],
+        *lengths,
         causal=bool(is_causal),
         window=checks.window("local_window_size", local_window_size),
         alignment=causal_alignment,
@@ -171,9 +175,13 @@ def dot_product_attention(
         has_bias=bias is not None,
         has_mask=mask is not None,
         deterministic=bool(deterministic),
+        has_bounds=packing.is_given,
     )
-    plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
-    out, lse = attention(plan, q, k, v, bias, mask)
+    path = select(problem, implementation)
+    bounds = packing.bounds(band, batch, lengths, moves=causal_alignment == "bottom_right")
+    band = band if bounds is None else FULL
+    plan = Plan(number, band, path, checkpoint_names(checkpoint_name))
+    out, lse = attention(plan, q, k, v, bias, mask, bounds)
     out = out.reshape(*arrays[0].shape[:-1], out.shape[-1])
     if not return_residual:
         return out

@@ -14,6 +14,8 @@ from jax import lax
 from jax_fa4.ops.band import Band
 
 State = TypeVar("State")
+# Of a block row or column: a number, or a loop's counter.
+Index = int | jax.Array
 
 # Rows and columns of a block: wide enough to keep matrix units busy, and so that a
 # sequence of a small model is one dense block.
@@ -64,32 +66,6 @@ class Blocks:
                 spans.append((row, first // self.columns, last // self.columns + 1))
         return spans
 
-    def keep(self, band: Band, row: int | jax.Array, column: int | jax.Array) -> KeepMask:
-        """Which scores of a block are inside the band and the key length; None for all."""
-        shape = (self.rows, self.columns)
-        i = jnp.int32(row) * self.rows + lax.broadcasted_iota(jnp.int32, shape, 0)
-        j = jnp.int32(column) * self.columns + lax.broadcasted_iota(jnp.int32, shape, 1)
-        tests: list[KeepMask] = []
-        if band.cuts_left(self.query_length):
-            tests.append(j - i >= band.lower)
-        if band.cuts_right(self.key_length):
-            tests.append(j - i <= band.upper)
-        if self.padded[1] > self.key_length:
-            tests.append(j < self.key_length)
-        return both(*tests)
-
-
-KeepMask = jax.Array | None
-
-
-def both(*masks: KeepMask) -> KeepMask:
-    """Conjunction of masks, where None keeps everything."""
-    joined: KeepMask = None
-    for mask in masks:
-        if mask is not None:
-            joined = mask if joined is None else joined & mask
-    return joined
-
 
 def walk(
     spans: list[tuple[int, int, int]],
@@ -119,6 +95,24 @@ def walk(
 
     start = (jnp.int32(0), jnp.int32(spans[0][1]), state)
     return lax.scan(body, start, None, length=trips)[0][2]
+
+
+def walk_needed(
+    needed: jax.Array, step: Callable[[jax.Array, jax.Array, State], State], state: State
+) -> State:
+    """`state` after `step(row, column, state)` for the blocks where `needed` (rows, columns).
+
+    Which they are is known at run time only, and so is the number of trips: blocks that are not
+    needed cost nothing. Such a loop has forward derivatives, and none in reverse.
+    """
+    columns = needed.shape[1]
+    order = jnp.argsort(~needed.ravel(), stable=True).astype(jnp.int32)
+
+    def body(trip: jax.Array, inner: State) -> State:
+        return step(order[trip] // columns, order[trip] % columns, inner)
+
+    found: State = lax.fori_loop(jnp.int32(0), needed.sum(dtype=jnp.int32), body, state)
+    return found
 
 
 def _even(length: int, most: int) -> int:

@@ -96,6 +96,24 @@ def bias_dtype(bias: jax.Array) -> None:
         raise errors.bad_bias_dtype(bias.dtype)
 
 
+def seq_lengths(name: str, x: ShapeDtype, batch: tuple[int, ...]) -> None:
+    """Integers, one for each batch element."""
+    if not np.issubdtype(x.dtype, np.integer):
+        raise errors.bad_integers(name, x.dtype)
+    if x.shape not in (batch, batch or (1,)):
+        raise errors.wrong_shape(name, x.shape, f"{batch or (1,)}, one for each batch element")
+
+
+def segment_ids(name: str, x: ShapeDtype, batch: tuple[int, ...], length: int) -> None:
+    """Integers that int32 tells apart, one for each position."""
+    if not np.issubdtype(x.dtype, np.integer) or x.dtype.itemsize > 4:
+        raise errors.bad_integers(name, x.dtype)
+    if x.shape != (*batch, length):
+        raise errors.wrong_shape(
+            name, x.shape, f"{(*batch, length)}, one for each position of each batch element"
+        )
+
+
 def scale(name: str, value: Any, head_dim: int) -> float:
     """The softmax scale as a number, 1/sqrt(head_dim) for None."""
     if value is None:

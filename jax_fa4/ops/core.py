@@ -2,7 +2,7 @@
 
     custom_vjp( custom_jvp( fold_vmap( platform_dependent( cuda = kernel, default = portable ) ) ) )
 
-Residuals are (q, k, v, bias, mask, out, lse). The kernel's custom call sits at the bottom of
+Residuals are (q, k, v, operands, out, lse). The kernel's custom call sits at the bottom of
 this stack (`kernel_calls`): that is where a partitioning rule goes.
 The custom_jvp is for second derivatives, which the rules of the custom_vjp are differentiated for.
 """
@@ -21,13 +21,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_fa4.ops import errors, kernel_calls, manual_axes, portable
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
+from jax_fa4.ops.key_bounds import KeyBounds
+from jax_fa4.ops.scoring import Operands, Scoring
 from jax_fa4.ops.selection import Path
 
 # What the residuals out and lse are called for jax.checkpoint policies, unless the caller
 # names them: jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES).
 CHECKPOINT_NAMES = ("jax_fa4_out", "jax_fa4_lse")
-
-Dense = jax.Array | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Plan:
     path: Path
     names: tuple[str, str] = CHECKPOINT_NAMES
 
+    @property
+    def scoring(self) -> Scoring:
+        """What the portable path needs of it."""
+        return Scoring(self.softmax_scale, self.band)
+
 
 def checkpoint_names(name: str | None) -> tuple[str, str]:
     """Names of the residuals out and lse: the caller's for both, or CHECKPOINT_NAMES."""
@@ -46,46 +51,50 @@ def checkpoint_names(name: str | None) -> tuple[str, str]:
 
 
 def attention(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense = None, mask: Dense = None
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    bounds: KeyBounds | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
 
     q is (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv), bias and mask are (B or 1,
-    Hq or 1, Sq or 1, Sk or 1).
+    Hq or 1, Sq or 1, Sk or 1). With `bounds`, which contain it, the plan's band is FULL.
     """
-    operands = [x for x in (q, k, v, bias, mask) if x is not None]
+    operands = (q, k, v, Operands(bias, mask, bounds))
     # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
     # custom_vjp, its gradient comes back with the sum over those axes.
-    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, operands))
-    q, k, v = (manual_axes.vary(x, axes) for x in (q, k, v))
-    bias, mask = (None if x is None else manual_axes.vary(x, axes) for x in (bias, mask))
-    out, lse = _attention(plan, q, k, v, bias, mask)
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, jax.tree.leaves(operands)))
+    out, lse = _attention(plan, *jax.tree.map(lambda x: manual_axes.vary(x, axes), operands))
     return out, lse
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
-    out, lse = _forward(plan, q, k, v, bias, mask)
+    out, lse = _forward(plan, q, k, v, operands)
     return out, lse
 
 
 def _attention_fwd(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    out, lse = _forward(plan, q, k, v, bias, mask)
+    out, lse = _forward(plan, q, k, v, operands)
     # Named here, both of them: a policy that saves them never runs the kernel twice.
     name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
     out, lse = name(out, plan.names[0]), name(lse, plan.names[1])
-    return (out, lse), (q, k, v, bias, mask, out, lse)
+    return (out, lse), (q, k, v, operands, out, lse)
 
 
 def _attention_bwd(
     plan: Plan, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array, Dense, None]:
-    dq, dk, dv, dbias = _backward(plan, *residuals, *cotangents)
-    return dq, dk, dv, dbias, None
+) -> tuple[Any, ...]:
+    found = _backward(plan, *residuals, *cotangents)
+    return found.q, found.k, found.v, Operands(bias=found.bias)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
@@ -94,88 +103,111 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _forward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
-    def compute(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
-        def portable_forward(q: jax.Array, k: jax.Array, v: jax.Array) -> Any:
-            return _portable_forward(plan, q, k, v, bias, mask)
+    kernel = functools.partial(
+        kernel_calls.forward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+    )
 
-        if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
-            return portable_forward(q, k, v)
-        kernel = functools.partial(
-            kernel_calls.forward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
-        )
-        if plan.path.emulator is not None:
-            return kernel(q, k, v)
-        return lax.platform_dependent(q, k, v, cuda=kernel, default=portable_forward)
+    def portable_forward(q: jax.Array, k: jax.Array, v: jax.Array, *bounds: jax.Array) -> Any:
+        return _portable_forward(plan, q, k, v, _with_bounds(operands, bounds))
 
-    # A bias or mask may be shared by the batch, so those calls leave vmap to lax.
-    folded = fold_vmap(compute) if bias is None and mask is None else compute
-    out, lse = folded(q, k, v)
+    has_kernel = plan.path.is_kernel and 0 not in (*q.shape, *k.shape)
+    out, lse = _run(
+        plan.path,
+        kernel if has_kernel else None,
+        portable_forward,
+        (q, k, v, *(operands.bounds or ())),
+        folds=_folds(operands),
+    )
     return out, lse
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
-    plan: Plan,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    bias: Dense,
-    mask: Dense,
-    *rest: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
-    def compute(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
-        def portable_backward(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
-            gradients = _portable_backward(plan, q, k, v, bias, mask, *rest)
-            return gradients if bias is not None else gradients[:3]
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands, *rest: jax.Array
+) -> portable.Gradients:
+    kernel = functools.partial(
+        kernel_calls.backward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+    )
 
-        if not plan.path.backward or 0 in q.shape or 0 in k.shape:
-            return portable_backward(q, k, v, *rest)
-        kernel = functools.partial(
-            kernel_calls.backward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
-        )
-        if plan.path.emulator is not None:
-            return kernel(q, k, v, *rest)
-        return lax.platform_dependent(q, k, v, *rest, cuda=kernel, default=portable_backward)
+    def portable_backward(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
+        rest, bounds = rest[:_RESULTS], rest[_RESULTS:]
+        return _portable_backward(plan, q, k, v, _with_bounds(operands, bounds), *rest)
 
-    if bias is None and mask is None:
-        return (*fold_vmap(compute)(q, k, v, *rest), None)
-    gradients = compute(q, k, v, *rest)
-    return gradients if bias is not None else (*gradients, None)
+    has_kernel = bool(plan.path.backward) and 0 not in (*q.shape, *k.shape)
+    found = _run(
+        plan.path,
+        None if not has_kernel else lambda *args: portable.Gradients(*kernel(*args)),
+        portable_backward,
+        (q, k, v, *rest, *(operands.bounds or ())),
+        folds=_folds(operands),
+    )
+    return portable.Gradients(*found)
+
+
+_RESULTS = 4  # out, lse and their cotangents
+
+
+def _run(
+    path: Path,
+    kernel: Callable[..., Any] | None,
+    portable_function: Callable[..., Any],
+    args: tuple[jax.Array, ...],
+    *,
+    folds: bool,
+) -> Any:
+    """The kernel where the platform has it, else the portable code; vmap by folding."""
+
+    def compute(*args: jax.Array) -> Any:
+        if kernel is None:
+            return portable_function(*args)
+        if path.emulator is not None:
+            return kernel(*args)
+        return lax.platform_dependent(*args, cuda=kernel, default=portable_function)
+
+    return (fold_vmap(compute) if folds else compute)(*args)
+
+
+def _folds(operands: Operands) -> bool:
+    """Whether every operand has the batch axis: a bias or mask may be shared by the batch."""
+    return operands.bias is None and operands.mask is None
+
+
+def _with_bounds(operands: Operands, bounds: tuple[jax.Array, ...]) -> Operands:
+    return operands._replace(bounds=KeyBounds(*bounds)) if bounds else operands
 
 
 def _portable_forward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, bias: Dense, mask: Dense
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
-    return portable.forward(
-        q, k, v, softmax_scale=plan.softmax_scale, band=plan.band, bias=bias, mask=mask
-    )
+    return portable.forward(q, k, v, plan.scoring, operands)
 
 
 def _portable_backward(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands, *rest: jax.Array
+) -> portable.Gradients:
+    out, lse, dout, dlse = rest
+    residuals = portable.Residuals(lse, dout, portable.row_delta(out, dout, dlse))
+    return portable.backward(q, k, v, residuals, plan.scoring, operands)
+
+
+def gradients(
     plan: Plan,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    bias: Dense,
-    mask: Dense,
-    *rest: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, Dense]:
-    out, lse, dout, dlse = rest
-    return portable.backward(
-        q,
-        k,
-        v,
-        lse,
-        dout,
-        portable.row_delta(out, dout, dlse),
-        softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        bias=bias,
-        mask=mask,
-    )
+    results: tuple[jax.Array, jax.Array],
+    cotangents: tuple[jax.Array, jax.Array],
+    bounds: KeyBounds | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """dq, dk, dv from results (out, lse), which may be those of more keys than these, and theirs.
+
+    P = exp(S - lse): so the gradient of a whole is the sum of its parts'.
+    """
+    found = _backward(plan, q, k, v, Operands(bounds=bounds), *results, *cotangents)
+    return found.q, found.k, found.v
 
 
 def _second_derivative(

@@ -110,6 +110,20 @@ def bad_bias_dtype(dtype: Any) -> ValueError:
     )
 
 
+def bad_integers(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"{name} has dtype {dtype}, expected integers of at most 32 bits; cast with "
+        ".astype(jnp.int32)"
+    )
+
+
+def lone_segment_ids(name: str, other: str, lengths: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"{name} is given without {other}, and query and key have lengths {lengths[0]} and "
+        f"{lengths[1]}; one serves both for equal lengths only: pass {other} too"
+    )
+
+
 def bad_choice(name: str, value: Any, choices: tuple[Any, ...]) -> ValueError:
     return ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 

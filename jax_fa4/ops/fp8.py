@@ -22,6 +22,7 @@ from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.core import Plan
 from jax_fa4.ops.kernel_calls import pad_head_dim
+from jax_fa4.ops.scoring import Operands, Scoring
 
 OUT_DTYPE = jnp.bfloat16
 
@@ -40,10 +41,11 @@ def portable_forward(
     """The portable path: bfloat16 holds every number of e4m3, and rounds P more finely."""
     query, key, value = descales
     return portable.forward(
-        *(x.astype(OUT_DTYPE) for x in (q, k, v)),
-        softmax_scale=(query * key * softmax_scale)[:, :, None, None, None],
-        band=band,
-        value_scale=value,
+        q.astype(OUT_DTYPE),
+        k.astype(OUT_DTYPE),
+        v.astype(OUT_DTYPE),
+        Scoring(softmax_scale, band),
+        Operands(score_scale=query * key, value_scale=value),
     )
 
 

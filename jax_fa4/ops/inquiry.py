@@ -14,6 +14,7 @@ from jax_fa4 import ffi
 from jax_fa4.ops import checks, errors, selection, unbuilt
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
+from jax_fa4.ops.packing import Packing
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.workspace import Workspace
 
@@ -31,7 +32,14 @@ _NEUTRAL = (
 )
 _SCALES = ("scale", "softmax_scale")
 _WINDOWS = ("local_window_size", "window_size")
-_OPTIONS = (*_SCALES, *_NEUTRAL, *checks.DESCALES, *unbuilt.ARGUMENTS, "implementation")
+_OPTIONS = (
+    *_SCALES,
+    *_NEUTRAL,
+    *checks.DESCALES,
+    *Packing._fields,
+    *unbuilt.ARGUMENTS,
+    "implementation",
+)
 
 
 def version() -> str:
@@ -172,6 +180,8 @@ def _problem(
     for name in checks.DESCALES:
         if options.get(name) is not None:
             checks.descale(name, *_arrays(options[name], *arrays[:2]))
+    packing = Packing(*(options.get(name) for name in Packing._fields))
+    packing.check(arrays[0].shape[:-3], (q.shape[1], k.shape[1]))
     width = arrays[0].shape[-1]
     scale = next((options[n] for n in _SCALES if options.get(n) is not None), None)
     return Problem(
@@ -182,4 +192,5 @@ def _problem(
         has_bias=bias is not None,
         has_mask=mask is not None,
         deterministic=bool(options.get("deterministic", False)),
+        has_bounds=packing.is_given,
     )

@@ -10,42 +10,33 @@ Arrays are stacks of blocks here, as `grid` lays them out.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_fa4.ops.band import Band
-from jax_fa4.ops.blocks import walk
-from jax_fa4.ops.grid import Grid, Index, dot
+from jax_fa4.ops.block_scores import BlockScores
+from jax_fa4.ops.blocks import Index
+from jax_fa4.ops.dense_blocks import Dense
+from jax_fa4.ops.grid import Grid, dot
+from jax_fa4.ops.scoring import NOTHING, Operands, Scoring
 
 
 def forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    softmax_scale: float | jax.Array,
-    band: Band,
-    bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    value_scale: jax.Array | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, scoring: Scoring, operands: Operands = NOTHING
 ) -> tuple[jax.Array, jax.Array]:
-    """out (B, Sq, Hq, Dv) in q's dtype and lse (B, Hq, Sq); see `reference.attention`.
-
-    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1). An array as `softmax_scale` is of
-    shape (B, Hkv, 1, 1, 1); `value_scale` (B, Hkv) multiplies out before it is rounded.
-    """
+    """out (B, Sq, Hq, Dv) in q's dtype and lse (B, Hq, Sq); see `reference.attention`."""
     if 0 in q.shape or 0 in k.shape:
         return _empty_forward(q, v)
-    grid = Grid.make(q, k, softmax_scale, band, bias, mask)
+    grid = Grid.make(q, k)
+    scores = BlockScores.make(grid, scoring, operands)
     queries, keys, values = grid.stack_queries(q), grid.stack_keys(k), grid.stack_keys(v)
 
-    def block(row: Index, column: Index) -> tuple[jax.Array, jax.Array, jax.Array]:
-        scores = grid.scores(_at(queries, row), _at(keys, column), row, column)
-        peak = scores.max(axis=-1)
-        weights = jnp.exp(scores - _finite(peak)[..., None])
+    def block(row: Index, column: Index) -> _Sums:
+        found = scores.block(_at(queries, row), _at(keys, column), row, column)
+        peak = found.max(axis=-1)
+        weights = jnp.exp(found - _finite(peak)[..., None])
         value = _at(values, column)
         product = dot("bhgij,bhjd->bhgid", weights.astype(value.dtype), value)
         return product, weights.sum(axis=-1), peak
@@ -58,13 +49,34 @@ def forward(
             return _update(state, row, _merge(_take(state, row), block(row, column)))
 
         start = grid.like_queries((0.0, v.shape[-1]), (0.0, None), (-jnp.inf, None))
-        product, total, peak = walk(grid.spans, step, start)
+        product, total, peak = scores.walk(step, start)
     seen = total > 0
     out = product / jnp.where(seen, total, 1.0)[..., None]
-    if value_scale is not None:
-        out = out * value_scale[None, :, :, None, None, None]
+    if operands.value_scale is not None:
+        out = out * operands.value_scale[None, :, :, None, None, None]
     lse = jnp.where(seen, jnp.log(jnp.where(seen, total, 1.0)) + _finite(peak), -jnp.inf)
     return grid.unstack_queries(out).astype(q.dtype), grid.unstack_rows(lse)
+
+
+class Gradients(NamedTuple):
+    """Of a loss: what the backward returns, and within it their sums over blocks."""
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    bias: jax.Array | None = None
+
+
+class Residuals(NamedTuple):
+    """What the backward needs beside the forward's arguments.
+
+    lse (B, H, Sq) is the forward's, dout (B, Sq, H, Dv) the gradient of its out, delta (B, H, Sq)
+    the `row_delta`.
+    """
+
+    lse: jax.Array
+    dout: jax.Array
+    delta: jax.Array
 
 
 def row_delta(out: jax.Array, dout: jax.Array, dlse: jax.Array) -> jax.Array:
@@ -77,82 +89,92 @@ def backward(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    lse: jax.Array,
-    dout: jax.Array,
-    delta: jax.Array,
-    *,
-    softmax_scale: float,
-    band: Band,
-    bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Gradients (dq, dk, dv, dbias) from the forward's lse and `row_delta`.
-
-    P = exp(S - lse), dV = P^T dO, dS = P * (dO V^T - delta), dQ = scale dS K,
+    residuals: Residuals,
+    scoring: Scoring,
+    operands: Operands = NOTHING,
+) -> Gradients:
+    """The gradients, P = exp(S - lse), dV = P^T dO, dS = P * (dO V^T - delta), dQ = scale dS K,
     dK = scale dS^T Q, dbias = dS summed over the axes along which bias was broadcast.
+
     Rows that saw no key (lse -inf) contribute nothing, whatever their delta. Without a bias
-    dbias is None.
+    its gradient is None.
     """
+    bias = operands.bias
     if 0 in q.shape or 0 in k.shape:
-        dbias = None if bias is None else jnp.zeros_like(bias)
-        return jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v), dbias
-    grid = Grid.make(q, k, softmax_scale, band, bias, mask)
+        return Gradients(*jax.tree.map(jnp.zeros_like, (q, k, v, bias)))
+    grid = Grid.make(q, k)
+    scores = BlockScores.make(grid, scoring, operands)
+    block = _backward_block(grid, scores, (q, k, v), residuals)
+    if grid.is_one_block:
+        dq, dk, dv, dscores = block(0, 0)
+        dbias = None if scores.bias is None else scores.bias.sum_into_shape(dscores)
+        sums = Gradients(dq[None], dk[None], dv[None], dbias)
+    else:
+
+        def step(row: jax.Array, column: jax.Array, state: Gradients) -> Gradients:
+            dq, dk, dv, dscores = block(row, column)
+            dbias = state.bias
+            if scores.bias is not None and dbias is not None:
+                dbias = scores.bias.add_block(dbias, dscores, row, column)
+            return Gradients(
+                _add_at(state.q, row, dq),
+                _add_at(state.k, column, dk),
+                _add_at(state.v, column, dv),
+                dbias,
+            )
+
+        (dq,) = grid.like_queries((0.0, q.shape[-1]))
+        dk, dv = grid.like_keys(k.shape[-1]), grid.like_keys(v.shape[-1])
+        dbias = None if scores.bias is None else grid.varying(scores.bias.zeros())
+        sums = scores.walk(step, Gradients(dq, dk, dv, dbias))
+    return Gradients(
+        (grid.unstack_queries(sums.q) * scoring.softmax_scale).astype(q.dtype),
+        (grid.unstack_keys(sums.k) * scoring.softmax_scale).astype(k.dtype),
+        grid.unstack_keys(sums.v).astype(v.dtype),
+        _unpadded(scores.bias, sums.bias, bias),
+    )
+
+
+def _unpadded(
+    bias: Dense | None, gradient: jax.Array | None, like: jax.Array | None
+) -> jax.Array | None:
+    if bias is None or gradient is None or like is None:
+        return None
+    return bias.unpad(gradient, like)
+
+
+def _backward_block(
+    grid: Grid, scores: BlockScores, qkv: tuple[jax.Array, ...], residuals: Residuals
+) -> Any:
+    """The function of (row, column) that gives a block's parts of dq, dk and dv, and its dS."""
+    q, k, v = qkv
     queries, keys, values = grid.stack_queries(q), grid.stack_keys(k), grid.stack_keys(v)
-    douts = grid.stack_queries(dout)
-    unseen = jnp.isneginf(lse)
+    douts = grid.stack_queries(residuals.dout)
+    unseen = jnp.isneginf(residuals.lse)
     # exp(S - inf) is 0: rows without keys, and the padding of the tail, drop out.
-    lses = grid.stack_rows(jnp.where(unseen, jnp.inf, lse), padding=jnp.inf)
-    deltas = grid.stack_rows(jnp.where(unseen, 0.0, delta), padding=0.0)
+    lses = grid.stack_rows(jnp.where(unseen, jnp.inf, residuals.lse), padding=jnp.inf)
+    deltas = grid.stack_rows(jnp.where(unseen, 0.0, residuals.delta), padding=0.0)
 
     def block(row: Index, column: Index) -> tuple[jax.Array, ...]:
         # Keys lead here: two of the three products then take the scores as they lie.
         query, key, value = _at(queries, row), _at(keys, column), _at(values, column)
-        dout_block = _at(douts, row)
-        scores = grid.scores_by_key(query, key, row, column)
-        weights = jnp.exp(scores - _at(lses, row)[:, :, None])
-        dweights = dot("bhjd,bhgid->bhjgi", value, dout_block)
+        dout = _at(douts, row)
+        found = scores.block_by_key(query, key, row, column)
+        weights = jnp.exp(found - _at(lses, row)[:, :, None])
+        dweights = dot("bhjd,bhgid->bhjgi", value, dout)
         dscores = weights * (dweights - _at(deltas, row)[:, :, None])
         rounded = dscores.astype(query.dtype)
         return (
             dot("bhjgi,bhjd->bhgid", rounded, key),
             dot("bhjgi,bhgid->bhjd", rounded, query),
-            dot("bhjgi,bhgid->bhjd", weights.astype(dout_block.dtype), dout_block),
+            dot("bhjgi,bhgid->bhjd", weights.astype(dout.dtype), dout),
             jnp.moveaxis(dscores, 2, -1),
         )
 
-    if grid.is_one_block:
-        dq, dk, dv, dscores = (x[None] for x in block(0, 0))
-        dbias = None if grid.bias is None else grid.bias.sum_into_shape(dscores[0])
-    else:
-
-        def step(row: jax.Array, column: jax.Array, state: _Gradients) -> _Gradients:
-            dq, dk, dv, dbias = state
-            dq_part, dk_part, dv_part, dscores = block(row, column)
-            if grid.bias is not None:
-                dbias = grid.bias.add_block(dbias, dscores, row, column)
-            return (
-                _add_at(dq, row, dq_part),
-                _add_at(dk, column, dk_part),
-                _add_at(dv, column, dv_part),
-                dbias,
-            )
-
-        (dq0,) = grid.like_queries((0.0, q.shape[-1]))
-        dk0, dv0 = grid.like_keys(k.shape[-1]), grid.like_keys(v.shape[-1])
-        dbias0 = None if grid.bias is None else grid.varying(grid.bias.zeros())
-        dq, dk, dv, dbias = walk(grid.spans, step, (dq0, dk0, dv0, dbias0))
-    return (
-        (grid.unstack_queries(dq) * softmax_scale).astype(q.dtype),
-        (grid.unstack_keys(dk) * softmax_scale).astype(k.dtype),
-        grid.unstack_keys(dv).astype(v.dtype),
-        None
-        if bias is None or dbias is None or grid.bias is None
-        else grid.bias.unpad(dbias, bias),
-    )
+    return block
 
 
 _Sums = tuple[jax.Array, ...]
-_Gradients = tuple[jax.Array, jax.Array, jax.Array, Any]
 
 
 def _empty_forward(q: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -162,7 +184,7 @@ def _empty_forward(q: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     return out, jnp.full((batch, heads, length), -jnp.inf, dtype)
 
 
-def _merge(sums: _Sums, block: tuple[jax.Array, ...]) -> _Sums:
+def _merge(sums: _Sums, block: _Sums) -> _Sums:
     """Running (product, total, peak) of a row with a further block's: the online softmax."""
     peak = jnp.maximum(sums[2], block[2])
     old, new = (jnp.exp(x - _finite(peak)) for x in (sums[2], block[2]))

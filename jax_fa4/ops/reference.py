@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jax_fa4.ops.band import FULL, Band
+from jax_fa4.ops.key_bounds import KeyBounds
 
 Descales = tuple[jax.Array, ...]  # of query, key and value
 
@@ -25,14 +26,16 @@ def attention(
     band: Band = FULL,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    bounds: KeyBounds | None = None,
     descales: Descales | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out = softmax(softmax_scale * Q K^T + bias, over kept keys) V, and its log-sum-exp.
 
     q is (B, Sq, Hq, D), k (B, Sk, Hkv, D) and v (B, Sk, Hkv, Dv), and query head h uses key
-    head h // (Hq // Hkv). bias and mask (True keeps) broadcast to (B, Hq, Sq, Sk). Returns
-    out (B, Sq, Hq, Dv) and lse (B, Hq, Sq); a row that keeps no key has out 0, lse -inf.
+    head h // (Hq // Hkv). bias and mask (True keeps) broadcast to (B, Hq, Sq, Sk); `bounds` are
+    a mask, too. Returns out (B, Sq, Hq, Dv) and lse (B, Hq, Sq); a row that keeps no key has
+    out 0, lse -inf.
 
     With `dtype` everything is computed and returned in it. Without, it is the plain
     computation in the precision of the inputs: products accumulate and softmax runs in
@@ -46,6 +49,8 @@ def attention(
     rounds_to_fp8 = dtype is None and str(v.dtype) == "float8_e4m3fn"
     if dtype is not None or rounds_to_fp8:
         q, k, v = (x.astype(dtype or jnp.bfloat16) for x in (q, k, v))
+    if bounds is not None:
+        mask = bounds.sees()[:, None] if mask is None else mask & bounds.sees()[:, None]
     groups = q.shape[2] // v.shape[2]
     if descales is not None:
         wide = jnp.promote_types(q.dtype, jnp.float32)

@@ -6,17 +6,11 @@ from typing import Any
 
 from jax_fa4.ops import errors
 
-_LENGTHS = "pass the padding as a mask, mask=(jnp.arange(S) < lengths[:, None])[:, None, None, :]"
-_SEGMENTS = "pass a mask, mask=(query_ids[:, :, None] == key_ids[:, None, :])[:, None]"
 _SOFT_CAP = "leave it out"
 _SINKS = "leave it out"
 
 # Name -> (value that asks for nothing, way out).
 ARGUMENTS: dict[str, tuple[Any, str]] = {
-    "query_seq_lengths": (None, _LENGTHS + ", and ignore the padded rows of the result"),
-    "key_value_seq_lengths": (None, _LENGTHS),
-    "query_segment_ids": (None, _SEGMENTS),
-    "key_value_segment_ids": (None, _SEGMENTS),
     "logits_soft_cap": (None, _SOFT_CAP),
     "softcap": (0.0, _SOFT_CAP),
     "sinks": (None, _SINKS),

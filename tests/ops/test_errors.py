@@ -152,12 +152,8 @@ class TestNotSupported:
     @pytest.mark.parametrize(
         ("option", "value"),
         [
-            ("query_seq_lengths", jnp.ones(2, jnp.int32)),
-            ("key_value_seq_lengths", jnp.ones(2, jnp.int32)),
             ("logits_soft_cap", 30.0),
             ("sinks", jnp.ones(4)),
-            ("query_segment_ids", jnp.ones((2, 5), jnp.int32)),
-            ("key_value_segment_ids", jnp.ones((2, 5), jnp.int32)),
         ],
     )
     @pytest.mark.parametrize("implementation", [None, "fa4", "xla"])

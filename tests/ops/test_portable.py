@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 
 from jax_fa4.ops import blocks, portable
 from jax_fa4.ops.band import FULL, Band
+from jax_fa4.ops.scoring import Operands, Scoring
 from jax_fa4.testing import expected, inputs, tolerances
 
 
@@ -21,10 +22,10 @@ def run(x, bias, mask, side, **options):
     @jax.jit
     def compute(x, bias, mask):
         q, k, v, dout, dlse = x
-        dense = {"bias": bias, "mask": mask}
-        out, lse = portable.forward(q, k, v, **options, **dense)
-        delta = portable.row_delta(out, dout, dlse)
-        return out, lse, *portable.backward(q, k, v, lse, dout, delta, **options, **dense)
+        call = (Scoring(**options), Operands(bias, mask))
+        out, lse = portable.forward(q, k, v, *call)
+        residuals = portable.Residuals(lse, dout, portable.row_delta(out, dout, dlse))
+        return out, lse, *portable.backward(q, k, v, residuals, *call)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_WIDEST", side)
@@ -110,7 +111,7 @@ def test_bias_of_minus_infinity_hides_keys():
 
 
 def test_one_dense_block_for_a_small_model():
-    text = jax.jit(functools.partial(portable.forward, softmax_scale=1.0, band=FULL)).lower(
+    text = jax.jit(functools.partial(portable.forward, scoring=Scoring(1.0))).lower(
         *(jnp.ones((1, 256, 2, 32)),) * 3
     )
     assert "while" not in text.as_text()
@@ -168,13 +169,14 @@ def test_memory_grows_with_the_length_not_its_square():
     def temporary(length, backward):
         x = jax.ShapeDtypeStruct((1, length, 2, 64), jnp.float32)
         rows = jax.ShapeDtypeStruct((1, 2, length), jnp.float32)
-        options = {"softmax_scale": 1.0, "band": Band(upper=0)}
+        scoring = Scoring(1.0, Band(upper=0))
         if backward:
-            compiled = jax.jit(functools.partial(portable.backward, **options)).lower(
-                x, x, x, rows, x, rows
+            residuals = portable.Residuals(rows, x, rows)
+            compiled = jax.jit(functools.partial(portable.backward, scoring=scoring)).lower(
+                x, x, x, residuals
             )
         else:
-            compiled = jax.jit(functools.partial(portable.forward, **options)).lower(x, x, x)
+            compiled = jax.jit(functools.partial(portable.forward, scoring=scoring)).lower(x, x, x)
         return compiled.compile().memory_analysis().temp_size_in_bytes
 
     for backward in (False, True):

@@ -1,0 +1,36 @@
+"""What decides a call's scores: the part known when tracing, and the arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+
+from jax_fa4.ops.band import FULL, Band
+from jax_fa4.ops.key_bounds import KeyBounds
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How scores come from products of queries and keys, known at trace time."""
+
+    softmax_scale: float
+    band: Band = FULL
+
+
+class Operands(NamedTuple):
+    """A call's arrays beside query, key and value; None for what it has not.
+
+    bias and mask are (B or 1, Hq or 1, Sq or 1, Sk or 1). With `bounds` the band is FULL: they
+    contain it. score_scale and value_scale (B, Hkv) multiply scores and out: of 8-bit arrays.
+    """
+
+    bias: jax.Array | None = None
+    mask: jax.Array | None = None
+    bounds: KeyBounds | None = None
+    score_scale: jax.Array | None = None
+    value_scale: jax.Array | None = None
+
+
+NOTHING = Operands()
