@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_fa4 import emulator
-from jax_fa4.emulator.problem import forward
+from jax_fa4.emulator.one_kernel import forward
 from jax_fa4.emulator.recording import Recording, record
 from jax_fa4.emulator.roles import roles
 from jax_fa4.ops.band import Band

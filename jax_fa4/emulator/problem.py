@@ -12,14 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_fa4 import emulator, ffi
-from jax_fa4.emulator import settings
-from jax_fa4.ffi.backward import Gradients, Operands, Scratch, backward_preprocess
-from jax_fa4.ffi.backward import backward as backward_call
-from jax_fa4.ffi.forward import forward as forward_call
+from jax_fa4.emulator import one_kernel
+from jax_fa4.ffi.backward import Operands, backward_preprocess
 from jax_fa4.ops import reference
-from jax_fa4.ops.band import Band
+from jax_fa4.ops.band import FULL, Band
 from jax_fa4.ops.fp8 import Descales
-from jax_fa4.ops.kernel_calls import pad_head_dim, pad_operands
+from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.variants import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
@@ -33,6 +31,7 @@ from jax_fa4.variants.select import helpers
 
 _DTYPES = {DType.BF16: "bfloat16", DType.FP16: "float16", DType.E4M3: "float8_e4m3fn"}
 HEAD_DIM_STEP = 8  # of the kernels' tensors
+SEGMENTS = 3  # of random problems for bounded kernels
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,8 @@ def kernel(name: str) -> Variant:
 def problem(variant: Variant, shape: Shape, *, causal: bool, seed: int) -> Problem:
     """Random inputs for a kernel; ValueError if it does not take the shape."""
     generator = np.random.default_rng(seed)
+    if isinstance(variant, ForwardVariant | BackwardVariant) and variant.softcap:
+        raise ValueError(f"{variant.name} does not run by itself on random inputs")
     if isinstance(variant, ForwardVariant):
         _check_width(variant, shape)
         return _forward(variant, shape, causal, generator)
@@ -126,17 +127,19 @@ def _forward(
     if variant.dtype is DType.E4M3:
         sizes = generator.uniform(0.5, 2, (3, shape.batch, shape.key_heads))
         descales = Descales(*jnp.asarray(sizes, jnp.float32))
-    band = Band.make(
-        shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
-    )
+    scale = shape.head_dim**-0.5
+    band, bounds = _visible(variant, shape, causal, generator)
+    mask = None if bounds is None else bounds.sees()[:, None]
 
     def run() -> Arrays:
-        scale = shape.head_dim**-0.5
+        if bounds is not None:
+            bounded = one_kernel.forward_bounded
+            return bounded(variant.name, q, k, v, bounds, softmax_scale=scale)[:1]
         options: dict[str, Any] = {"softmax_scale": scale, "band": band}
-        return forward(variant.name, q, k, v, *(descales or ()), **options)[:1]
+        return one_kernel.forward(variant.name, q, k, v, *(descales or ()), **options)[:1]
 
     def definition(*inputs: jax.Array) -> Arrays:
-        options: dict[str, Any] = {"softmax_scale": shape.head_dim**-0.5, "band": band}
+        options: dict[str, Any] = {"softmax_scale": scale, "band": band, "mask": mask}
         return reference.attention(*inputs, descales=descales, **options)[:1]
 
     return Problem(
@@ -148,57 +151,25 @@ def _forward(
     )
 
 
-def forward(
-    name: str,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *descales: jax.Array,
-    softmax_scale: float,
-    band: Band,
-) -> tuple[jax.Array, jax.Array]:
-    """out and lse (B, H, Sq) of the forward kernel `name`, even if calls would get another one."""
-    now = _prepare(name)
-    with jax.default_device(jax.devices("cpu")[0]):
-        out, lse = forward_call(
-            *map(pad_head_dim, (q, k, v)),
-            descales=descales,
-            softmax_scale=softmax_scale,
-            band=band,
-            variants=(name,),
-            emulator=now,
-        )
-    return out[..., : v.shape[-1]], lse
+def _visible(
+    variant: ForwardVariant | BackwardVariant,
+    shape: Shape,
+    causal: bool,
+    generator: np.random.Generator,
+) -> tuple[Band, KeyBounds | None]:
+    """What rows see: a band, or of a bounded kernel, beside FULL, the band within segments.
 
-
-def backward(
-    name: str, operands: Operands, *, softmax_scale: float, band: Band
-) -> tuple[Gradients, Scratch]:
-    """The gradients by the backward kernel `name`, and the scratch that its kernels left."""
-    now = _prepare(name)
-    with jax.default_device(jax.devices("cpu")[0]):
-        gradients, scratch = backward_call(
-            pad_operands(operands),
-            softmax_scale=softmax_scale,
-            band=band,
-            variants=(name,),
-            emulator=now,
-        )
-    cut = (dx[..., : x.shape[-1]] for dx, x in zip(gradients, operands[:3], strict=True))
-    return Gradients(*cut), scratch
-
-
-def _prepare(name: str) -> settings.Settings:
-    """Loads what a kernel's run needs; the settings of the run."""
-    ffi.register_emulator()
-    variant = parse(name)
-    helping = helpers(variant) if isinstance(variant, BackwardVariant) else ()
-    for needed in (name, *helping):
-        emulator.load(needed)
-    now = settings.current()
-    if now.special == "h100":
-        emulator.load_special_tables()
-    return now
+    Segments are runs, of random lengths; a row may be of one that has no key.
+    """
+    band = Band.make(
+        shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
+    )
+    if not variant.bounded:
+        return band, None
+    lengths = (shape.queries, shape.keys)
+    ids = (np.sort(generator.integers(0, SEGMENTS, (shape.batch, n))) for n in lengths)
+    bounds = KeyBounds.of_band(band, shape.batch, *lengths)
+    return FULL, bounds.within_segments(*(jnp.asarray(x, jnp.int32) for x in ids))
 
 
 def _backward(
@@ -212,18 +183,20 @@ def _backward(
     )
     dlse = jnp.asarray(generator.standard_normal((query[0], query[2], query[1])), jnp.float32)
     scale = shape.head_dim**-0.5
-    band = Band.make(
-        shape.queries, shape.keys, causal=causal, window=(None, None), alignment="bottom_right"
-    )
-    out, lse = reference.attention(q, k, v, softmax_scale=scale, band=band)
+    band, bounds = _visible(variant, shape, causal, generator)
+    mask = None if bounds is None else bounds.sees()[:, None]
+    options: dict[str, Any] = {"softmax_scale": scale, "band": band, "mask": mask}
+    out, lse = reference.attention(q, k, v, **options)
     operands = Operands(q, k, v, out, dout, lse, dlse)
 
     def run() -> Arrays:
-        return backward(variant.name, operands, softmax_scale=scale, band=band)[0]
+        if bounds is None:
+            return one_kernel.backward(variant.name, operands, softmax_scale=scale, band=band)[0]
+        return one_kernel.backward_bounded(variant.name, operands, bounds, softmax_scale=scale)[0]
 
     def definition(dtype: str) -> Arrays:
         q, k, v, out, dout = (x.astype(dtype) for x in operands[:5])
-        return reference.gradients(q, k, v, out, lse, dout, dlse, softmax_scale=scale, band=band)
+        return reference.gradients(q, k, v, out, lse, dout, dlse, **options)
 
     return Problem(
         f"query {query}, key and value {key}",
@@ -263,7 +236,7 @@ def _preprocess(
     lse, dlse = (jnp.asarray(generator.standard_normal(rows), jnp.float32) for _ in range(2))
 
     def run() -> Arrays:
-        now = _prepare(variant.name)
+        now = one_kernel.prepare(variant.name)
         with jax.default_device(jax.devices("cpu")[0]):
             scratch = backward_preprocess(
                 out, dout, lse, dlse, width=64, variants=(variant.name,), emulator=now

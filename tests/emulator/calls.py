@@ -5,7 +5,7 @@ import functools
 from unittest import mock
 
 import jax_fa4
-from jax_fa4.emulator import problem
+from jax_fa4.emulator import one_kernel
 from jax_fa4.ops import selection
 from jax_fa4.testing import expected, inputs
 from jax_fa4.variants import Form, parse
@@ -82,7 +82,7 @@ def by_name(case, name):
     """A case on the kernel `name`, which calls may not choose by themselves."""
 
     def call(q, k, v):
-        return problem.forward(name, q, k, v, softmax_scale=case.scale, band=case.band)
+        return one_kernel.forward(name, q, k, v, softmax_scale=case.scale, band=case.band)
 
     return call
 

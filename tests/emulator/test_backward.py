@@ -14,7 +14,7 @@ import pytest
 from calls import CASES, emulated
 
 import jax_fa4
-from jax_fa4.emulator import problem
+from jax_fa4.emulator import one_kernel
 from jax_fa4.ffi.backward import Operands
 from jax_fa4.ops import reference
 from jax_fa4.testing import expected, inputs, programs, tolerances
@@ -235,7 +235,7 @@ def test_scratch_is_what_its_shapes_say(name, arch):
     out, lse = reference.attention(*x[:3], softmax_scale=case.scale, band=case.band)
     kernel = f"bwd_{arch}_bf16_d64"
     operands = Operands(*x[:3], out, x.dout, lse, x.dlse)
-    _, scratch = problem.backward(kernel, operands, softmax_scale=case.scale, band=case.band)
+    _, scratch = one_kernel.backward(kernel, operands, softmax_scale=case.scale, band=case.band)
     rows, tile = case.query_length, {"sm90": 64, "sm100": 128}[arch]
     end = -(-rows // tile) * tile  # past the last tile nobody reads
     assert (np.asarray(scratch.delta)[..., rows:end] == 0).all()

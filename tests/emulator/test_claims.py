@@ -76,7 +76,7 @@ import re
 
 import jax.numpy as jnp
 from jax_fa4 import emulator, ffi
-from jax_fa4.emulator import problem
+from jax_fa4.emulator import one_kernel
 from jax_fa4.ops.band import Band
 
 name = "fwd_sm100_bf16_d64_dynamic"
@@ -90,7 +90,7 @@ ffi.extension().emulator_load(name, text[:at] + broken)
 x = jnp.ones((1, 1000, 1, 64), jnp.bfloat16)
 band = Band.make(1000, 1000, causal=True, window=(None, None), alignment="bottom_right")
 try:
-    problem.forward(name, x, x, x, softmax_scale=0.125, band=band)[0].block_until_ready()
+    one_kernel.forward(name, x, x, x, softmax_scale=0.125, band=band)[0].block_until_ready()
 except Exception as error:
     print(error)
 """
