@@ -40,8 +40,10 @@ def exact(
     bias: Any = None,
     mask: Any = None,
     descales: Any = None,
+    softcap: float = 0.0,
 ) -> Arrays:
     """out, lse, dq, dk, dv (dbias) for inputs (q, k, v, dout, dlse); q, k, v times `descales`.
+    With `softcap` scores are softcap * tanh(scores / softcap).
 
     Beside each result stands `<name>_terms`, the largest sum of absolute values of its
     terms, which says how much of it may be rounding. lse moves by the mean of what a row's scores
@@ -54,6 +56,10 @@ def exact(
         q, k, v = q * np.repeat(query, groups, axis=2), k * key, v * value
     keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
     scores = np.einsum("bihd,bjhd->bhij", q, keys, optimize=True) * softmax_scale
+    slope: Any = 1.0
+    if softcap:
+        scores = softcap * np.tanh(scores / softcap)
+        slope = 1 - (scores / softcap) ** 2
     if bias is not None:
         scores = scores + np.asarray(bias).astype(np.float64)
     p, lse = _softmax(np.where(_attended(q, k, band, mask), scores, -np.inf))
@@ -70,9 +76,10 @@ def exact(
         return summed
 
     def gradients(ds: np.ndarray, q: np.ndarray, keys: np.ndarray, dout: np.ndarray) -> Arrays:
+        dproducts = softmax_scale * ds * slope
         found = {
-            "dq": softmax_scale * np.einsum("bhij,bjhd->bihd", ds, keys, optimize=True),
-            "dk": softmax_scale * shared(np.einsum("bhij,bihd->bjhd", ds, q, optimize=True)),
+            "dq": np.einsum("bhij,bjhd->bihd", dproducts, keys, optimize=True),
+            "dk": shared(np.einsum("bhij,bihd->bjhd", dproducts, q, optimize=True)),
             "dv": shared(np.einsum("bhij,bihd->bjhd", p, dout, optimize=True)),
         }
         if bias is not None:
