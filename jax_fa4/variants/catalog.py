@@ -52,9 +52,11 @@ DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 # Kernels that take what each row may see, and sinks; those that also cap the scores. Usual form.
 BOUNDED_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM90: ((64, 64), (128, 128), (192, 128), (256, 256)),
+    Arch.SM100: ((64, 64), (128, 128), (192, 128), (256, 256)),
 }
 SOFTCAP_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
     Arch.SM90: ((64, 64), (128, 128), (256, 256)),
+    Arch.SM100: ((64, 64), (128, 128), (256, 256)),
 }
 
 # The same of the backward's main kernel. None is a deterministic twin.

@@ -28,6 +28,7 @@ FORMS = {
         if isinstance(u, ForwardVariant)
         and (u.arch, u.dtype) == (v.arch, v.dtype)
         and (u.head_dim, u.head_dim_v) == (v.head_dim, v.head_dim_v)
+        and not u.bounded
     ]
     for v in CATALOG
     if isinstance(v, ForwardVariant) and v.arch is Arch.SM100 and v.form is not Form.USUAL

@@ -1,6 +1,6 @@
 """Rows with bounds of their own, and sinks, in the place of the band: what softmax does for them.
 
-`toolkit.row_bounds` says what a row sees, and which blocks a tile visits. In a block that its tile
+`toolkit.key_bounds` says what a row sees, and which blocks a tile visits. In a block that its tile
 does not see whole, a row has a word of bits for every 32 keys, which are those between its first
 and last key, of those with its id. The warp loads the ids, a key a lane, before it waits for the
 scores, and votes on them (`toolkit.equal_ids`): the word of the scores' lanes costs no loads of
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, min
+from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N, WARP_SIZE
-from jax_fa4.kernels.toolkit import row_bounds
+from jax_fa4.kernels.toolkit import key_bounds
 from jax_fa4.kernels.toolkit.equal_ids import equal_words
 from jax_fa4.kernels.toolkit.forward_arrays import LOG2_E
 from jax_fa4.kernels.toolkit.masks import interval_word
@@ -40,34 +40,26 @@ def make_own() -> Own:
     return Own(bounds=make_counters(3), key=make_counters(1), batch=make_counters(1))
 
 
-def arrays(further, shape) -> tuple[cute.Tensor, ...]:
-    """The tensors of `RowBounds` and the sinks, before the launch."""
-    *pointers, sinks = further.bounds
-    found = row_bounds.row_bounds(tuple(pointers), shape)
-    mSinks = cute.make_tensor(sinks, cute.make_layout(shape.heads_q))
-    return found.bounds, found.query_ids, found.key_ids, found.groups, mSinks
-
-
 @cute.jit
 def take_own(context, row, tile: Int32, position: Int32) -> None:
     """Load what the row at `position` of a tile may see; of a row past the end, the last one's."""
-    given, own = context.bounds, row.own
+    own = row.own
     _, _, batch = context.scheduler.decode(tile)
-    position = min(position, context.band.seqlen_q - 1)
-    own.bounds[0] = given.bounds[0, position, batch]
-    own.bounds[1] = given.bounds[1, position, batch]
-    own.bounds[2] = given.query_ids[position, batch]
+    found = key_bounds.row_of(context.bounds, batch, position)
+    own.bounds[0] = found.first
+    own.bounds[1] = found.last
+    own.bounds[2] = found.id
     own.batch[0] = batch
 
 
 @cute.jit
 def visible_words(context, row) -> cute.Tensor:
     """A bit for each key of the row's next block, 32 to a word."""
-    own, lane = row.own, row.thread % WARP_SIZE
-    key, last_key = own.key[0], context.band.seqlen_k - 1
+    own, key = row.own, row.own.key[0]
     ids = cute.make_rmem_tensor(TILE_N // WARP_SIZE, Int32)
     for i in cutlass.range_constexpr(TILE_N // WARP_SIZE):
-        ids[i] = context.bounds.key_ids[min(key + i * WARP_SIZE + lane, last_key), own.batch[0]]
+        keys_id = key + i * WARP_SIZE + row.thread % WARP_SIZE
+        ids[i] = key_bounds.key_id_of(context.bounds, own.batch[0], keys_id)
     words = equal_words(own.bounds[2], ids)
     for i in cutlass.range_constexpr(TILE_N // WARP_SIZE):
         begin = key + i * WARP_SIZE

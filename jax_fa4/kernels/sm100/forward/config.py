@@ -89,8 +89,8 @@ class ForwardConfig:
     `element_bytes` an element, O has two. P, and its sum, are `p_factor` times exp2 of the distance
     from the running maximum, which moves when that would be above `rescale_threshold`.
     With `claims_tiles` the grid has a CTA for every tile, and those that run claim the tiles of
-    others: see `schedule`. `bounded` and `softcap`: see the modules of these names; of the
-    exponentials of a softcap, `cap_polynomial` are what `polynomial` is of the others.
+    others: see `schedule`. `bounded` and `softcap`: see the
+    modules of these names.
     """
 
     head_dim: int
@@ -115,7 +115,6 @@ class ForwardConfig:
     claims_tiles: bool = False
     bounded: bool = False
     softcap: bool = False
-    cap_polynomial: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)

@@ -166,10 +166,21 @@ E4M3_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
 }
 
 
+# Of a softcap, so that softmax has registers to spare for it.
+_REGISTERS = {
+    "softmax_registers": 192,
+    "correction_registers": 64,
+    "scaled_columns": 16,
+}
+_SOFTCAP: dict[int, dict[str, int]] = {64: _REGISTERS, 128: _REGISTERS, 256: {}}
+
+
 def config_of(variant: ForwardVariant) -> ForwardConfig:
     """How the variant's CTAs are built."""
     configs = E4M3_CONFIGS if variant.dtype is DType.E4M3 else FORWARD_CONFIGS
     config = configs[variant.head_dim, variant.form]
     if variant.bounded:
-        config = replace(config, bounded=True, softcap=variant.softcap)
+        config = replace(config, bounded=True)
+    if variant.softcap:
+        config = replace(config, softcap=True, **_SOFTCAP[variant.head_dim])
     return config

@@ -12,8 +12,8 @@ from jax_fa4.kernels.sm100.forward.config import SLOTS, TILE_PLACES, WARPS, Forw
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import Descales, GlobalTensors
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking
+from jax_fa4.kernels.toolkit.key_bounds import KeyBounds
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
-from jax_fa4.kernels.toolkit.row_bounds import RowBounds
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
 
@@ -74,9 +74,9 @@ class Context:
     scale_log2: Float32
     rank: Int32  # of this CTA in its pair; a lone CTA is 0
     descales: Descales | None  # of 8-bit elements
-    bounds: RowBounds | None  # in the place of the band, of which the lengths are left
-    sinks: cute.Tensor | None  # by query head, natural logarithm; with bounds
-    cap_log2: Float32 | None  # `softcap`: what scores are multiplied by before the tanh
+    bounds: KeyBounds | None  # in the place of the band, of which the lengths are left
+    sinks: cute.Pointer | None  # by query head, natural logarithm; with bounds
+    slope: Float32 | None  # of the softcap; `scale_log2` is then of its result
 
     @property
     def is_leader(self):

@@ -79,13 +79,13 @@ from cutlass import Boolean, Float32, Int32, max, min
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
-from jax_fa4.kernels.sm100.forward import bounded, dispatch, softcap
+from jax_fa4.kernels.sm100.forward import dispatch
 from jax_fa4.kernels.sm100.forward.config import ROWS, TMEM_COLUMNS
 from jax_fa4.kernels.sm100.forward.configs import config_of
 from jax_fa4.kernels.sm100.forward.context import Context, Further, barrier_table
 from jax_fa4.kernels.sm100.forward.plan import Plan
 from jax_fa4.kernels.sm100.forward.roles import THREADS, Role
-from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit import mbarriers, softcap
 from jax_fa4.kernels.toolkit.block_range import Band, cuts_nothing
 from jax_fa4.kernels.toolkit.forward_arrays import (
     ELEMENT_TYPES,
@@ -95,7 +95,7 @@ from jax_fa4.kernels.toolkit.forward_arrays import (
     Shape,
 )
 from jax_fa4.kernels.toolkit.head_packing import HeadPacking, fewest_tiles
-from jax_fa4.kernels.toolkit.row_bounds import RowBounds
+from jax_fa4.kernels.toolkit.key_bounds import KeyBounds
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import ForwardVariant
 
@@ -187,10 +187,9 @@ class ForwardSm100:
         stay = cuts_nothing(shape.band(*band))
         if cutlass.const_expr(config.claims_tiles or config.bounded):
             stay = Boolean(False)
-        arrays = bounded.arrays(further, shape) if config.bounded else ()
-        scale_log2, cap = softmax_scale * LOG2_E, ()
+        scale_log2, slope = softmax_scale * LOG2_E, ()
         if cutlass.const_expr(config.softcap):
-            scale_log2, *cap = softcap.scales(softmax_scale, further.softcap)
+            *slope, scale_log2 = softcap.factors(softmax_scale, further.softcap)
         fast = config.divides_by_products
         self.kernel(
             (qk, pv),
@@ -201,14 +200,14 @@ class ForwardSm100:
             boxes,
             mLSE,
             tuple(shape.descale(pointer) for pointer in further.descales),
-            arrays,
+            further.bounds,
             (*band, shape.seqlen_q, shape.seqlen_k),
             (scheduler.row_blocks, scheduler.heads, shape.batch, scheduler.heads_per_group),
             scheduler.make_divisors() if fast else (),
             (shape.ratio, *((cute.fast_divmod_create_divisor(shape.ratio),) if fast else ())),
             tokens,
             scale_log2,
-            tuple(cap),
+            tuple(slope),
         ).launch(
             grid=((min(tiles, max(sm_count // group, 1)) if stay else tiles) * group, 1, 1),
             block=(THREADS, 1, 1),
@@ -228,14 +227,14 @@ class ForwardSm100:
         boxes: tuple,  # TMA atoms and tensors of `Boxes`; or ()
         mLSE: cute.Tensor,
         descales: tuple[cute.Tensor, ...],  # of q, k, v; or ()
-        bounds: tuple[cute.Tensor, ...],  # those of `RowBounds` and sinks; or ()
+        bounds: tuple[cute.Pointer, ...],  # as of `Further`
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         divisors: tuple[cute.FastDivmodDivisor, ...],  # of `LongestFirst`
         ratio: tuple,  # query heads a KV head, and that as a divisor where there are any
         tokens: tuple[Int32, ...],  # positions a tile of packed rows; or ()
         scale_log2: Float32,
-        cap: tuple[Float32, ...],  # `cap_log2` of the context; or ()
+        slope: tuple[Float32, ...],  # of the softcap; or ()
     ):
         config, paired = self.config, self.config.cta_group == 2
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -273,9 +272,11 @@ class ForwardSm100:
             scale_log2=scale_log2,
             rank=cute.arch.block_idx_in_cluster() if cutlass.const_expr(paired) else 0,
             descales=Descales(*descales) if cutlass.const_expr(len(descales) > 0) else None,
-            bounds=RowBounds(*bounds[:-1]) if cutlass.const_expr(config.bounded) else None,
+            bounds=KeyBounds(*bounds[:-1], *band[2:])
+            if cutlass.const_expr(config.bounded)
+            else None,
             sinks=bounds[-1] if cutlass.const_expr(config.bounded) else None,
-            cap_log2=cap[0] if cutlass.const_expr(config.softcap) else None,
+            slope=slope[0] if cutlass.const_expr(config.softcap) else None,
         )
 
         dispatch.run(context, warp)

@@ -5,7 +5,7 @@
     O = exp(S) V / (sum of exp(S) + exp(sink of the head))
 
 It is the kernel of `kernel` but for these: which blocks a tile visits, and which of them whole,
-every role reads from `query_groups` (`toolkit.row_bounds`); softmax masks the others by row
+every role reads from `query_groups` (`toolkit.key_bounds`); softmax masks the others by row
 (`bounded`), and caps scores (`softcap`). The band is ignored: bounds contain it.
 """
 

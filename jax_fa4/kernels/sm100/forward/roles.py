@@ -9,8 +9,9 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, max, min
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N, TILE_PLACES
-from jax_fa4.kernels.toolkit import row_bounds
+from jax_fa4.kernels.toolkit import key_bounds
 from jax_fa4.kernels.toolkit.block_range import BlockRange, block_range, visited_blocks
+from jax_fa4.kernels.toolkit.key_bounds import GROUP
 from jax_fa4.kernels.toolkit.mbarriers import make_counters
 
 THREADS = 512
@@ -56,10 +57,23 @@ class Work:
     last: Int32
 
 
+def _keys_of(context, batch: Int32, row: Int32, rows: Int32) -> key_bounds.Keys:
+    """What rows [row, row + rows) see, which are at most 128 in two groups, or in one."""
+    groups = (row // GROUP, (row + rows - 1) // GROUP)
+    one, other = (key_bounds.keys_of(context.bounds, batch, group) for group in groups)
+    return key_bounds.Keys(
+        min(one.first, other.first),
+        max(one.last, other.last),
+        max(one.whole_first, other.whole_first),
+        min(one.whole_last, other.whole_last),
+    )
+
+
 def _visited_blocks(context, batch: Int32, row: Int32, rows: Int32) -> tuple[Int32, Int32]:
     """First block and one past the last that rows [row, row + rows) of queries visit."""
     if context.bounds is not None:
-        return row_bounds.visited_blocks(context.bounds, batch, row, rows, TILE_N)
+        keys = _keys_of(context, batch, row, rows)
+        return key_bounds.blocks_between(keys.first, keys.last, context.band.seqlen_k, TILE_N)
     return visited_blocks(context.band, row, rows, TILE_N)
 
 
@@ -67,7 +81,13 @@ def range_of_blocks(context, tile: Int32, row: Int32, rows: Int32) -> BlockRange
     """These blocks for a tile of the scheduler and, among them, those that need no mask."""
     if context.bounds is not None:
         _, _, batch = context.scheduler.decode(tile)
-        return row_bounds.block_range(context.bounds, batch, row, rows, TILE_N)
+        keys = _keys_of(context, batch, row, rows)
+        first, last = key_bounds.blocks_between(
+            keys.first, keys.last, context.band.seqlen_k, TILE_N
+        )
+        whole_first = max(min(cute.ceil_div(keys.whole_first, TILE_N), last), first)
+        whole_last = max(min((keys.whole_last + 1) // TILE_N, last), whole_first)
+        return BlockRange(first, whole_first, whole_last, last, whole_first)
     return block_range(context.band, row, rows, TILE_N)
 
 
