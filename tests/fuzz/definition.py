@@ -1,0 +1,143 @@
+"""Attention and its gradients in numpy, from the documentation: no line is shared with the package.
+
+In float64 these are the exact results; in float32, with probabilities and results rounded to the
+dtype of the inputs, the plain computation that `jax_fa4.testing.tolerances` compares with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), cotangents (B, T, N, V) and (B, N, T).
+
+    `visible` is (B, N, T, S); bias broadcasts to it; sinks are (N,); softcap 0 is none.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    dout: Any
+    dlse: Any
+    visible: np.ndarray
+    scale: float
+    bias: Any = None
+    softcap: float = 0.0
+    sinks: Any = None
+
+
+def exact(x: Inputs) -> Arrays:
+    """Results in float64, and beside each, as `<name>_terms`, its largest sum of absolute terms."""
+    return _Computation(x, np.float64, None).results(terms=True)
+
+
+def plain(x: Inputs, dtype: Any) -> Arrays:
+    """Results of the same formulas, computed in float32 and rounded to `dtype` where kernels do."""
+    return _Computation(x, np.float32, dtype).results(terms=False)
+
+
+class _Computation:
+    """All intermediate results of one problem, in one precision."""
+
+    def __init__(self, x: Inputs, wide: Any, dtype: Any) -> None:
+        self.x, self.wide, self.dtype = x, wide, dtype
+        self.groups = x.q.shape[2] // x.k.shape[2]
+        self.q, self.dout, self.dlse = (self._as_wide(a) for a in (x.q, x.dout, x.dlse))
+        self.k, self.v = (np.repeat(self._as_wide(a), self.groups, axis=2) for a in (x.k, x.v))
+
+    def results(self, *, terms: bool) -> Arrays:
+        p, sink, lse, slope = self._softmax()
+        rounded = self._round(p)
+        out = self._round(np.einsum("bhij,bjhd->bihd", rounded, self.v))
+        dp = np.einsum("bihd,bjhd->bhij", self.dout, self.v)
+        mean = np.einsum("bihd,bihd->bhi", self.dout, out)
+        ds = p * (dp - (mean - self.dlse)[..., None]) * slope
+        found = {"out": out, "lse": lse} | self._gradients(
+            rounded, self._round(ds), self.q, self.k, self.dout
+        )
+        self._add_dense(found, ds, -sink * (mean - self.dlse))
+        if terms:
+            size = p * (np.abs(dp) + (np.abs(mean) + np.abs(self.dlse))[..., None]) * slope
+            sizes = self._gradients(p, size, *map(np.abs, (self.q, self.k, self.dout)))
+            self._add_dense(sizes, size, sink * (np.abs(mean) + np.abs(self.dlse)))
+            scores = np.einsum("bihd,bjhd->bhij", np.abs(self.q), np.abs(self.k))
+            sizes["lse"] = (p * scores).sum(-1) * abs(self.x.scale)
+            sizes["out"] = np.einsum("bhij,bjhd->bihd", p, np.abs(self.v))
+            found |= {f"{name}_terms": np.abs(a).max(initial=0.0) for name, a in sizes.items()}
+        return found
+
+    def _softmax(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """P, the sink's share, lse, and what the soft cap multiplies gradients by."""
+        scores = np.einsum("bihd,bjhd->bhij", self.q, self.k) * self.wide(self.x.scale)
+        slope = np.ones_like(scores)
+        if self.x.softcap:
+            tanh = np.tanh(scores / self.wide(self.x.softcap))
+            scores, slope = self.wide(self.x.softcap) * tanh, 1 - tanh**2
+        if self.x.bias is not None:
+            scores = scores + self._as_wide(self.x.bias)
+        scores = np.where(self.x.visible, scores, -np.inf).astype(self.wide)
+        sinks = np.full(scores.shape[1], -np.inf)
+        sinks = self._as_wide(sinks if self.x.sinks is None else self.x.sinks)[None, :, None]
+        peak = np.maximum(scores.max(axis=-1, initial=-np.inf), sinks)
+        peak = np.where(np.isneginf(peak), self.wide(0), peak)
+        weights, sink = np.exp(scores - peak[..., None]), np.exp(sinks - peak)
+        total = weights.sum(axis=-1) + sink
+        with np.errstate(divide="ignore"):
+            lse = np.log(total) + peak
+        divisor = np.where(total == 0, self.wide(1), total)
+        return weights / divisor[..., None], sink / divisor, lse, slope
+
+    def _gradients(
+        self, p: np.ndarray, ds: np.ndarray, q: np.ndarray, k: np.ndarray, dout: np.ndarray
+    ) -> Arrays:
+        scale = self.wide(self.x.scale)
+        return {
+            "dq": self._round(scale * np.einsum("bhij,bjhd->bihd", ds, k)),
+            "dk": self._round(scale * self._shared(np.einsum("bhij,bihd->bjhd", ds, q))),
+            "dv": self._round(self._shared(np.einsum("bhij,bihd->bjhd", p, dout))),
+        }
+
+    def _add_dense(self, found: Arrays, ds: np.ndarray, dsinks: np.ndarray) -> None:
+        if self.x.bias is not None:
+            shape = (1,) * (4 - self.x.bias.ndim) + self.x.bias.shape
+            axes = tuple(axis for axis in range(4) if shape[axis] == 1)
+            found["dbias"] = ds.sum(axis=axes, keepdims=True).reshape(self.x.bias.shape)
+        if self.x.sinks is not None:
+            found["dsinks"] = dsinks.sum(axis=(0, 2))
+
+    def _shared(self, x: np.ndarray) -> np.ndarray:
+        """Summed over the query heads that share a key head."""
+        return x.reshape(*self.x.k.shape[:3], self.groups, x.shape[3]).sum(axis=3)
+
+    def _as_wide(self, x: Any) -> np.ndarray:
+        return np.asarray(x).astype(self.wide)
+
+    def _round(self, x: np.ndarray) -> np.ndarray:
+        return x if self.dtype is None else x.astype(self.dtype).astype(self.wide)
+
+
+def band(
+    lengths: tuple[int, int],
+    *,
+    causal: bool,
+    window: tuple[int | None, int | None],
+    shift: np.ndarray | int = 0,
+) -> np.ndarray:
+    """(..., T, S): which keys j rows i see where their diagonal is j = i + shift (...)."""
+    offset = np.arange(lengths[1])[None, :] - np.arange(lengths[0])[:, None]
+    offset = offset - np.asarray(shift)[..., None, None]
+    seen = np.ones(offset.shape, bool)
+    if causal:
+        seen &= offset <= 0
+    if window[0] is not None:
+        seen &= offset >= -window[0]
+    if window[1] is not None:
+        seen &= offset <= window[1]
+    return seen

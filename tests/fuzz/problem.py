@@ -1,0 +1,156 @@
+"""Legal problems: what is asked, its arrays, and what must come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.fuzz import definition
+
+DTYPES = ("float32", "bfloat16", "float16")
+TRANSFORMS = ("jit", "eager", "vmap", "remat", "sharded")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of `dot_product_attention` or `flash_attention`, and how it is transformed."""
+
+    entry: str
+    dtype: str
+    batch: int
+    lengths: tuple[int, int]
+    heads: tuple[int, int]  # of key, and of query for each
+    head_dims: tuple[int, int]
+    causal: bool
+    window: Any
+    alignment: str
+    scale: float | None
+    softcap: float
+    has: frozenset[str]  # of bias, mask, query_lengths, key_lengths, segments, sinks
+    dense: tuple[bool, bool, bool, bool]  # which axes bias and mask have
+    transform: str
+    mapped: tuple[bool, bool, bool]
+    deterministic: bool
+    seed: int
+
+    @property
+    def sides(self) -> tuple[int | None, int | None]:
+        if self.window is None or isinstance(self.window, int):
+            return (self.window, self.window)
+        return self.window
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.head_dims[0] ** -0.5 if self.scale is None else self.scale
+
+
+@st.composite
+def problems(draw: st.DrawFn, implementation: str = "xla") -> Problem:
+    """Problems that `implementation` should take, or refuse as not supported."""
+    kernels = implementation != "xla"
+    flash = draw(st.booleans())
+    lengths = st.one_of(st.integers(0, 12), st.integers(13, 300 if kernels else 70))
+    T, S = draw(lengths), draw(lengths)
+    if draw(st.booleans()):
+        S = T
+    dims = st.sampled_from((8, 16, 40, 64, 96, 128) if kernels else (1, 3, 8, 16, 33, 64))
+    H = draw(dims)
+    side = st.one_of(st.none(), st.integers(0, 20), st.integers(0, max(T, S) + 1))
+    windows = st.one_of(st.none(), st.tuples(side, side))
+    options = ["query_lengths", "key_lengths", "segments"] if not flash else []
+    dense = ["bias", "mask"] if not flash and not kernels else []
+    rare = st.sampled_from([()] * 5 + [(name,) for name in [*options, *dense, "sinks"]])
+    has = set(draw(rare)) | set(draw(rare))
+    return Problem(
+        entry="flash_attention" if flash else "dot_product_attention",
+        dtype=draw(st.sampled_from(DTYPES[1:] if kernels else DTYPES)),
+        batch=draw(st.sampled_from((1, 2, 3, 0) if not kernels else (1, 2))),
+        lengths=(T, S),
+        heads=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        head_dims=(H, draw(st.one_of(st.just(H), st.just(H), dims))),
+        causal=draw(st.booleans()),
+        window=draw(windows if flash else st.one_of(windows, st.integers(0, 20))),
+        alignment="bottom_right"
+        if flash
+        else draw(st.sampled_from(("top_left", "top_left", "bottom_right"))),
+        scale=draw(st.sampled_from((None, None, 0.3, 1.0, *(() if kernels else (0.0, -0.5))))),
+        softcap=draw(st.sampled_from((0.0,) * 6 + (2.0, 30.0))),
+        has=frozenset(has),
+        dense=draw(st.tuples(*[st.booleans()] * 4)),
+        transform=draw(st.sampled_from(TRANSFORMS)),
+        mapped=draw(st.tuples(*[st.booleans()] * 3).filter(any)),
+        deterministic=draw(st.sampled_from((False, False, True))),
+        seed=draw(st.integers(0, 2**31)),
+    )
+
+
+def arrays(problem: Problem) -> dict[str, np.ndarray]:
+    """The arrays of a problem, by the names that `definition.Inputs` and the call know."""
+    random = np.random.default_rng(problem.seed)
+    (B, (T, S), (K, G), (H, V)) = (
+        problem.batch,
+        problem.lengths,
+        problem.heads,
+        problem.head_dims,
+    )
+    N = K * G
+    shapes = {
+        "q": (B, T, N, H),
+        "k": (B, S, K, H),
+        "v": (B, S, K, V),
+        "dout": (B, T, N, V),
+    }
+    dtype = jnp.dtype(problem.dtype)
+    found = {name: random.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    found["dlse"] = random.standard_normal((B, N, T)).astype(np.float32)
+    full = [n if kept else 1 for n, kept in zip((B, N, T, S), problem.dense, strict=True)]
+    if "bias" in problem.has:
+        found["bias"] = random.standard_normal(full).astype(dtype)
+    if "mask" in problem.has:
+        found["mask"] = random.random(full) < 0.7
+    if "query_lengths" in problem.has:
+        found["query_lengths"] = random.integers(0, T + 3, B).astype(np.int32)
+    if "key_lengths" in problem.has:
+        found["key_lengths"] = random.integers(0, S + 3, B).astype(np.int32)
+    if "segments" in problem.has:
+        for name, length in (("query_ids", T), ("key_ids", S)):
+            ids = random.integers(-2, 3, (B, length)).astype(np.int32)
+            found[name] = ids if random.random() < 0.3 else np.sort(ids, axis=1)
+    if "sinks" in problem.has:
+        found["sinks"] = random.standard_normal(N).astype(np.float32)
+    return found
+
+
+def visible(problem: Problem, x: dict[str, np.ndarray]) -> np.ndarray:
+    """(B, N, T, S): who sees whom, as the documentation has it."""
+    B, (T, S) = problem.batch, problem.lengths
+    rows = np.minimum(x.get("query_lengths", np.full(B, T)), T)
+    keys = np.minimum(x.get("key_lengths", np.full(B, S)), S)
+    shift = keys - rows if problem.alignment == "bottom_right" else np.zeros(B, int)
+    seen = definition.band(
+        problem.lengths, causal=problem.causal, window=problem.sides, shift=shift
+    )
+    seen = seen & (np.arange(T)[None, :, None] < rows[:, None, None])
+    seen = seen & (np.arange(S)[None, None, :] < keys[:, None, None])
+    if "query_ids" in x:
+        seen = seen & (x["query_ids"][:, :, None] == x["key_ids"][:, None, :])
+    seen = seen[:, None]
+    if "mask" in x:
+        seen = seen & x["mask"]
+    return np.broadcast_to(seen, (B, problem.heads[0] * problem.heads[1], T, S))
+
+
+def inputs(problem: Problem, x: dict[str, np.ndarray]) -> definition.Inputs:
+    """The problem for the definition."""
+    return definition.Inputs(
+        *(x[name] for name in ("q", "k", "v", "dout", "dlse")),
+        visible=visible(problem, x),
+        scale=problem.softmax_scale,
+        bias=x.get("bias"),
+        softcap=problem.softcap,
+        sinks=x.get("sinks"),
+    )

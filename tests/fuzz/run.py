@@ -1,0 +1,170 @@
+"""Runs a problem under its transform and compares with the definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jax_fa4
+from jax_fa4.testing import tolerances
+from tests.fuzz import definition, problem
+from tests.fuzz.problem import Problem
+
+Arrays = dict[str, np.ndarray]
+
+# Arguments that a call is differentiated by.
+_DIFFERENTIATED = ("q", "k", "v", "bias", "sinks")
+
+
+def check(asked: Problem, implementation: str) -> str:
+    """ "right" or "refused"; AssertionError if the call did anything else."""
+    try:
+        found = results(asked, implementation)
+    except NotImplementedError as error:
+        words = str(error)
+    else:
+        tolerances.check(found, *expected(asked))
+        return "right"
+    assert "not supported yet" in words or implementation != "xla", f"refused: {words}"
+    assert any(way in words for way in ("leave", "pass", "use", "cast")), f"no way out: {words}"
+    return "refused"
+
+
+def call(asked: Problem, implementation: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """The call as a function of what it is differentiated by, and of the other arrays.
+
+    Returns out and lse (B, N, T), whichever of the two functions it is.
+    """
+
+    def flash(x: Any, _: Any) -> tuple[Any, Any]:
+        return jax_fa4.flash_attention(
+            x["q"],
+            x["k"],
+            x["v"],
+            softmax_scale=asked.scale,
+            causal=asked.causal,
+            window_size=asked.sides,
+            softcap=asked.softcap,
+            learnable_sink=x.get("sinks"),
+            deterministic=asked.deterministic,
+            implementation=implementation,
+            return_lse=True,
+        )
+
+    def dot_product(x: Any, constant: Any) -> tuple[Any, Any]:
+        out, lse = jax_fa4.dot_product_attention(
+            x["q"],
+            x["k"],
+            x["v"],
+            x.get("bias"),
+            constant.get("mask"),
+            scale=asked.scale,
+            is_causal=asked.causal,
+            query_seq_lengths=constant.get("query_lengths"),
+            key_value_seq_lengths=constant.get("key_lengths"),
+            local_window_size=asked.window,
+            logits_soft_cap=asked.softcap or None,
+            sinks=x.get("sinks"),
+            query_segment_ids=constant.get("query_ids"),
+            key_value_segment_ids=constant.get("key_ids"),
+            causal_alignment=asked.alignment,
+            deterministic=asked.deterministic,
+            implementation=implementation,
+            return_residual=True,
+        )
+        return out, lse.swapaxes(-1, -2)
+
+    return flash if asked.entry == "flash_attention" else dot_product
+
+
+def results(asked: Problem, implementation: str) -> Arrays:
+    """out, lse and gradients, as the package gives them."""
+    parts = _mapped_arrays(asked) if asked.transform == "vmap" else [problem.arrays(asked)]
+    x = parts[0]
+    mapped = _mapped_names(asked)
+    x |= {name: np.stack([part[name] for part in parts]) for name in mapped}
+    variable = {name: x[name] for name in _DIFFERENTIATED if name in x}
+    constant = {name: a for name, a in x.items() if name not in (*variable, "dout", "dlse")}
+    function = call(asked, implementation)
+    if asked.transform == "vmap":
+        axes = {name: 0 if name in mapped else None for name in variable}
+        function = jax.vmap(function, in_axes=(axes, None))
+    if asked.transform == "remat":
+        function = jax.checkpoint(function)
+
+    def run(variable: Any, constant: Any, dout: Any, dlse: Any) -> tuple[Any, Any, Any]:
+        values, pull = jax.vjp(lambda a: function(a, constant), variable)
+        return *values, pull((dout, dlse))[0]
+
+    arguments = (variable, constant, x["dout"], x["dlse"])
+    if asked.transform == "sharded":
+        arguments = jax.tree.map(functools.partial(_shard, asked), arguments)
+    runs = run if asked.transform == "eager" else jax.jit(run)
+    out, lse, gradients = runs(*arguments)
+    found = {"out": out, "lse": lse} | {f"d{name}": a for name, a in gradients.items()}
+    return {name: np.asarray(a) for name, a in found.items()}
+
+
+def expected(asked: Problem) -> tuple[Arrays, Arrays]:
+    """`exact` and `plain` of what `results` returns."""
+    mapped = asked.transform == "vmap"
+    parts = _mapped_arrays(asked) if mapped else [problem.arrays(asked)]
+    given = [problem.inputs(asked, part) for part in parts]
+    dtype = jnp.dtype(asked.dtype)
+    exact = [definition.exact(x) for x in given]
+    plain = [definition.plain(x, dtype) for x in given]
+    if not mapped:
+        return exact[0], plain[0]
+    return _together(asked, exact), _together(asked, plain)
+
+
+def _together(asked: Problem, parts: list[Arrays]) -> Arrays:
+    """Results of a vmapped call: stacked, but gradients of what is shared are sums."""
+    together = {}
+    kept = {"out", "lse", *(f"d{name}" for name in _mapped_names(asked))}
+    for name in parts[0]:
+        values = [part[name] for part in parts]
+        if name in kept:
+            together[name] = np.stack(values)
+        elif name.endswith("_terms") and name.removesuffix("_terms") in kept:
+            together[name] = max(values)
+        else:
+            together[name] = sum(values[1:], start=values[0])
+    return together
+
+
+def _mapped_names(asked: Problem) -> tuple[str, ...]:
+    if asked.transform != "vmap":
+        return ()
+    chosen = (name for name, kept in zip("qkv", asked.mapped, strict=True) if kept)
+    return (*chosen, "dout", "dlse")
+
+
+def _mapped_arrays(asked: Problem) -> list[Arrays]:
+    """The arrays of each index of the mapped axis; those not mapped are the same in both."""
+    first = problem.arrays(asked)
+    other = problem.arrays(dataclasses.replace(asked, seed=asked.seed + 1))
+    return [first, first | {name: other[name] for name in _mapped_names(asked)}]
+
+
+@functools.cache
+def _mesh() -> jax.sharding.Mesh:
+    axis_types = (jax.sharding.AxisType.Auto,) * 2
+    return jax.make_mesh((2, 2), ("data", "model"), axis_types=axis_types)
+
+
+def _shard(asked: Problem, x: np.ndarray) -> jax.Array:
+    """The array on four devices: cut along some axes that can be cut, by the problem's seed."""
+    free = ["data", "model"]
+    spec: list[str | None] = []
+    for axis, size in enumerate(x.shape):
+        cut = bool(free) and size > 0 and size % 2 == 0 and (asked.seed >> axis) % 3 != 0
+        spec.append(free.pop(0) if cut else None)
+    return jax.device_put(x, NamedSharding(_mesh(), PartitionSpec(*spec)))

@@ -1,0 +1,79 @@
+"""A small share of `python -m tests.fuzz`, and that it can fail."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_fa4
+from tests.fuzz import illegal, lots, problem, run
+
+FULL = problem.Problem(
+    entry="dot_product_attention",
+    dtype="float32",
+    batch=2,
+    lengths=(5, 7),
+    heads=(2, 2),
+    head_dims=(8, 3),
+    causal=True,
+    window=(2, None),
+    alignment="bottom_right",
+    scale=0.3,
+    softcap=0.0,
+    has=frozenset(),
+    dense=(True, True, True, True),
+    transform="jit",
+    mapped=(True, False, True),
+    deterministic=False,
+    seed=3,
+)
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_a_lot_of_problems(seed):
+    counts = lots.Counts()
+    lots.run_lot(10_000 + seed, "xla", counts)
+    assert sum(counts.values()) >= lots.LOT
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(80))
+def test_two_thousand_problems_on_the_gpu(seed):
+    lots.run_lot(20_000 + seed, "fa4", lots.Counts())
+
+
+@pytest.mark.parametrize("transform", problem.TRANSFORMS)
+def test_each_transform(transform):
+    assert run.check(dataclasses.replace(FULL, transform=transform), "xla") == "right"
+
+
+@pytest.mark.parametrize("has", ["bias", "mask"])
+def test_dense_arguments(has):
+    assert run.check(dataclasses.replace(FULL, has=frozenset([has])), "xla") == "right"
+
+
+@pytest.mark.parametrize("mistake", illegal.MISTAKES, ids=lambda mistake: mistake.argument)
+def test_each_mistake(mistake):
+    ones = np.ones((2, 3, 2, 4), jnp.bfloat16)
+    arguments = {"query": ones, "key": ones, "value": ones}
+    for entry in mistake.entries:
+        illegal.check(entry, mistake, arguments, None)
+
+
+@pytest.mark.parametrize("change", [{"causal": False}, {"window": (1, None)}, {"scale": 0.31}])
+def test_another_result_is_noticed(change, monkeypatch):
+    """The call that was asked for against the definition of another."""
+    found = run.results(FULL, "xla")
+    monkeypatch.setattr(run, "results", lambda *_: found)
+    with pytest.raises(AssertionError, match="out: error"):
+        run.check(dataclasses.replace(FULL, **change), "xla")
+
+
+def test_an_ignored_argument_is_noticed(monkeypatch):
+    right = jax_fa4.flash_attention
+    monkeypatch.setattr(jax_fa4, "flash_attention", lambda *arrays, **_: right(*arrays))
+    ones = np.ones((2, 3, 2, 4), np.float32)
+    mistake = next(m for m in illegal.MISTAKES if m.argument == "window_size")
+    with pytest.raises(AssertionError, match="took window_size"):
+        illegal.check("flash_attention", mistake, {"query": ones, "key": ones, "value": ones}, None)
