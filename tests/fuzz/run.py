@@ -157,7 +157,8 @@ def _mapped_arrays(asked: Problem) -> list[Arrays]:
 @functools.cache
 def _mesh() -> jax.sharding.Mesh:
     axis_types = (jax.sharding.AxisType.Auto,) * 2
-    return jax.make_mesh((2, 2), ("data", "model"), axis_types=axis_types)
+    devices = jax.devices()[:4]
+    return jax.make_mesh((2, 2), ("data", "model"), axis_types=axis_types, devices=devices)
 
 
 def _shard(asked: Problem, x: np.ndarray) -> jax.Array:
