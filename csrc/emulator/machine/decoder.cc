@@ -12,12 +12,12 @@ const InstructionTable& Instructions() {
   static const InstructionTable* const table = [] {
     auto* made = new InstructionTable;  // lives as long as the process
     for (auto* chapter :
-         {RegisterInteger,   RegisterLogic,    RegisterBits,    RegisterFloat,
-          RegisterSpecial,   RegisterConvert,  RegisterMove,    RegisterCompare,
-          RegisterControl,   RegisterMemory,   RegisterAtomic,  RegisterShuffle,
-          RegisterBarrier,   RegisterMbarrier, RegisterBulk,    RegisterWgmma,
-          RegisterStmatrix,  RegisterCluster,  RegisterTcgen05, RegisterClusterLaunch,
-          RegisterSetmaxnreg}) {
+         {RegisterInteger,  RegisterLogic,         RegisterBits,      RegisterFloat,
+          RegisterSpecial,  RegisterConvert,       RegisterMove,      RegisterCompare,
+          RegisterControl,  RegisterMemory,        RegisterAtomic,    RegisterShuffle,
+          RegisterBarrier,  RegisterMbarrier,      RegisterBulk,      RegisterWgmma,
+          RegisterStmatrix, RegisterLdmatrix,      RegisterMma,       RegisterCluster,
+          RegisterTcgen05,  RegisterClusterLaunch, RegisterSetmaxnreg}) {
       chapter(made);
     }
     return made;

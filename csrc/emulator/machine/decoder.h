@@ -128,6 +128,8 @@ void RegisterMbarrier(InstructionTable* table);
 void RegisterBulk(InstructionTable* table);
 void RegisterWgmma(InstructionTable* table);
 void RegisterStmatrix(InstructionTable* table);
+void RegisterLdmatrix(InstructionTable* table);
+void RegisterMma(InstructionTable* table);
 void RegisterCluster(InstructionTable* table);
 void RegisterClusterLaunch(InstructionTable* table);
 void RegisterTcgen05(InstructionTable* table);
