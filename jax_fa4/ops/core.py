@@ -202,9 +202,10 @@ def gradients(
     cotangents: tuple[jax.Array, jax.Array],
     bounds: KeyBounds | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """dq, dk, dv from results (out, lse), which may be those of more keys than these, and theirs.
+    """dq, dk, dv through keys that may be only some of those that the queries attend.
 
-    P = exp(S - lse): so the gradient of a whole is the sum of its parts'.
+    `results` are out and lse of all keys, `cotangents` theirs: P = exp(S - lse) is each key's
+    share of the whole softmax, and the dq of several such calls add up (`jax_fa4.parallel.ring`).
     """
     found = _backward(plan, q, k, v, Operands(bounds=bounds), *results, *cotangents)
     return found.q, found.k, found.v
@@ -224,20 +225,3 @@ def _second_derivative(
 
 _forward.defjvp(functools.partial(_second_derivative, _portable_forward))
 _backward.defjvp(functools.partial(_second_derivative, _portable_backward))
-
-
-def gradients(
-    plan: Plan,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    results: tuple[jax.Array, jax.Array],
-    cotangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(dq, dk, dv) through keys that may be only some of those that the queries attend.
-
-    `results` are out and lse of all keys, `cotangents` theirs: P = exp(S - lse) is each key's
-    share of the whole softmax, and the dq of several such calls add up (`jax_fa4.parallel.ring`).
-    """
-    dq, dk, dv, _ = _backward(plan, q, k, v, None, None, *results, *cotangents)
-    return dq, dk, dv
