@@ -1,0 +1,176 @@
+"""Segment ids and sequence lengths from the public call to bounded kernels, emulated."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_bounded import plain
+
+import jax_fa4
+from jax_fa4.ops.band import FULL
+from jax_fa4.testing import expected, inputs, tolerances
+from jax_fa4.testing.exact import exact
+from jax_fa4.variants import CATALOG, ForwardVariant
+
+ARCHES = sorted({v.arch.value for v in CATALOG if isinstance(v, ForwardVariant) and v.bounded})
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A call of two batch elements; `visible` is what its options mean, (B, Sq, Sk)."""
+
+    visible: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    lengths: tuple[int, int] = (200, 200)
+    heads: tuple[int, int] = (2, 1)
+    head_dim: int = 64
+
+
+def ids(length, *documents):
+    """Of documents with these lengths, and the rest of its own."""
+    rest = length - sum(documents)
+    return np.repeat(np.arange(len(documents) + 1), (*documents, rest))
+
+
+DOCUMENTS = np.stack([ids(200, 100, 20, 3), ids(200, 64, 64)])
+SHUFFLED = np.random.default_rng(0).permuted(DOCUMENTS, axis=1)
+OTHERS = np.stack([ids(130, 30, 70), ids(130, 1, 128)])
+CAUSAL = np.tril(np.ones((200, 200), bool))
+
+
+def same(queries, keys):
+    return queries[:, :, None] == keys[:, None, :]
+
+
+def within(queries, keys, lengths):
+    """Rows and keys below these numbers of them."""
+    rows, columns = (np.arange(n)[None] for n in lengths)
+    return (rows < queries[:, None])[:, :, None] & (columns < keys[:, None])[:, None, :]
+
+
+QUERY_LENGTHS, KEY_LENGTHS = np.array([150, 0]), np.array([77, 200])
+CASES = {
+    "documents": Packed(
+        same(DOCUMENTS, DOCUMENTS) & CAUSAL, {"query_segment_ids": DOCUMENTS, "is_causal": True}
+    ),
+    "documents-in-any-order": Packed(
+        same(SHUFFLED, DOCUMENTS),
+        {"query_segment_ids": SHUFFLED, "key_value_segment_ids": DOCUMENTS},
+    ),
+    "queries-and-keys-apart": Packed(
+        same(DOCUMENTS, OTHERS),
+        {"query_segment_ids": DOCUMENTS, "key_value_segment_ids": OTHERS},
+        lengths=(200, 130),
+        heads=(3, 3),
+        head_dim=40,
+    ),
+    "lengths": Packed(
+        within(QUERY_LENGTHS, KEY_LENGTHS, (200, 200)),
+        {"query_seq_lengths": QUERY_LENGTHS, "key_value_seq_lengths": KEY_LENGTHS},
+    ),
+    "a-window-of-documents-up-to-a-length": Packed(
+        same(DOCUMENTS, DOCUMENTS)
+        & CAUSAL
+        & ~np.tril(CAUSAL, -31)
+        & within(np.array([200, 200]), KEY_LENGTHS, (200, 200)),
+        {
+            "query_segment_ids": DOCUMENTS,
+            "key_value_seq_lengths": KEY_LENGTHS,
+            "local_window_size": (30, 0),
+        },
+    ),
+}
+
+
+@pytest.fixture(params=ARCHES)
+def arch(request):
+    with jax_fa4.emulator.options(arch=request.param):
+        yield request.param
+
+
+def attention(options):
+    """The public call on the emulator; ids and lengths are traced, as a program has them."""
+    arrays = {name: jnp.asarray(x) for name, x in options.items() if isinstance(x, np.ndarray)}
+    rest = {name: x for name, x in options.items() if name not in arrays}
+
+    def call(q, k, v):
+        found = jax_fa4.dot_product_attention(
+            q, k, v, **arrays, **rest, return_residual=True, implementation="emulator"
+        )
+        return found[0], found[1].transpose(0, 2, 1)
+
+    return call
+
+
+def make(packed):
+    case = inputs.Case(
+        name="packed",
+        query_length=packed.lengths[0],
+        key_length=packed.lengths[1],
+        heads=packed.heads[0],
+        heads_kv=packed.heads[1],
+        head_dim=packed.head_dim,
+    )
+    return case, inputs.make(case, jnp.bfloat16)
+
+
+def both(case, x, visible):
+    """The definitions of out, lse and gradients, of what is visible."""
+    mask = jnp.asarray(visible)[:, None]
+    found = plain(x, mask, scale=case.scale, softcap=0.0)
+    names = ("out", "lse", "dq", "dk", "dv")
+    wanted = exact(x, softmax_scale=case.scale, band=FULL, mask=mask)
+    return wanted, dict(zip(names, map(np.asarray, found), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_call_and_its_gradient_are_the_definition(name, arch):
+    packed = CASES[name]
+    case, x = make(packed)
+    words = jax_fa4.explain(*x[:3], **packed.options, implementation="emulator")
+    assert words.startswith(f"kernel fwd_{arch}_bf16_d64_bounded on the emulator")
+    found = expected.results(attention(packed.options), x, gradients=True)
+    tolerances.check(found, *both(case, x, packed.visible))
+
+
+def test_one_program_serves_all_documents(arch):
+    """The ids are arrays of the program, and none of its shape."""
+    _, x = make(CASES["documents"])
+
+    @jax.jit
+    def call(q, k, v, ids):
+        return jax_fa4.dot_product_attention(
+            q, k, v, query_segment_ids=ids, implementation="emulator"
+        )
+
+    found = [call(*x[:3], jnp.asarray(y)) for y in (DOCUMENTS, SHUFFLED, DOCUMENTS)]
+    assert call._cache_size() == 1
+    assert (found[0] == found[2]).all()
+    assert (found[0] != found[1]).any()
+
+
+def test_documents_are_alone(arch):
+    """A packed document has the bits that it has in a batch of its own lengths."""
+    _, x = make(CASES["documents"])
+    options = {"query_segment_ids": DOCUMENTS, "is_causal": True}
+    packed, _ = attention(options)(*x[:3])
+    alone = tuple(y[:1, :100] for y in x[:3])
+    found, _ = attention({"query_segment_ids": DOCUMENTS[:1, :100], "is_causal": True})(*alone)
+    assert (packed[:1, :100] == found).all()
+
+
+def test_vmap_folds_ids_too(arch):
+    _, x = make(CASES["documents"])
+
+    def one(q, k, v, ids):
+        return jax_fa4.dot_product_attention(
+            q, k, v, query_segment_ids=ids, implementation="emulator"
+        )
+
+    ids = jnp.asarray(DOCUMENTS)
+    wanted = one(*x[:3], ids)
+    split = (y[:, None] for y in (*x[:3], ids))
+    assert (jax.vmap(one)(*split)[:, 0] == wanted).all()
