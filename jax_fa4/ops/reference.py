@@ -28,6 +28,7 @@ def attention(
     mask: jax.Array | None = None,
     bounds: KeyBounds | None = None,
     descales: Descales | None = None,
+    softcap: float = 0.0,
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out = softmax(softmax_scale * Q K^T + bias, over kept keys) V, and its log-sum-exp.
@@ -36,6 +37,7 @@ def attention(
     head h // (Hq // Hkv). bias and mask (True keeps) broadcast to (B, Hq, Sq, Sk); `bounds` are
     a mask, too. Returns out (B, Sq, Hq, Dv) and lse (B, Hq, Sq); a row that keeps no key has
     out 0, lse -inf.
+    With `softcap` the products S become softcap * tanh(S / softcap), before bias and masks.
 
     With `dtype` everything is computed and returned in it. Without, it is the plain
     computation in the precision of the inputs: products accumulate and softmax runs in
@@ -58,7 +60,7 @@ def attention(
         scale: float | jax.Array = (query * key * softmax_scale)[:, :, None, None]
     else:
         scale = softmax_scale
-    scores = _scores(q, k, scale, band, bias, mask)
+    scores = _masked(_capped(_products(q, k, scale), softcap), band, bias, mask)
     v = jnp.repeat(v, groups, axis=2)
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isneginf(peak), 0.0, peak))
@@ -90,20 +92,24 @@ def gradients(
     band: Band = FULL,
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, ...]:
     """dq, dk, dv, and dbias if there is a bias, by FlashAttention's formulas on all scores.
 
     P = exp(S - lse), dP = dO V^T, dS = P * (dP - rowsum(dO * O) + dlse), dV = P^T dO,
-    dQ = softmax_scale dS K, dK = softmax_scale dS^T Q. P and dS round to the inputs' dtype
+    dQ = softmax_scale dS K, dK = softmax_scale dS^T Q; with `softcap` these two are of
+    dS (1 - (S / softcap)^2), S before bias. P and dS round to the inputs' dtype
     before a product, as they do in kernels; sums are float32.
     """
     groups = q.shape[2] // k.shape[2]
-    scores = _scores(q, k, softmax_scale, band, bias, mask)
+    capped = _capped(_products(q, k, softmax_scale), softcap)
+    scores = _masked(capped, band, bias, mask)
     keys, values = (jnp.repeat(x, groups, axis=2) for x in (k, v))
     weights = jnp.exp(scores - jnp.where(jnp.isneginf(lse), jnp.inf, lse)[..., None])
     delta = _product("bihd,bihd->bhi", out, dout) - dlse
     dscores = weights * (_product("bihd,bjhd->bhij", dout, values) - delta[..., None])
-    weights, rounded = weights.astype(q.dtype), dscores.astype(q.dtype)
+    dproducts = dscores * (1 - (capped / softcap) ** 2) if softcap else dscores
+    weights, rounded = weights.astype(q.dtype), dproducts.astype(q.dtype)
     dq = _product("bhij,bjhd->bihd", rounded, keys) * softmax_scale
     dk = _product("bhij,bihd->bjhd", rounded, q) * softmax_scale
     dv = _product("bhij,bihd->bjhd", weights, dout)
@@ -121,20 +127,23 @@ def kept(band: Band, query_length: int, key_length: int) -> jax.Array:
     return (offset >= band.lower) & (offset <= band.upper)
 
 
-def _scores(
-    q: jax.Array,
-    k: jax.Array,
-    softmax_scale: float | jax.Array,
-    band: Band,
-    bias: jax.Array | None,
-    mask: jax.Array | None,
-) -> jax.Array:
-    """(B, Hq, Sq, Sk), -inf where a row does not see a key."""
+def _products(q: jax.Array, k: jax.Array, softmax_scale: float | jax.Array) -> jax.Array:
+    """(B, Hq, Sq, Sk): Q K^T, scaled."""
     k = jnp.repeat(k, q.shape[2] // k.shape[2], axis=2)
-    scores = _product("bihd,bjhd->bhij", q, k) * softmax_scale
+    return _product("bihd,bjhd->bhij", q, k) * softmax_scale
+
+
+def _capped(scores: jax.Array, softcap: float) -> jax.Array:
+    return softcap * jnp.tanh(scores / softcap) if softcap else scores
+
+
+def _masked(
+    scores: jax.Array, band: Band, bias: jax.Array | None, mask: jax.Array | None
+) -> jax.Array:
+    """With the bias, and -inf where a row does not see a key."""
     if bias is not None:
         scores = scores + bias.astype(scores.dtype)
-    keep = kept(band, q.shape[1], k.shape[1])[None, None]
+    keep = kept(band, *scores.shape[2:])[None, None]
     return jnp.where(keep if mask is None else keep & mask, scores, -jnp.inf)
 
 
