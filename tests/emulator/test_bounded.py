@@ -1,22 +1,17 @@
 """Bounded kernels, emulated, against the definition: whatever their arrays say is visible."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bounded_cases import problem
 from calls import SCHEDULES
 
 import jax_fa4
 from jax_fa4.emulator import one_kernel
 from jax_fa4.ffi.backward import Operands
-from jax_fa4.ops import reference
 from jax_fa4.ops.band import FULL
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.testing import inputs, tolerances
-from jax_fa4.testing.exact import exact
+from jax_fa4.testing.bounded import problem
 from jax_fa4.variants import CATALOG, BackwardVariant, DType, ForwardVariant
 
 SOFTCAP = 1.5  # scores are about 1
@@ -45,23 +40,6 @@ CASES = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("scale", "softcap"))
-def plain(x, mask, *, scale, softcap):
-    """out, lse and the gradients, by the plain formulas in the inputs' precision."""
-    options = {"softmax_scale": scale, "band": FULL, "mask": mask, "softcap": softcap}
-    out, lse = reference.attention(*x[:3], **options)
-    return out, lse, *reference.gradients(*x[:3], out, lse, x.dout, x.dlse, **options)
-
-
-def definition(case, softcap):
-    """Both definitions of a problem, as tolerances want them."""
-    options = {"softmax_scale": case.case.scale, "softcap": softcap}
-    wanted = exact(case.inputs, band=FULL, mask=case.mask, **options)
-    found = plain(case.inputs, case.mask, scale=case.case.scale, softcap=softcap)
-    names = ("out", "lse", "dq", "dk", "dv")
-    return wanted, dict(zip(names, map(np.asarray, found), strict=True))
-
-
 def scheduled(variant, seed):
     level, completion, order = SCHEDULES[seed % len(SCHEDULES)]
     return jax_fa4.emulator.options(
@@ -82,14 +60,14 @@ def test_forward_is_the_definition(variant, seed):
             softcap=softcap,
         )
     found = {"out": np.asarray(out), "lse": np.asarray(lse)}
-    tolerances.check(found, *definition(case, softcap))
+    tolerances.check(found, *case.definition(softcap))
 
 
 @pytest.mark.parametrize(("variant", "seed"), CASES[BackwardVariant])
 def test_backward_is_the_definition(variant, seed):
     case = problem(seed, (variant.head_dim, variant.head_dim_v), DTYPES[variant.dtype])
     softcap = SOFTCAP * variant.softcap
-    wanted, by_formulas = definition(case, softcap)
+    wanted, by_formulas = case.definition(softcap)
     q, k, v, dout, dlse = case.inputs
     out, lse = (jnp.asarray(by_formulas[name]) for name in ("out", "lse"))
     with scheduled(variant, seed):

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bounded import plain
 
 import jax_fa4
-from jax_fa4.ops.band import FULL
 from jax_fa4.testing import expected, inputs, tolerances
-from jax_fa4.testing.exact import exact
+from jax_fa4.testing.bounded import definition
 from jax_fa4.variants import CATALOG, ForwardVariant
 
 ARCHES = sorted({v.arch.value for v in CATALOG if isinstance(v, ForwardVariant) and v.bounded})
@@ -117,15 +115,6 @@ def make(packed):
     return case, inputs.make(case, jnp.bfloat16)
 
 
-def both(case, x, visible):
-    """The definitions of out, lse and gradients, of what is visible."""
-    mask = jnp.asarray(visible)[:, None]
-    found = plain(x, mask, scale=case.scale, softcap=0.0)
-    names = ("out", "lse", "dq", "dk", "dv")
-    wanted = exact(x, softmax_scale=case.scale, band=FULL, mask=mask)
-    return wanted, dict(zip(names, map(np.asarray, found), strict=True))
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_call_and_its_gradient_are_the_definition(name, arch):
     packed = CASES[name]
@@ -133,7 +122,7 @@ def test_a_call_and_its_gradient_are_the_definition(name, arch):
     words = jax_fa4.explain(*x[:3], **packed.options, implementation="emulator")
     assert words.startswith(f"kernel fwd_{arch}_bf16_d64_bounded on the emulator")
     found = expected.results(attention(packed.options), x, gradients=True)
-    tolerances.check(found, *both(case, x, packed.visible))
+    tolerances.check(found, *definition(x, packed.visible, case.scale))
 
 
 def test_one_program_serves_all_documents(arch):

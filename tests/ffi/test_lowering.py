@@ -139,6 +139,30 @@ def test_backward_call(hopper):
     assert f"({operands}) -> ({results})" in line
 
 
+def test_calls_with_segment_ids(hopper):
+    """By bounded kernels, whose bounds are arrays."""
+    q, k, v = shapes(sq=130, sk=300, heads_kv=2, width=60)
+    ids = [jax.ShapeDtypeStruct((2, n), jnp.int32) for n in (130, 300)]
+
+    def loss(q, k, v, *ids):
+        names = ("query_segment_ids", "key_value_segment_ids")
+        options = dict(zip(names, ids, strict=True))
+        out = jax_fa4.dot_product_attention(q, k, v, scale=0.5, is_causal=True, **options)
+        return out.astype(jnp.float32).sum()
+
+    text = lowered(jax.grad(loss, argnums=(0, 1, 2)), q, k, v, *ids)
+    forward, backward = (call_of(text, f"jax_fa4_{way}_bounded_v1") for way in ("fwd", "bwd"))
+    for line, way in ((forward, "fwd"), (backward, "bwd")):
+        assert attributes(line) | {"variants": kernels(line).split()[0].strip('"')} == {
+            "variants": f"{way}_sm90_bf16_d64_bounded",
+            "softmax_scale": "5.000000e-01 : f32",
+            "softcap": "0.000000e+00 : f32",
+        }
+    bounds = "tensor<2x130x2xi32>, tensor<2x130xi32>, tensor<2x300xi32>, tensor<2x3x4xi32>"
+    assert f"{bounds}, tensor<4xf32>) -> " in forward
+    assert f"{bounds}, tensor<2x5x2xi32>) -> " in backward
+
+
 @pytest.mark.parametrize("target", ["jax_fa4_fwd_v1", "jax_fa4_bwd_v1"])
 def test_calls_ask_for_arrays_in_rows(hopper, target):
     """The kernels take no strides: whatever layout XLA has for an array, it copies to this one."""

@@ -1,15 +1,23 @@
-"""Random bounds for kernels: whatever arrays may say, beyond what public arguments can."""
+"""Random problems for bounded kernels, and what they should return.
+
+Their bounds are whatever the arrays may say, beyond what public arguments can.
+"""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_fa4.ops import reference
+from jax_fa4.ops.band import FULL
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.testing import inputs
+from jax_fa4.testing.exact import Arrays, exact
 
 LENGTHS = (1, 2, 63, 64, 65, 100, 127, 128, 129, 200, 256, 300)
 
@@ -22,9 +30,29 @@ class Bounded:
     bounds: KeyBounds
     inputs: inputs.Inputs
 
-    @property
-    def mask(self) -> Any:
-        return self.bounds.sees()[:, None]
+    def definition(self, softcap: float = 0.0) -> tuple[Arrays, Arrays]:
+        """out, lse and gradients, exact and by the plain formulas."""
+        return definition(self.inputs, self.bounds.sees(), self.case.scale, softcap)
+
+
+def definition(
+    x: inputs.Inputs, visible: Any, scale: float, softcap: float = 0.0
+) -> tuple[Arrays, Arrays]:
+    """out, lse and gradients where row i sees key j iff visible[b, i, j]: exact, and plain."""
+    mask = jnp.asarray(visible)[:, None]
+    wanted = exact(x, softmax_scale=scale, band=FULL, mask=mask, softcap=softcap)
+    found = _plain(x, mask, scale, softcap)
+    return wanted, dict(zip(RESULTS, map(np.asarray, found), strict=True))
+
+
+RESULTS = ("out", "lse", "dq", "dk", "dv")
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _plain(x: inputs.Inputs, mask: jax.Array, scale: float, softcap: float) -> tuple[Any, ...]:
+    options: dict[str, Any] = {"softmax_scale": scale, "mask": mask, "softcap": softcap}
+    out, lse = reference.attention(*x[:3], **options)
+    return out, lse, *reference.gradients(*x[:3], out, lse, x.dout, x.dlse, **options)
 
 
 def problem(seed: int, head_dims: tuple[int, int], dtype: Any) -> Bounded:
