@@ -65,6 +65,15 @@ def test_run_of_the_backward(capsys, arguments):
     assert capsys.readouterr().out.endswith("verdict: OK\n")
 
 
+@pytest.mark.parametrize("direction", ["fwd", "bwd"])
+@pytest.mark.parametrize("kind", ["bounded", "bounded_softcap"])
+def test_run_of_a_bounded_kernel(capsys, direction, kind):
+    """On random segments, within a causal mask."""
+    name = f"{direction}_sm90_bf16_d64_{kind}"
+    assert main(["run", name, "--shape", "1,100,150,2,1,64", "--causal"]) == 0
+    assert "verdict: OK" in capsys.readouterr().out
+
+
 def test_report_of_the_backward_is_of_the_kernel_asked_for(capsys):
     """It runs between its helpers, and its five products and the exponentials are its own."""
     assert main(["report", "bwd_sm90_bf16_d64", "--shape", "1,128,128,1,1,64"]) == 0
