@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_batching import custom_vmap
 
 from jax_fa4.ops import errors, kernel_calls, manual_axes, portable
 from jax_fa4.ops.band import Band
@@ -38,11 +40,12 @@ class Plan:
     band: Band
     path: Path
     names: tuple[str, str] = CHECKPOINT_NAMES
+    softcap: float = 0.0  # of scores; 0 is none
 
     @property
     def scoring(self) -> Scoring:
         """What the portable path needs of it."""
-        return Scoring(self.softmax_scale, self.band)
+        return Scoring(self.softmax_scale, self.band, self.softcap)
 
 
 def checkpoint_names(name: str | None) -> tuple[str, str]:
@@ -106,7 +109,11 @@ def _forward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
     kernel = functools.partial(
-        kernel_calls.forward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+        kernel_calls.forward,
+        plan.path,
+        softmax_scale=plan.softmax_scale,
+        band=plan.band,
+        softcap=plan.softcap,
     )
 
     def portable_forward(q: jax.Array, k: jax.Array, v: jax.Array, *bounds: jax.Array) -> Any:
@@ -129,7 +136,11 @@ def _backward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands, *rest: jax.Array
 ) -> portable.Gradients:
     kernel = functools.partial(
-        kernel_calls.backward, plan.path, softmax_scale=plan.softmax_scale, band=plan.band
+        kernel_calls.backward,
+        plan.path,
+        softmax_scale=plan.softmax_scale,
+        band=plan.band,
+        softcap=plan.softcap,
     )
 
     def portable_backward(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
@@ -167,7 +178,29 @@ def _run(
             return kernel(*args)
         return lax.platform_dependent(*args, cuda=kernel, default=portable_function)
 
-    return (fold_vmap(compute) if folds else compute)(*args)
+    return fold_vmap(compute)(*args) if folds else _mapped_alike(*compute(*args))
+
+
+@custom_vmap
+def _mapped_alike(*results: Any) -> Any:
+    """The results; under vmap all of them are mapped.
+
+    lse does not depend on v. Unmapped beside an out that is, it would get a cotangent that is the
+    sum of all maps' in the gradient of each.
+    """
+    return results
+
+
+@_mapped_alike.def_vmap
+def _map_alike(size: int, mapped: Any, *results: Any) -> Any:
+    leaves, tree = jax.tree.flatten(results)
+    flags = jax.tree.leaves(mapped)
+    found = [
+        x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+        for x, is_mapped in zip(leaves, flags, strict=True)
+    ]
+    found = jax.tree.unflatten(tree, found)
+    return _mapped_alike(*found), jax.tree.map(lambda _: True, found)
 
 
 def _folds(operands: Operands) -> bool:
@@ -193,24 +226,6 @@ def _portable_backward(
     return portable.backward(q, k, v, residuals, plan.scoring, operands)
 
 
-def gradients(
-    plan: Plan,
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    results: tuple[jax.Array, jax.Array],
-    cotangents: tuple[jax.Array, jax.Array],
-    bounds: KeyBounds | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """dq, dk, dv through keys that may be only some of those that the queries attend.
-
-    `results` are out and lse of all keys, `cotangents` theirs: P = exp(S - lse) is each key's
-    share of the whole softmax, and the dq of several such calls add up (`jax_fa4.parallel.ring`).
-    """
-    found = _backward(plan, q, k, v, Operands(bounds=bounds), *results, *cotangents)
-    return found.q, found.k, found.v
-
-
 def _second_derivative(
     portable_function: Callable[..., Any], plan: Plan, primals: Any, tangents: Any
 ) -> tuple[Any, Any]:
@@ -225,3 +240,21 @@ def _second_derivative(
 
 _forward.defjvp(functools.partial(_second_derivative, _portable_forward))
 _backward.defjvp(functools.partial(_second_derivative, _portable_backward))
+
+
+def gradients(
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    results: tuple[jax.Array, jax.Array],
+    cotangents: tuple[jax.Array, jax.Array],
+    bounds: KeyBounds | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(dq, dk, dv) through keys that may be only some of those that the queries attend.
+
+    `results` are out and lse of all keys, `cotangents` theirs: P = exp(S - lse) is each key's
+    share of the whole softmax, and the dq of several such calls add up (`jax_fa4.parallel.ring`).
+    """
+    found = _backward(plan, q, k, v, Operands(bounds=bounds), *results, *cotangents)
+    return found.q, found.k, found.v

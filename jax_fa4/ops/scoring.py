@@ -17,6 +17,7 @@ class Scoring:
 
     softmax_scale: float
     band: Band = FULL
+    softcap: float = 0.0  # c: scores become c tanh(S / c); 0 is none
 
 
 class Operands(NamedTuple):

@@ -177,10 +177,10 @@ def test_nothing_to_attend():
     assert np.isneginf(found["lse"]).all()
 
 
-@pytest.mark.parametrize(("sq", "sk"), [(0, 3), (3, 0)])
-def test_empty_arrays(sq, sk):
-    q, k = jnp.ones((2, sq, 2, 8)), jnp.ones((2, sk, 2, 8))
-    ids = {QI: jnp.ones((2, sq), jnp.int32), KI: jnp.ones((2, sk), jnp.int32)}
+@pytest.mark.parametrize(("batch", "sq", "sk"), [(2, 0, 3), (2, 3, 0), (0, 3, 3)])
+def test_empty_arrays(batch, sq, sk):
+    q, k = jnp.ones((batch, sq, 2, 8)), jnp.ones((batch, sk, 2, 8))
+    ids = {QI: jnp.ones((batch, sq), jnp.int32), KI: jnp.ones((batch, sk), jnp.int32)}
     out = jax_fa4.dot_product_attention(q, k, k, **ids)
     assert out.shape == q.shape
     assert not out.any()

@@ -173,3 +173,20 @@ def test_forward_mode_is_refused_by_jax():
     q, k, v = qkv()
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(lambda q: jax_fa4.flash_attention(q, k, v), (q,), (q,))
+
+
+@pytest.mark.parametrize("argument", ["bias", "mask"])
+def test_vmap_over_values_alone_with_a_bias_or_mask(argument):
+    """lse does not depend on v, and must be mapped beside an out that does."""
+    q, k, v = qkv(dtype=jnp.float32)
+    v = jnp.stack([v, v + 1])
+    dense = {argument: jnp.ones((1, 1, 24, 24), bool if argument == "mask" else jnp.float32)}
+
+    def total(q, k, v):
+        results = jax_fa4.dot_product_attention(q, k, v, return_residual=True, **dense)
+        return sum((x * x).sum() for x in results)
+
+    ours = jax.grad(lambda q, k: jax.vmap(total, (None, None, 0))(q, k, v).sum(), (0, 1))(q, k)
+    wanted = jax.grad(lambda q, k: total(q, k, v[0]) + total(q, k, v[1]), (0, 1))(q, k)
+    for a, b in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
