@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_fa4.ops import checks, errors, unbuilt
+from jax_fa4.ops import checks, errors
 from jax_fa4.ops.band import FULL, Alignment, Band, Window
 from jax_fa4.ops.core import Plan, attention, checkpoint_names
 from jax_fa4.ops.packing import Packing
@@ -127,7 +127,11 @@ def dot_product_attention(
         row attends only keys of its own id, under is_causal, windows and lengths besides, whose
         positions are those in the arrays. Any ids in any order; for T = S one may be given for
         both. Blocks without an equal pair are skipped: packed documents cost what they contain.
-      logits_soft_cap, sinks: not built yet.
+      logits_soft_cap: number c known at trace time, > 0: scaled scores become c tanh(score / c),
+        before a bias is added; None or 0 for none.
+      sinks: (N,), learnable: exp(sink) joins the sum of a head's every row, and no value, so
+        out = sum_j exp(s_j) v_j / (sum_j exp(s_j) + exp(sink)); lse contains it. -inf is none. A
+        row that attends no key has out 0 and lse = sink.
 
     Returns:
       out (B, T, N, V) or (T, N, V), of query's batch axes and dtype; with return_residual also
@@ -141,7 +145,6 @@ def dot_product_attention(
 
     Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
     """
-    unbuilt.refuse(logits_soft_cap=logits_soft_cap, sinks=sinks)
     packing = Packing(
         query_seq_lengths, key_value_seq_lengths, query_segment_ids, key_value_segment_ids
     )
@@ -161,6 +164,9 @@ def dot_product_attention(
         checks.mask_dtype(mask := jnp.asarray(mask))
         mask = checks.dense("mask", mask, batch, scores)
     number = checks.scale("scale", scale, q.shape[3])
+    softcap = checks.softcap("logits_soft_cap", logits_soft_cap)
+    if sinks is not None:
+        checks.sinks("sinks", sinks := jnp.asarray(sinks), q.shape[2])
     band = Band.make(
         *lengths,
         causal=bool(is_causal),
@@ -176,12 +182,13 @@ def dot_product_attention(
         has_mask=mask is not None,
         deterministic=bool(deterministic),
         has_bounds=packing.is_given,
+        has_softcap=softcap != 0,
     )
     path = select(problem, implementation)
     bounds = packing.bounds(band, batch, lengths, moves=causal_alignment == "bottom_right")
     band = band if bounds is None else FULL
-    plan = Plan(number, band, path, checkpoint_names(checkpoint_name))
-    out, lse = attention(plan, q, k, v, bias, mask, bounds)
+    plan = Plan(number, band, path, checkpoint_names(checkpoint_name), softcap)
+    out, lse = attention(plan, q, k, v, bias, mask, bounds, sinks)
     out = out.reshape(*arrays[0].shape[:-1], out.shape[-1])
     if not return_residual:
         return out

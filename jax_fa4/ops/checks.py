@@ -114,6 +114,32 @@ def segment_ids(name: str, x: ShapeDtype, batch: tuple[int, ...], length: int) -
         )
 
 
+def softcap(name: str, value: Any) -> float:
+    """The soft cap as a number, 0 for none: None or 0."""
+    if value is None:
+        return 0.0
+    if isinstance(value, jax.core.Tracer):
+        raise errors.traced_softcap(name)
+    expected = "a finite number, positive, or 0 for none"
+    if isinstance(value, bool) or np.ndim(value) != 0:
+        raise errors.bad_number(name, value, expected)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise errors.bad_number(name, value, expected) from None
+    if not math.isfinite(number) or number < 0:
+        raise errors.bad_number(name, value, expected)
+    return number
+
+
+def sinks(name: str, x: ShapeDtype, heads: int) -> None:
+    """One floating-point number for each query head."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise errors.bad_sinks_dtype(name, x.dtype)
+    if x.shape != (heads,):
+        raise errors.wrong_shape(name, x.shape, f"({heads},), one for each query head")
+
+
 def scale(name: str, value: Any, head_dim: int) -> float:
     """The softmax scale as a number, 1/sqrt(head_dim) for None."""
     if value is None:

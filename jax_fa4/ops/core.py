@@ -26,6 +26,7 @@ from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.ops.scoring import Operands, Scoring
 from jax_fa4.ops.selection import Path
+from jax_fa4.ops.sinks import include
 
 # What the residuals out and lse are called for jax.checkpoint policies, unless the caller
 # names them: jax.checkpoint_policies.save_only_these_names(*CHECKPOINT_NAMES).
@@ -61,18 +62,20 @@ def attention(
     bias: jax.Array | None = None,
     mask: jax.Array | None = None,
     bounds: KeyBounds | None = None,
+    sinks: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
 
     q is (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv), bias and mask are (B or 1,
-    Hq or 1, Sq or 1, Sk or 1). With `bounds`, which contain it, the plan's band is FULL.
+    Hq or 1, Sq or 1, Sk or 1). With `bounds`, which contain it, the plan's band is FULL. sinks
+    are (Hq,).
     """
     operands = (q, k, v, Operands(bias, mask, bounds))
     # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
     # custom_vjp, its gradient comes back with the sum over those axes.
     axes = frozenset[Any]().union(*map(manual_axes.varying_axes, jax.tree.leaves(operands)))
     out, lse = _attention(plan, *jax.tree.map(lambda x: manual_axes.vary(x, axes), operands))
-    return out, lse
+    return (out, lse) if sinks is None else include(out, lse, sinks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -143,8 +143,17 @@ def traced_scale(name: str) -> NotImplementedError:
     )
 
 
-def not_built(name: str, value: Any, remedy: str) -> NotImplementedError:
-    return NotImplementedError(f"{name}={value} is not supported yet; {remedy}")
+def traced_softcap(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name} is a traced value, and it must be a number known at trace time; make the argument "
+        "static"
+    )
+
+
+def bad_sinks_dtype(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"{name} has dtype {dtype}, expected floating point; cast with .astype(jnp.float32)"
+    )
 
 
 def no_kernel(implementation: str, reason: str) -> NotImplementedError:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_fa4.ops import checks, fp8, unbuilt
+from jax_fa4.ops import checks, fp8
 from jax_fa4.ops.band import Band, Window
 from jax_fa4.ops.core import Plan, attention, checkpoint_names
 from jax_fa4.ops.selection import Implementation, select
+from jax_fa4.ops.sinks import include
 from jax_fa4.variants.problem import Problem
 
 
@@ -98,7 +99,10 @@ def flash_attention(
       deterministic: whether the gradients must have the same bits in every run. By default the
         kernels add to that of q in a varying order; those of k and v never vary. Where no
         deterministic kernel exists (`explain` says so), the portable path computes them.
-      softcap, learnable_sink: not built yet.
+      softcap: number c known at trace time: scaled scores become c tanh(score / c); 0 for none.
+      learnable_sink: (Hq,): exp(sink) joins the sum of a head's every row, and no value, so
+        out = sum_j exp(s_j) v_j / (sum_j exp(s_j) + exp(sink)); lse contains it. -inf is none. A
+        row that attends no key has out 0 and lse = sink.
 
     Returns:
       out (B, Sq, Hq, Dv) in q's dtype, bfloat16 for float8_e4m3fn; with return_lse also lse
@@ -112,11 +116,13 @@ def flash_attention(
 
     Method: FlashAttention-4 (Zadouri et al. 2026) and the online softmax behind it.
     """
-    unbuilt.refuse(softcap=softcap, learnable_sink=learnable_sink)
     q, k, v = map(jnp.asarray, (q, k, v))
     checks.qkv(("q", "k", "v"), q, k, v, takes_fp8=True)
     descales = _descales(q, k, query_descale, key_descale, value_descale)
     number = checks.scale("softmax_scale", softmax_scale, q.shape[3])
+    cap = checks.softcap("softcap", softcap)
+    if learnable_sink is not None:
+        checks.sinks("learnable_sink", learnable_sink := jnp.asarray(learnable_sink), q.shape[2])
     band = Band.make(
         q.shape[1],
         k.shape[1],
@@ -130,12 +136,16 @@ def flash_attention(
         head_dim_v=v.shape[3],
         softmax_scale=number,
         deterministic=bool(deterministic),
+        has_softcap=cap != 0,
     )
-    plan = Plan(number, band, select(problem, implementation), checkpoint_names(checkpoint_name))
-    if descales is not None:
-        out, lse = fp8.attention(plan, q, k, v, descales)
+    path = select(problem, implementation)
+    plan = Plan(number, band, path, checkpoint_names(checkpoint_name), cap)
+    if descales is None:
+        out, lse = attention(plan, q, k, v, sinks=learnable_sink)
     else:
-        out, lse = attention(plan, q, k, v)
+        out, lse = fp8.attention(plan, q, k, v, descales)
+        if learnable_sink is not None:
+            out, lse = include(out, lse, learnable_sink)
     return (out, lse) if return_lse else out
 
 

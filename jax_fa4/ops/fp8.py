@@ -18,7 +18,6 @@ from jax import lax
 
 from jax_fa4.ffi.forward import forward as forward_call
 from jax_fa4.ops import errors, manual_axes, portable
-from jax_fa4.ops.band import Band
 from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.core import Plan
 from jax_fa4.ops.kernel_calls import pad_head_dim
@@ -36,7 +35,7 @@ class Descales(NamedTuple):
 
 
 def portable_forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, *descales: jax.Array, softmax_scale: float, band: Band
+    q: jax.Array, k: jax.Array, v: jax.Array, *descales: jax.Array, scoring: Scoring
 ) -> tuple[jax.Array, jax.Array]:
     """The portable path: bfloat16 holds every number of e4m3, and rounds P more finely."""
     query, key, value = descales
@@ -44,7 +43,7 @@ def portable_forward(
         q.astype(OUT_DTYPE),
         k.astype(OUT_DTYPE),
         v.astype(OUT_DTYPE),
-        Scoring(softmax_scale, band),
+        scoring,
         Operands(score_scale=query * key, value_scale=value),
     )
 
@@ -76,9 +75,7 @@ def _no_gradient(plan: Plan, primals: Any, tangents: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _forward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
     def compute(q: jax.Array, k: jax.Array, *rest: jax.Array) -> Any:
-        portable = functools.partial(
-            portable_forward, softmax_scale=plan.softmax_scale, band=plan.band
-        )
+        portable = functools.partial(portable_forward, scoring=plan.scoring)
         if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
             return portable(q, k, *rest)
         kernel = functools.partial(_kernel_forward, plan)

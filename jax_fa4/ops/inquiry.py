@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_fa4 import ffi
-from jax_fa4.ops import checks, errors, selection, unbuilt
+from jax_fa4.ops import checks, errors, selection
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
 from jax_fa4.ops.packing import Packing
@@ -32,12 +32,15 @@ _NEUTRAL = (
 )
 _SCALES = ("scale", "softmax_scale")
 _WINDOWS = ("local_window_size", "window_size")
+_SOFTCAPS = ("logits_soft_cap", "softcap")
+_SINKS = ("sinks", "learnable_sink")
 _OPTIONS = (
     *_SCALES,
     *_NEUTRAL,
     *checks.DESCALES,
     *Packing._fields,
-    *unbuilt.ARGUMENTS,
+    *_SOFTCAPS,
+    *_SINKS,
     "implementation",
 )
 
@@ -173,7 +176,6 @@ def _problem(
     for name in options:
         if name not in _OPTIONS:
             raise errors.bad_option(name, _OPTIONS)
-    unbuilt.refuse(**{n: v for n, v in options.items() if n in unbuilt.ARGUMENTS})
     arrays = _arrays(query, key, value)
     q, k, v = (shape_dtype((1, *x.shape[-3:]), x.dtype) for x in arrays)
     checks.qkv(("query", "key", "value"), q, k, v, takes_fp8=True)
@@ -182,6 +184,10 @@ def _problem(
             checks.descale(name, *_arrays(options[name], *arrays[:2]))
     packing = Packing(*(options.get(name) for name in Packing._fields))
     packing.check(arrays[0].shape[:-3], (q.shape[1], k.shape[1]))
+    for name in _SINKS:
+        if options.get(name) is not None:
+            checks.sinks(name, _arrays(options[name])[0], q.shape[2])
+    caps = [checks.softcap(name, options.get(name)) for name in _SOFTCAPS]
     width = arrays[0].shape[-1]
     scale = next((options[n] for n in _SCALES if options.get(n) is not None), None)
     return Problem(
@@ -193,4 +199,5 @@ def _problem(
         has_mask=mask is not None,
         deterministic=bool(options.get("deterministic", False)),
         has_bounds=packing.is_given,
+        has_softcap=any(caps),
     )

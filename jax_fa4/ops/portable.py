@@ -106,16 +106,16 @@ def backward(
     scores = BlockScores.make(grid, scoring, operands)
     block = _backward_block(grid, scores, (q, k, v), residuals)
     if grid.is_one_block:
-        dq, dk, dv, dscores = block(0, 0)
-        dbias = None if scores.bias is None else scores.bias.sum_into_shape(dscores)
+        dq, dk, dv, dbias = block(0, 0)
+        dbias = None if scores.bias is None else scores.bias.sum_into_shape(dbias)
         sums = Gradients(dq[None], dk[None], dv[None], dbias)
     else:
 
         def step(row: jax.Array, column: jax.Array, state: Gradients) -> Gradients:
-            dq, dk, dv, dscores = block(row, column)
+            dq, dk, dv, part = block(row, column)
             dbias = state.bias
             if scores.bias is not None and dbias is not None:
-                dbias = scores.bias.add_block(dbias, dscores, row, column)
+                dbias = scores.bias.add_block(dbias, part, row, column)
             return Gradients(
                 _add_at(state.q, row, dq),
                 _add_at(state.k, column, dk),
@@ -146,7 +146,7 @@ def _unpadded(
 def _backward_block(
     grid: Grid, scores: BlockScores, qkv: tuple[jax.Array, ...], residuals: Residuals
 ) -> Any:
-    """The function of (row, column) that gives a block's parts of dq, dk and dv, and its dS."""
+    """The function of (row, column) that gives a block's parts of dq, dk, dv and dbias."""
     q, k, v = qkv
     queries, keys, values = grid.stack_queries(q), grid.stack_keys(k), grid.stack_keys(v)
     douts = grid.stack_queries(residuals.dout)
@@ -159,16 +159,17 @@ def _backward_block(
         # Keys lead here: two of the three products then take the scores as they lie.
         query, key, value = _at(queries, row), _at(keys, column), _at(values, column)
         dout = _at(douts, row)
-        found = scores.block_by_key(query, key, row, column)
+        found, pull = scores.block_by_key(query, key, row, column)
         weights = jnp.exp(found - _at(lses, row)[:, :, None])
         dweights = dot("bhjd,bhgid->bhjgi", value, dout)
         dscores = weights * (dweights - _at(deltas, row)[:, :, None])
-        rounded = dscores.astype(query.dtype)
+        dproducts, dbias = pull(dscores)
+        rounded = dproducts.astype(query.dtype)
         return (
             dot("bhjgi,bhjd->bhgid", rounded, key),
             dot("bhjgi,bhgid->bhjd", rounded, query),
             dot("bhjgi,bhgid->bhjd", weights.astype(dout.dtype), dout),
-            jnp.moveaxis(dscores, 2, -1),
+            dbias,
         )
 
     return block

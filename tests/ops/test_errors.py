@@ -149,23 +149,29 @@ class TestNotSupported:
         words = [jnp.dtype(dtype).name, "astype"]
         refuses(NotImplementedError, words, function, x, x, x)
 
-    @pytest.mark.parametrize(
-        ("option", "value"),
-        [
-            ("logits_soft_cap", 30.0),
-            ("sinks", jnp.ones(4)),
-        ],
-    )
-    @pytest.mark.parametrize("implementation", [None, "fa4", "xla"])
-    def test_not_built_at_level_1(self, option, value, implementation):
-        options = {option: value, "implementation": implementation}
-        refuses(NotImplementedError, [f"{option}=", "not supported yet"], dpa, Q, Q, Q, **options)
-        assert option in jax_fa4.is_supported(Q, Q, Q, **options)
+    @pytest.mark.parametrize("cap", [-1.0, float("inf"), float("nan"), "big", True])
+    def test_soft_caps(self, cap):
+        words = ["finite number", repr(cap)]
+        refuses(ValueError, ["logits_soft_cap", *words], dpa, Q, Q, Q, logits_soft_cap=cap)
+        refuses(ValueError, ["softcap", *words], flash, Q, Q, Q, softcap=cap)
+        with pytest.raises(ValueError, match="softcap"):
+            jax_fa4.explain(Q, Q, Q, softcap=cap)
 
-    @pytest.mark.parametrize(("option", "value"), [("softcap", 1.0), ("learnable_sink", 0)])
-    def test_not_built_at_level_2(self, option, value):
-        options = {option: value}
-        refuses(NotImplementedError, [f"{option}={value}", "yet"], flash, Q, Q, Q, **options)
+    def test_traced_soft_cap(self):
+        def call(q, c):
+            return dpa(q, q, q, logits_soft_cap=c)
+
+        refuses(NotImplementedError, ["logits_soft_cap", "static"], call, Q, array())
+
+    @pytest.mark.parametrize(
+        ("sinks", "words"),
+        [(jnp.ones(3), ["(3,)", "(4,)"]), (0, ["int32", "float32"]), (np.ones((4, 1)), ["(4,)"])],
+    )
+    def test_sinks(self, sinks, words):
+        refuses(ValueError, ["sinks", *words], dpa, Q, Q, Q, sinks=sinks)
+        refuses(ValueError, ["learnable_sink", *words], flash, Q, Q, Q, learnable_sink=sinks)
+        with pytest.raises(ValueError, match="sinks"):
+            jax_fa4.is_supported(Q, Q, Q, sinks=sinks)
 
     def test_varlen(self):
         words = ["flash_attention_varlen", "mask="]
