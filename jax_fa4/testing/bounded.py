@@ -1,0 +1,140 @@
+"""Problems of bounded kernels, and their definition in float64 and in the inputs' precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jax_fa4.ffi.backward import Operands
+from jax_fa4.ops.key_bounds import KeyBounds
+from jax_fa4.testing.exact import Arrays
+
+KINDS = ("full", "causal", "window", "random", "documents", "causal-documents", "lengths", "ids")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`kind` is who sees what; heads share a key head; 0 is no soft cap."""
+
+    kind: str
+    lengths: tuple[int, int]
+    dims: tuple[int, int]
+    heads: tuple[int, int] = (2, 1)
+    batch: int = 2
+    softcap: float = 0.0
+    peak: float = 1.0  # what queries are multiplied by: scores that reach a soft cap
+    seed: int = 0
+
+    @property
+    def scale(self) -> float:
+        return float(self.dims[0] ** -0.5)
+
+
+def bounds(case: Case) -> KeyBounds:
+    """Who sees what, clipped to the keys that there are."""
+    random = np.random.default_rng(case.seed)
+    (rows, keys), batch = case.lengths, case.batch
+    i = np.broadcast_to(np.arange(rows), (batch, rows))
+    first, last = np.zeros((batch, rows), int), np.full((batch, rows), keys - 1)
+    query_ids, key_ids = np.zeros((batch, rows), int), np.zeros((batch, keys), int)
+    match case.kind:
+        case "causal":
+            last = i + keys - rows
+        case "window":
+            first, last = i - 70, i + 11
+        case "random":
+            first = random.integers(-3, keys + 2, (batch, rows))
+            last = first + random.integers(-2, max(keys // 2, 2), (batch, rows))
+            query_ids, key_ids = (random.integers(0, 3, x.shape) // 2 for x in (i, key_ids))
+        case "documents" | "causal-documents":
+            for b in range(batch):
+                ends = np.sort(random.integers(0, min(rows, keys), 3))
+                query_ids[b] = np.searchsorted(ends, np.arange(rows), side="right") - 1
+                key_ids[b] = np.searchsorted(ends, np.arange(keys), side="right") - 1
+                first[b] = np.array([0, *ends])[query_ids[b] + 1]
+                last[b] = np.array([*ends, keys])[query_ids[b] + 1] - 1
+            last = np.minimum(last, i) if case.kind == "causal-documents" else last
+        case "lengths":
+            used = random.integers(0, (rows + 1, keys + 1), (batch, 2))
+            last = np.where(i < used[:, :1], used[:, 1:] - 1, -1)
+        case "ids":  # in no order: hardly a block is seen whole, and every one by somebody
+            query_ids, key_ids = (random.integers(-1, 2, x.shape) for x in (i, key_ids))
+    first, last = np.maximum(first, 0), np.minimum(last, keys - 1)
+    return KeyBounds(*(jnp.asarray(x, jnp.int32) for x in (first, last, query_ids, key_ids)))
+
+
+def make(case: Case, dtype: DTypeLike) -> tuple[Operands, KeyBounds]:
+    """Inputs, with what the forward left for the backward, and bounds."""
+    random = np.random.default_rng(case.seed + 1)
+    (rows, keys), (d, d_v), (heads, heads_kv) = case.lengths, case.dims, case.heads
+    shapes = [(rows, heads, d), (keys, heads_kv, d), (keys, heads_kv, d_v), (rows, heads, d_v)]
+    drawn = [random.standard_normal((case.batch, *shape)) for shape in shapes]
+    q, k, v, dout = (jnp.asarray(x, dtype) for x in (drawn[0] * case.peak, *drawn[1:]))
+    dlse = jnp.asarray(random.standard_normal((case.batch, heads, rows)), jnp.float32)
+    visible = bounds(case)
+    operands = Operands(q, k, v, q, dout, dlse, dlse)
+    found = definition(case, operands, visible, exact=True)
+    out, lse = jnp.asarray(found["out"], dtype), jnp.asarray(found["lse"], jnp.float32)
+    return operands._replace(out=out, lse=lse), visible
+
+
+def definition(case: Case, operands: Operands, visible: KeyBounds, *, exact: bool) -> Arrays:
+    """out, lse and gradients; if `exact` in float64 with sums of absolute terms (testing.exact).
+
+    Else in float32, with P, dS and results rounded to the inputs' dtype.
+    """
+    dtype = operands.q.dtype
+    wide: Any = np.float64 if exact else np.float32
+    q, k, v, dout, dlse = (
+        np.asarray(x).astype(wide)
+        for x in (operands.q, operands.k, operands.v, operands.dout, operands.dlse)
+    )
+
+    def rounded(x: Any) -> Any:
+        return x if exact else np.asarray(jnp.asarray(x, dtype)).astype(wide)
+
+    groups, seen = case.heads[0] // case.heads[1], np.asarray(visible.sees())[:, None]
+    keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
+    scores = np.einsum("bihd,bjhd->bhij", q, keys) * wide(case.scale)
+    slope = np.ones_like(scores)
+    if case.softcap:
+        tanh = np.tanh(scores / wide(case.softcap))
+        scores, slope = wide(case.softcap) * tanh, 1 - tanh**2
+    scores = np.where(seen, scores, -np.inf)
+    peak = scores.max(axis=-1, keepdims=True)
+    peak = np.where(np.isneginf(peak), 0, peak).astype(wide)
+    weights = np.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    p = weights / np.where(total == 0, 1, total)
+    with np.errstate(divide="ignore"):
+        lse = (np.log(total) + peak)[..., 0]
+    out = rounded(np.einsum("bhij,bjhd->bihd", rounded(p), values))
+    dp = np.einsum("bihd,bjhd->bhij", dout, values)
+    delta = np.einsum("bihd,bihd->bhi", out, dout)[..., None]
+    ds = p * (dp - delta + dlse[..., None]) * slope
+    terms = p * (np.abs(dp) + np.abs(delta) + np.abs(dlse)[..., None]) * slope
+
+    def results(p: Any, ds: Any, q: Any, keys: Any, values: Any, dout: Any) -> Arrays:
+        def shared(x: Any) -> Any:
+            return x.reshape(*k.shape[:3], groups, -1).sum(axis=3)
+
+        return {
+            "dq": np.einsum("bhij,bjhd->bihd", ds, keys) * wide(case.scale),
+            "dk": shared(np.einsum("bhij,bihd->bjhd", ds, q)) * wide(case.scale),
+            "dv": shared(np.einsum("bhij,bihd->bjhd", p, dout)),
+            "out": np.einsum("bhij,bjhd->bihd", p, values),
+        }
+
+    found = results(rounded(p), rounded(ds), q, keys, values, dout)
+    found = {name: rounded(x) for name, x in found.items()} | {"lse": lse}
+    if exact:
+        of = results(p, terms, *map(np.abs, (q, keys, values, dout)))
+        size = np.einsum("bihd,bjhd->bhij", np.abs(q), np.abs(keys)) * case.scale
+        # A capped score is rounded at the size of the cap.
+        of["lse"] = (p * size * slope).sum(axis=-1) + case.softcap
+        found |= {f"{name}_terms": np.max(x, initial=0) for name, x in of.items()}
+    return found
