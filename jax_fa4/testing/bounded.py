@@ -10,8 +10,12 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jax_fa4.ffi.backward import Operands
+from jax_fa4.ops.band import FULL
 from jax_fa4.ops.key_bounds import KeyBounds
+from jax_fa4.testing import expected
 from jax_fa4.testing.exact import Arrays
+from jax_fa4.testing.exact import exact as in_float64
+from jax_fa4.testing.inputs import Inputs
 
 KINDS = ("full", "causal", "window", "random", "documents", "causal-documents", "lengths", "ids")
 
@@ -85,56 +89,13 @@ def make(case: Case, dtype: DTypeLike) -> tuple[Operands, KeyBounds]:
 def definition(case: Case, operands: Operands, visible: KeyBounds, *, exact: bool) -> Arrays:
     """out, lse and gradients; if `exact` in float64 with sums of absolute terms (testing.exact).
 
-    Else in float32, with P, dS and results rounded to the inputs' dtype.
+    Else by the plain formulas in the inputs' precision.
     """
-    dtype = operands.q.dtype
-    wide: Any = np.float64 if exact else np.float32
-    q, k, v, dout, dlse = (
-        np.asarray(x).astype(wide)
-        for x in (operands.q, operands.k, operands.v, operands.dout, operands.dlse)
-    )
-
-    def rounded(x: Any) -> Any:
-        return x if exact else np.asarray(jnp.asarray(x, dtype)).astype(wide)
-
-    groups, seen = case.heads[0] // case.heads[1], np.asarray(visible.sees())[:, None]
-    keys, values = (np.repeat(x, groups, axis=2) for x in (k, v))
-    scores = np.einsum("bihd,bjhd->bhij", q, keys) * wide(case.scale)
-    slope = np.ones_like(scores)
-    if case.softcap:
-        tanh = np.tanh(scores / wide(case.softcap))
-        scores, slope = wide(case.softcap) * tanh, 1 - tanh**2
-    scores = np.where(seen, scores, -np.inf)
-    peak = scores.max(axis=-1, keepdims=True)
-    peak = np.where(np.isneginf(peak), 0, peak).astype(wide)
-    weights = np.exp(scores - peak)
-    total = weights.sum(axis=-1, keepdims=True)
-    p = weights / np.where(total == 0, 1, total)
-    with np.errstate(divide="ignore"):
-        lse = (np.log(total) + peak)[..., 0]
-    out = rounded(np.einsum("bhij,bjhd->bihd", rounded(p), values))
-    dp = np.einsum("bihd,bjhd->bhij", dout, values)
-    delta = np.einsum("bihd,bihd->bhi", out, dout)[..., None]
-    ds = p * (dp - delta + dlse[..., None]) * slope
-    terms = p * (np.abs(dp) + np.abs(delta) + np.abs(dlse)[..., None]) * slope
-
-    def results(p: Any, ds: Any, q: Any, keys: Any, values: Any, dout: Any) -> Arrays:
-        def shared(x: Any) -> Any:
-            return x.reshape(*k.shape[:3], groups, -1).sum(axis=3)
-
-        return {
-            "dq": np.einsum("bhij,bjhd->bihd", ds, keys) * wide(case.scale),
-            "dk": shared(np.einsum("bhij,bihd->bjhd", ds, q)) * wide(case.scale),
-            "dv": shared(np.einsum("bhij,bihd->bjhd", p, dout)),
-            "out": np.einsum("bhij,bjhd->bihd", p, values),
-        }
-
-    found = results(rounded(p), rounded(ds), q, keys, values, dout)
-    found = {name: rounded(x) for name, x in found.items()} | {"lse": lse}
-    if exact:
-        of = results(p, terms, *map(np.abs, (q, keys, values, dout)))
-        size = np.einsum("bihd,bjhd->bhij", np.abs(q), np.abs(keys)) * case.scale
-        # A capped score is rounded at the size of the cap.
-        of["lse"] = (p * size * slope).sum(axis=-1) + case.softcap
-        found |= {f"{name}_terms": np.max(x, initial=0) for name, x in of.items()}
-    return found
+    x = Inputs(operands.q, operands.k, operands.v, operands.dout, operands.dlse)
+    options: dict[str, Any] = {
+        "softmax_scale": case.scale,
+        "band": FULL,
+        "mask": visible.sees()[:, None],
+        "softcap": case.softcap,
+    }
+    return in_float64(x, **options) if exact else expected.plain(x, gradients=True, **options)

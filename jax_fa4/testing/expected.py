@@ -41,10 +41,12 @@ def plain(
     bias: Dense = None,
     mask: Dense = None,
     descales: reference.Descales | None = None,
+    softcap: float = 0.0,
     gradients: bool = False,
 ) -> Arrays:
     """Results of the plain formulas, on all scores at once, in the precision of the inputs."""
-    return _named(_plain(inputs, bias, mask, descales, softmax_scale, band, gradients))
+    scalars = (softmax_scale, band, softcap)
+    return _named(_plain(inputs, bias, mask, descales, scalars, gradients))
 
 
 def results(
@@ -55,18 +57,18 @@ def results(
     return _named(run(inputs, bias))
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(4, 5))
 def _plain(
     inputs: Inputs,
     bias: Dense,
     mask: Dense,
     descales: reference.Descales | None,
-    softmax_scale: float,
-    band: Band,
+    scalars: tuple[float, Band, float],
     gradients: bool,
 ) -> tuple[jax.Array, ...]:
     q, k, v, dout, dlse = inputs
-    options: dict[str, Any] = {"softmax_scale": softmax_scale, "band": band}
+    names = ("softmax_scale", "band", "softcap")
+    options: dict[str, Any] = dict(zip(names, scalars, strict=True))
     out, lse = reference.attention(q, k, v, bias=bias, mask=mask, descales=descales, **options)
     if not gradients:
         return out, lse
