@@ -95,7 +95,10 @@ def backward(
 def _tables(bounds: tuple[jax.Array, ...], q: jax.Array, k: jax.Array, band: Band) -> BoundTables:
     """Of the bounds, or of the band's where there are none."""
     lengths = q.shape[0], q.shape[1], k.shape[1]
-    found = KeyBounds(*bounds) if bounds else KeyBounds.of_band(band, *lengths)
+    if bounds:
+        found = KeyBounds(*bounds)
+    else:  # behind a barrier, or XLA would compute them itself, and keep them as constants
+        found = KeyBounds(*jax.lax.optimization_barrier(KeyBounds.of_band(band, *lengths)))
     axes = varying_axes(q)
     return BoundTables(*(vary(x, axes) for x in bound_tables(*found)))
 
