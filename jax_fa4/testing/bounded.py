@@ -17,7 +17,17 @@ from jax_fa4.testing.exact import Arrays
 from jax_fa4.testing.exact import exact as in_float64
 from jax_fa4.testing.inputs import Inputs
 
-KINDS = ("full", "causal", "window", "random", "documents", "causal-documents", "lengths", "ids")
+KINDS = (
+    "full",
+    "causal",
+    "window",
+    "random",
+    "documents",
+    "causal-documents",
+    "lengths",
+    "ids",
+    "uneven",
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,9 @@ def bounds(case: Case) -> KeyBounds:
         case "lengths":
             used = random.integers(0, (rows + 1, keys + 1), (batch, 2))
             last = np.where(i < used[:, :1], used[:, 1:] - 1, -1)
+        case "uneven":  # of each two groups of 64, one sees few keys of the other's many
+            last = np.where(i // 64 % 4 == 0, 10, last)
+            first = np.where(i // 64 % 4 == 2, keys - 10, first)
         case "ids":  # in no order: hardly a block is seen whole, and every one by somebody
             query_ids, key_ids = (random.integers(-1, 2, x.shape) for x in (i, key_ids))
     first, last = np.maximum(first, 0), np.minimum(last, keys - 1)
