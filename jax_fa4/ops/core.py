@@ -1,28 +1,24 @@
-"""The differentiable heart of every call: custom_vjp over vmap folding over a choice by platform.
+"""The differentiable heart of every call: custom_vjp over what meshes and vmap make of a kernel.
 
-    custom_vjp( custom_jvp( fold_vmap( platform_dependent( cuda = kernel, default = portable ) ) ) )
+    custom_vjp( custom_jvp( partition.run( kernel or portable ) ) )
 
-Residuals are (q, k, v, operands, out, lse). The kernel's custom call sits at the bottom of
-this stack (`kernel_calls`): that is where a partitioning rule goes.
+Residuals are (q, k, v, operands, out, lse). What lies below, vmap, meshes and the choice by
+platform, is `partition`'s.
 The custom_jvp is for second derivatives, which the rules of the custom_vjp are differentiated for.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
-from jax.custom_batching import custom_vmap
 
-from jax_fa4.ops import errors, kernel_calls, manual_axes, portable
+from jax_fa4.ops import errors, kernel_calls, manual_axes, partition, portable
 from jax_fa4.ops.band import Band
-from jax_fa4.ops.batching import fold_vmap
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.ops.scoring import Operands, Scoring
 from jax_fa4.ops.selection import Path
@@ -43,10 +39,13 @@ class Plan:
     names: tuple[str, str] = CHECKPOINT_NAMES
     softcap: float = 0.0  # of scores; 0 is none
 
-    @property
-    def scoring(self) -> Scoring:
-        """What the portable path needs of it."""
-        return Scoring(self.softmax_scale, self.band, self.softcap)
+    def scoring(self, band: Band | None = None) -> Scoring:
+        """What the portable path needs of it, with another band if one is given."""
+        return Scoring(self.softmax_scale, self.band if band is None else band, self.softcap)
+
+    def kernel_options(self) -> dict[str, Any]:
+        """What a kernel needs of it beside the band."""
+        return {"softmax_scale": self.softmax_scale, "softcap": self.softcap}
 
 
 def checkpoint_names(name: str | None) -> tuple[str, str]:
@@ -70,11 +69,12 @@ def attention(
     Hq or 1, Sq or 1, Sk or 1). With `bounds`, which contain it, the plan's band is FULL. sinks
     are (Hq,).
     """
-    operands = (q, k, v, Operands(bias, mask, bounds))
+    call = _Call.make(q, k, v, Operands(bias, mask, bounds))
     # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
     # custom_vjp, its gradient comes back with the sum over those axes.
-    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, jax.tree.leaves(operands)))
-    out, lse = _attention(plan, *jax.tree.map(lambda x: manual_axes.vary(x, axes), operands))
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, call.arrays))
+    arrays = partition.settle([manual_axes.vary(x, axes) for x in call.arrays], call.dims)
+    out, lse = _attention(plan, *call.unflatten(arrays))
     return (out, lse) if sinks is None else include(out, lse, sinks)
 
 
@@ -111,25 +111,17 @@ _attention.defvjp(_attention_fwd, _attention_bwd)
 def _forward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
-    kernel = functools.partial(
-        kernel_calls.forward,
-        plan.path,
-        softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        softcap=plan.softcap,
-    )
+    def portable_forward(band: Band, *args: jax.Array) -> Any:
+        q, k, v, operands = call.unflatten(args)
+        return _portable_forward(plan, q, k, v, operands, band)
 
-    def portable_forward(q: jax.Array, k: jax.Array, v: jax.Array, *bounds: jax.Array) -> Any:
-        return _portable_forward(plan, q, k, v, _with_bounds(operands, bounds))
+    def kernel(band: Band, *args: jax.Array) -> Any:
+        return kernel_calls.forward(plan.path, *args, band=band, **plan.kernel_options())
 
+    call = _Call.make(q, k, v, operands)
     has_kernel = plan.path.is_kernel and 0 not in (*q.shape, *k.shape)
-    out, lse = _run(
-        plan.path,
-        kernel if has_kernel else None,
-        portable_forward,
-        (q, k, v, *(operands.bounds or ())),
-        folds=_folds(operands),
-    )
+    function = _function(plan, portable_forward, kernel if has_kernel else None)
+    out, lse = partition.run(function, plan.band, call.arrays, call.dims, RESULTS)
     return out, lse
 
 
@@ -138,111 +130,81 @@ def _forward(
 def _backward(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands, *rest: jax.Array
 ) -> portable.Gradients:
-    kernel = functools.partial(
-        kernel_calls.backward,
-        plan.path,
-        softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        softcap=plan.softcap,
-    )
+    def portable_backward(band: Band, *args: jax.Array) -> Any:
+        found = _portable_backward(plan, *call.unflatten(args[4:]), *args[:4], band=band)
+        return tuple(jax.tree.leaves(found))
 
-    def portable_backward(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
-        rest, bounds = rest[:_RESULTS], rest[_RESULTS:]
-        return _portable_backward(plan, q, k, v, _with_bounds(operands, bounds), *rest)
+    def kernel(band: Band, *args: jax.Array) -> Any:
+        (q, k, v, *bounds), rest = args[4:], args[:4]
+        return kernel_calls.backward(
+            plan.path, q, k, v, *rest, *bounds, band=band, **plan.kernel_options()
+        )
 
+    call = _Call.make(q, k, v, operands)
     has_kernel = bool(plan.path.backward) and 0 not in (*q.shape, *k.shape)
-    found = _run(
-        plan.path,
-        None if not has_kernel else lambda *args: portable.Gradients(*kernel(*args)),
-        portable_backward,
-        (q, k, v, *rest, *(operands.bounds or ())),
-        folds=_folds(operands),
+    found = partition.run(
+        _function(plan, portable_backward, kernel if has_kernel else None),
+        plan.band,
+        (*rest, *call.arrays),
+        (*RESULTS, *RESULTS, *call.dims),
+        call.dims[: 3 if operands.bias is None else 4],
     )
     return portable.Gradients(*found)
 
 
-_RESULTS = 4  # out, lse and their cotangents
+# Letters of out and lse, and of their cotangents, for `layout`.
+RESULTS = ("bthe", "bht")
 
 
-def _run(
-    path: Path,
-    kernel: Callable[..., Any] | None,
-    portable_function: Callable[..., Any],
-    args: tuple[jax.Array, ...],
-    *,
-    folds: bool,
-) -> Any:
-    """The kernel where the platform has it, else the portable code; vmap by folding."""
+@dataclass(frozen=True)
+class _Call:
+    """A call's arrays in a row, q, k and v the first, and the letters of each."""
 
-    def compute(*args: jax.Array) -> Any:
-        if kernel is None:
-            return portable_function(*args)
-        if path.emulator is not None:
-            return kernel(*args)
-        return lax.platform_dependent(*args, cuda=kernel, default=portable_function)
+    arrays: tuple[jax.Array, ...]
+    dims: tuple[str, ...]
+    structure: Any
 
-    return fold_vmap(compute)(*args) if folds else _mapped_alike(*compute(*args))
+    @classmethod
+    def make(cls, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands) -> _Call:
+        arrays, structure = jax.tree.flatten((q, k, v, operands))
+        return cls(tuple(arrays), ("bthd", "bskd", "bske", *operands.dims()), structure)
+
+    def unflatten(self, arrays: Sequence[jax.Array]) -> Any:
+        """q, k, v and operands again, of arrays like these: a device's parts of them."""
+        return jax.tree.unflatten(self.structure, arrays)
 
 
-@custom_vmap
-def _mapped_alike(*results: Any) -> Any:
-    """The results; under vmap all of them are mapped.
-
-    lse does not depend on v. Unmapped beside an out that is, it would get a cotangent that is the
-    sum of all maps' in the gradient of each.
-    """
-    return results
-
-
-@_mapped_alike.def_vmap
-def _map_alike(size: int, mapped: Any, *results: Any) -> Any:
-    leaves, tree = jax.tree.flatten(results)
-    flags = jax.tree.leaves(mapped)
-    found = [
-        x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
-        for x, is_mapped in zip(leaves, flags, strict=True)
-    ]
-    found = jax.tree.unflatten(tree, found)
-    return _mapped_alike(*found), jax.tree.map(lambda _: True, found)
-
-
-def _folds(operands: Operands) -> bool:
-    """Whether every operand has the batch axis: a bias or mask may be shared by the batch."""
-    return operands.bias is None and operands.mask is None
-
-
-def _with_bounds(operands: Operands, bounds: tuple[jax.Array, ...]) -> Operands:
-    return operands._replace(bounds=KeyBounds(*bounds)) if bounds else operands
+def _function(
+    plan: Plan, portable_function: Callable[..., Any], kernel: Callable[..., Any] | None
+) -> partition.Function:
+    emulated = plan.path.emulator is not None
+    return partition.Function(portable_function, kernel, emulated=emulated, name=plan)
 
 
 def _portable_forward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    operands: Operands,
+    band: Band | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    return portable.forward(q, k, v, plan.scoring, operands)
+    """Of all rows, or of those that a device holds, which have a band of their own."""
+    return portable.forward(q, k, v, plan.scoring(band), operands)
 
 
 def _portable_backward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands, *rest: jax.Array
+    plan: Plan,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    operands: Operands,
+    *rest: jax.Array,
+    band: Band | None = None,
 ) -> portable.Gradients:
     out, lse, dout, dlse = rest
     residuals = portable.Residuals(lse, dout, portable.row_delta(out, dout, dlse))
-    return portable.backward(q, k, v, residuals, plan.scoring, operands)
-
-
-def _second_derivative(
-    portable_function: Callable[..., Any], plan: Plan, primals: Any, tangents: Any
-) -> tuple[Any, Any]:
-    """Derivatives of the portable code without fold_vmap, of which jax.vmap takes care here."""
-    if plan.path.is_kernel:
-        raise errors.no_second_derivative()
-    primals_out, tangents_out = jax.jvp(
-        functools.partial(portable_function, plan), primals, tangents
-    )
-    return primals_out, tangents_out
-
-
-_forward.defjvp(functools.partial(_second_derivative, _portable_forward))
-_backward.defjvp(functools.partial(_second_derivative, _portable_backward))
+    return portable.backward(q, k, v, residuals, plan.scoring(band), operands)
 
 
 def gradients(
@@ -261,3 +223,19 @@ def gradients(
     """
     found = _backward(plan, q, k, v, Operands(bounds=bounds), *results, *cotangents)
     return found.q, found.k, found.v
+
+
+def _second_derivative(
+    portable_function: Callable[..., Any], plan: Plan, primals: Any, tangents: Any
+) -> tuple[Any, Any]:
+    """Derivatives of the portable code without fold_vmap, of which jax.vmap takes care here."""
+    if plan.path.is_kernel:
+        raise errors.no_second_derivative()
+    primals_out, tangents_out = jax.jvp(
+        functools.partial(portable_function, plan), primals, tangents
+    )
+    return primals_out, tangents_out
+
+
+_forward.defjvp(functools.partial(_second_derivative, _portable_forward))
+_backward.defjvp(functools.partial(_second_derivative, _portable_backward))

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jax_fa4.ffi.forward import forward as forward_call
-from jax_fa4.ops import errors, manual_axes, portable
-from jax_fa4.ops.batching import fold_vmap
-from jax_fa4.ops.core import Plan
+from jax_fa4.ops import errors, manual_axes, partition, portable
+from jax_fa4.ops.band import Band
+from jax_fa4.ops.core import RESULTS, Plan
 from jax_fa4.ops.kernel_calls import pad_head_dim
 from jax_fa4.ops.scoring import Operands, Scoring
 
 OUT_DTYPE = jnp.bfloat16
+# Letters of `layout`.
+_OPERANDS = ("bthd", "bskd", "bske", "bk", "bk", "bk")
 
 
 class Descales(NamedTuple):
@@ -57,7 +58,8 @@ def attention(
     """
     operands = (q, k, v, *descales)
     axes = frozenset[Any]().union(*map(manual_axes.varying_axes, operands))
-    out, lse = _attention(plan, *(manual_axes.vary(x, axes) for x in operands))
+    varying = [manual_axes.vary(x, axes) for x in operands]
+    out, lse = _attention(plan, *partition.settle(varying, _OPERANDS))
     return out, lse
 
 
@@ -74,28 +76,30 @@ def _no_gradient(plan: Plan, primals: Any, tangents: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _forward(plan: Plan, *operands: jax.Array) -> tuple[jax.Array, jax.Array]:
-    def compute(q: jax.Array, k: jax.Array, *rest: jax.Array) -> Any:
-        portable = functools.partial(portable_forward, scoring=plan.scoring)
-        if not plan.path.is_kernel or 0 in q.shape or 0 in k.shape:
-            return portable(q, k, *rest)
-        kernel = functools.partial(_kernel_forward, plan)
-        if plan.path.emulator is not None:
-            return kernel(q, k, *rest)
-        return lax.platform_dependent(q, k, *rest, cuda=kernel, default=portable)
+    def portable(band: Band, *operands: jax.Array) -> Any:
+        return portable_forward(*operands, scoring=plan.scoring(band))
 
-    out, lse = fold_vmap(compute)(*operands)
+    q, k = operands[:2]
+    has_kernel = plan.path.is_kernel and 0 not in (*q.shape, *k.shape)
+    function = partition.Function(
+        portable,
+        functools.partial(_kernel_forward, plan) if has_kernel else None,
+        emulated=plan.path.emulator is not None,
+        name=plan,
+    )
+    out, lse = partition.run(function, plan.band, operands, _OPERANDS, RESULTS)
     return out, lse
 
 
 def _kernel_forward(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, *descales: jax.Array
+    plan: Plan, band: Band, q: jax.Array, k: jax.Array, v: jax.Array, *descales: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     out, lse = forward_call(
         *map(pad_head_dim, (q, k, v)),
         descales=descales,
         softmax_scale=plan.softmax_scale,
-        band=plan.band,
-        variants=plan.path.forward_for(q.shape, k.shape, plan.band),
+        band=band,
+        variants=plan.path.forward_for(q.shape, k.shape, band),
         emulator=plan.path.emulator,
     )
     return out[..., : v.shape[-1]], lse

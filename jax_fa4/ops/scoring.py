@@ -33,5 +33,16 @@ class Operands(NamedTuple):
     score_scale: jax.Array | None = None
     value_scale: jax.Array | None = None
 
+    def dims(self) -> tuple[str, ...]:
+        """Letters of the arrays that there are, for `layout`; dots where one is broadcast."""
+        found = [_dense_dims(x.shape) for x in (self.bias, self.mask) if x is not None]
+        if self.bounds is not None:
+            found += ["bt", "bt", "bt", "bs"]
+        return (*found, *("bk" for x in (self.score_scale, self.value_scale) if x is not None))
+
+
+def _dense_dims(shape: tuple[int, ...]) -> str:
+    return "".join("." if n == 1 else letter for n, letter in zip(shape, "bhts", strict=True))
+
 
 NOTHING = Operands()

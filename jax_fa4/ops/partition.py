@@ -1,0 +1,247 @@
+"""One call on arrays that may be spread over several devices, in every way that JAX has.
+
+    explicit_map(fold_vmap(platform_dependent(cuda=partitioned(kernel), default=portable)))
+
+- Under jit the compiler knows shardings and the traced program does not: `partitioned` gives the
+  compiler a rule for the kernel's custom call. Portable code it shards by itself.
+- With explicit mesh axes shardings are part of the types: the call is mapped by a shard_map.
+- In the caller's own jax.shard_map a call sees a device's arrays, and neither does anything.
+Both do what `layout` says, whatever shardings they are given.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import AxisType, NamedSharding
+
+from jax_fa4.ops.band import Band
+from jax_fa4.ops.batching import fold_vmap, folded, mapped_alike
+from jax_fa4.ops.layout import Arrays, Axes, Compute, Layout, sizes
+
+
+@dataclass(frozen=True)
+class Function:
+    """How a call computes: both take (band, *operands), whole arrays or a device's parts.
+
+    `name` says by its repr everything of the call that is not in the types of its operands.
+    """
+
+    portable: Compute
+    kernel: Compute | None
+    emulated: bool
+    name: Hashable
+
+
+def run(
+    function: Function,
+    band: Band,
+    operands: Sequence[jax.Array],
+    dims: Sequence[str],
+    results: Sequence[str],
+) -> Arrays:
+    """The function's results, of the letters `results` (see `layout`)."""
+
+    def compute(band: Band, *operands: jax.Array) -> Arrays:
+        def levels(dims: Sequence[str], results: Sequence[str], *operands: jax.Array) -> Arrays:
+            return _on_platform(function, band, operands, dims, results)
+
+        if function.kernel is None and not all("b" in own for own in dims):
+            found: Arrays = mapped_alike(*function.portable(band, *operands))
+            return found
+        return fold_vmap(levels, dims, results)(*operands)
+
+    mesh = _explicit_mesh(operands)
+    if mesh is None:
+        return compute(band, *operands)
+    layout = _typed_layout(mesh, operands, dims)
+    # Zeros for an unused result's cotangent may come without its sharding.
+    settled = _reshard(layout, mesh, operands, dims)
+    return _explicit_map(layout, mesh, compute, band, dims, results)(*settled)
+
+
+def settle(operands: Sequence[jax.Array], dims: Sequence[str]) -> Sequence[jax.Array]:
+    """The operands with the shardings that `run` needs, where those are part of their types.
+
+    Done outside of what is differentiated by hand, so that gradients get the operands' own.
+    """
+    mesh = _explicit_mesh(operands)
+    if mesh is None:
+        return operands
+    return _reshard(_typed_layout(mesh, operands, dims), mesh, operands, dims)
+
+
+def _on_platform(
+    function: Function,
+    band: Band,
+    operands: Sequence[jax.Array],
+    dims: Sequence[str],
+    results: Sequence[str],
+) -> Arrays:
+    portable = folded(function.portable, dims, results)
+    if function.kernel is None:
+        return portable(band, *operands)
+    kernel = folded(function.kernel, dims, results)
+    if automatic := _left_automatic(operands):
+        _warn_of_automatic_axes(automatic)
+        kernel = functools.partial(kernel, band)
+    else:
+        kernel = partitioned(kernel, band, dims, results, function.name)
+    if function.emulated:
+        return kernel(*operands)
+    chosen: Arrays = lax.platform_dependent(
+        *operands, cuda=kernel, default=lambda *x: portable(band, *x)
+    )
+    return chosen
+
+
+def _left_automatic(operands: Sequence[jax.Array]) -> Axes:
+    """Axes over which a shard_map around the call leaves shardings to the compiler."""
+    for x in operands:
+        mesh = jax.typeof(x).sharding.mesh
+        if _axes(mesh, AxisType.Manual):
+            return tuple(a for a in _axes(mesh, AxisType.Auto) if mesh.shape[a] > 1)
+    return ()
+
+
+@functools.cache
+def _warn_of_automatic_axes(axes: Axes) -> None:
+    warnings.warn(
+        f"jax_fa4: axes {', '.join(axes)} of the mesh are left to the compiler where others are "
+        "mapped or explicit. It cannot spread a kernel over those alone: it gathers the operands "
+        "along them, and every device computes all of it. Make them explicit or map them, "
+        "too (jax.shard_map's axis_names and specs), or pass implementation='xla'.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+# With explicit axes.
+
+
+def _explicit_mesh(operands: Sequence[jax.Array]) -> Any:
+    """The mesh in the operands' types, if shardings over some of its axes are; else None."""
+    for x in operands:
+        mesh = jax.typeof(x).sharding.mesh
+        if _axes(mesh, AxisType.Explicit):
+            return mesh
+    return None
+
+
+def _axes(mesh: Any, kind: AxisType) -> Axes:
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True) if not mesh.empty else ()
+    return tuple(name for name, own in kinds if own == kind)
+
+
+def _typed_layout(mesh: Any, operands: Sequence[jax.Array], dims: Sequence[str]) -> Layout:
+    explicit = _axes(mesh, AxisType.Explicit)
+    specs = [jax.typeof(x).sharding.spec for x in operands]
+    return Layout.choose(
+        {name: size for name, size in mesh.shape.items() if name in explicit},
+        sizes(operands, dims),
+        zip(dims, specs, strict=True),
+    )
+
+
+def _reshard(
+    layout: Layout, mesh: Any, operands: Sequence[jax.Array], dims: Sequence[str]
+) -> list[jax.Array]:
+    shardings = [NamedSharding(mesh, layout.spec(own)) for own in dims]
+    return [jax.sharding.reshard(x, s) for x, s in zip(operands, shardings, strict=True)]
+
+
+def _explicit_map(
+    layout: Layout, mesh: Any, compute: Compute, band: Band, dims: Any, results: Any
+) -> Compute:
+    mapped: Compute = jax.shard_map(
+        layout.local(compute, band, dims, results),
+        mesh=mesh,
+        in_specs=tuple(map(layout.spec, dims)),
+        out_specs=tuple(map(layout.spec, results)),
+        axis_names=set(_axes(mesh, AxisType.Explicit)),
+    )
+    return mapped
+
+
+# With automatic axes.
+
+
+def partitioned(
+    compute: Compute, band: Band, dims: Sequence[str], results: Sequence[str], name: Hashable
+) -> Compute:
+    """`compute` of whole arrays, which the compiler may spread over the devices of its mesh."""
+
+    def whole(*operands: jax.Array) -> Arrays:
+        return compute(band, *operands[:-1])
+
+    def partition(mesh: Any, operands: Any, found: Any) -> Any:
+        letters = (*dims, "")
+        specs = [_entries(x) for x in (*operands, *found)]
+        layout = Layout.choose(
+            mesh.shape, sizes(operands, letters), zip((*letters, *results), specs, strict=True)
+        )
+        local = layout.local(compute, band, dims, results)
+        shardings = [[NamedSharding(mesh, layout.spec(d)) for d in x] for x in (results, letters)]
+        return mesh, lambda *x: local(*x[:-1]), *map(tuple, shardings)
+
+    call = custom_partitioning(whole)
+
+    def run(*operands: jax.Array) -> Arrays:
+        rule, options = sharding_rule(sizes(operands, dims), dims, results)
+        call.def_partition(partition, sharding_rule=rule, **options)
+        identity = _digest(name, band, dims, results)
+        outputs: Arrays = call(*operands, jnp.asarray(identity))
+        return outputs
+
+    return run
+
+
+def sharding_rule(
+    sizes: dict[str, int], dims: Sequence[str], results: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Shardy's rule for arrays of these letters and one array more, and its options."""
+    group = sizes["h"] // sizes["k"]
+    heads = "k" if group == 1 else "g" if sizes["k"] == 1 else "(k g)"
+    whole: dict[str, None] = {}
+
+    def factor(letter: str, place: str) -> str:
+        if letter in "btk" or letter.isupper():
+            return letter
+        if letter == "h":
+            return heads
+        own = letter if letter.islower() else f"w{place}"
+        whole[own] = None
+        return own
+
+    arrays = [
+        " ".join(factor(letter, f"{i}x{j}") for j, letter in enumerate(own))
+        for i, own in enumerate((*dims, ".", *results))
+    ]
+    count = len(dims) + 1
+    rule = f"{', '.join(arrays[:count])} -> {', '.join(arrays[count:])}"
+    options: dict[str, Any] = {"need_replication_factors": tuple(whole)}
+    return rule, options | ({"g": group} if heads == "(k g)" else {})
+
+
+def _entries(x: Any) -> tuple[Any, ...]:
+    return tuple(x.sharding.spec) if isinstance(x.sharding, NamedSharding) else ()
+
+
+def _digest(*parts: Any) -> np.ndarray[Any, Any]:
+    """A few numbers that stand for everything static of a call, an operand that nothing reads.
+
+    The program that JAX looks up in its persistent compilation cache names a partitioned call by
+    an address in memory (or by nothing: jax_remove_custom_partitioning_ptr_from_cache_key), not by
+    what is called. Two calls that differ in their scale alone must not find each other's.
+    """
+    return np.frombuffer(hashlib.sha256(repr(parts).encode()).digest(), np.uint32)
