@@ -1,10 +1,8 @@
 """Rows with bounds of their own, and sinks, in the place of the band: what softmax does for them.
 
 `toolkit.key_bounds` says what a row sees, and which blocks a tile visits. In a block that its tile
-does not see whole, a row has a word of bits for every 32 keys, which are those between its first
-and last key, of those with its id. The warp loads the ids, a key a lane, before it waits for the
-scores, and votes on them (`toolkit.equal_ids`): the word of the scores' lanes costs no loads of
-its own, and no order of ids.
+does not see whole, a row has a word of bits for every 32 keys (`toolkit.visible_words`), which its
+warp makes before it waits for the scores.
 
 A sink is one more logit of a row, without a value: with the row's maximum m and sum l in base 2,
 
@@ -15,15 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N, WARP_SIZE
-from jax_fa4.kernels.toolkit import key_bounds
-from jax_fa4.kernels.toolkit.equal_ids import equal_words
+from jax_fa4.kernels.toolkit import key_bounds, visible_words
 from jax_fa4.kernels.toolkit.forward_arrays import LOG2_E
-from jax_fa4.kernels.toolkit.masks import interval_word
 from jax_fa4.kernels.toolkit.mbarriers import make_counters
 
 
@@ -53,19 +48,12 @@ def take_own(context, row, tile: Int32, position: Int32) -> None:
 
 
 @cute.jit
-def visible_words(context, row) -> cute.Tensor:
+def words_of_block(context, row) -> cute.Tensor:
     """A bit for each key of the row's next block, 32 to a word."""
-    own, key = row.own, row.own.key[0]
-    ids = cute.make_rmem_tensor(TILE_N // WARP_SIZE, Int32)
-    for i in cutlass.range_constexpr(TILE_N // WARP_SIZE):
-        keys_id = key + i * WARP_SIZE + row.thread % WARP_SIZE
-        ids[i] = key_bounds.key_id_of(context.bounds, own.batch[0], keys_id)
-    words = equal_words(own.bounds[2], ids)
-    for i in cutlass.range_constexpr(TILE_N // WARP_SIZE):
-        begin = key + i * WARP_SIZE
-        end = begin + WARP_SIZE - 1
-        words[i] = words[i] & interval_word(own.bounds[0] - begin, end - own.bounds[1])
-    return words
+    own, lane = row.own, row.thread % WARP_SIZE
+    seen = key_bounds.Row(own.bounds[0], own.bounds[1], own.bounds[2])
+    words = TILE_N // WARP_SIZE
+    return visible_words.of_row(context.bounds, own.batch[0], seen, own.key[0], lane, words)
 
 
 @cute.jit

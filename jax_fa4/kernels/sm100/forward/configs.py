@@ -166,13 +166,9 @@ E4M3_CONFIGS: dict[tuple[int, Form], ForwardConfig] = {
 }
 
 
-# Of a softcap, so that softmax has registers to spare for it.
-_REGISTERS = {
-    "softmax_registers": 192,
-    "correction_registers": 64,
-    "scaled_columns": 16,
-}
-_SOFTCAP: dict[int, dict[str, int]] = {64: _REGISTERS, 128: _REGISTERS, 256: {}}
+# With bounds of rows: as (192, 128) has them. The warps that look up blocks of keys in memory would
+# spill otherwise, and correction with as many columns in registers as usual.
+_BOUNDED = {"correction_registers": 64, "scaled_columns": 16, "other_registers": 80}
 
 
 def config_of(variant: ForwardVariant) -> ForwardConfig:
@@ -180,7 +176,7 @@ def config_of(variant: ForwardVariant) -> ForwardConfig:
     configs = E4M3_CONFIGS if variant.dtype is DType.E4M3 else FORWARD_CONFIGS
     config = configs[variant.head_dim, variant.form]
     if variant.bounded:
-        config = replace(config, bounded=True)
-    if variant.softcap:
-        config = replace(config, softcap=True, **_SOFTCAP[variant.head_dim])
+        config = replace(config, bounded=True, softcap=variant.softcap)
+        if config.q_tiles > 1:
+            config = replace(config, **_BOUNDED)
     return config

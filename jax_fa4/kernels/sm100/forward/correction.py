@@ -123,11 +123,23 @@ def _keep_in_scale(context, blocks, thread: Int32, warp: Int32) -> None:
     """
     first, second = blocks
     steps, others = first.last - first.first - 1, second.last - second.first - 1
-    ahead = max(min(second.last - first.last, others), 0)
-    both = max(others - ahead, 0)
-    _follow(context, range(1, 2), ahead, thread, warp)
-    _follow(context, range(2), both, thread, warp)
-    _follow(context, range(1), steps - both, thread, warp)
+    if cutlass.const_expr(context.config.bounded):
+        # Either tile may begin earlier, and end later; or have no rows.
+        others = max(others, 0)
+        before = max(min(first.last - second.last, steps), 0)
+        ahead = max(min(second.last - first.last, others), 0)
+        both = min(steps - before, others - ahead)
+        _follow(context, range(1), before, thread, warp)
+        _follow(context, range(1, 2), ahead, thread, warp)
+        _follow(context, range(2), both, thread, warp)
+        _follow(context, range(1), steps - before - both, thread, warp)
+        _follow(context, range(1, 2), others - ahead - both, thread, warp)
+    else:
+        ahead = max(min(second.last - first.last, others), 0)
+        both = max(others - ahead, 0)
+        _follow(context, range(1, 2), ahead, thread, warp)
+        _follow(context, range(2), both, thread, warp)
+        _follow(context, range(1), steps - both, thread, warp)
 
 
 @cute.jit

@@ -132,8 +132,9 @@ def run(context) -> None:
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
         head_kv = work.head // context.ratio
-        for i in cutlass.range(work.last - work.first, unroll=1):
-            keys = work.last - 1 - i
+        visits = work.steps + 1 if config.bounded else work.last - work.first
+        for i in cutlass.range(visits, unroll=1):
+            keys = work.block(i)
             if cutlass.const_expr(config.claims_tiles):
                 _ask_for_tile(context, keys - work.first, work.last - work.first)
             load_keys(context, ring, Block(head_kv, work.batch, keys))

@@ -181,9 +181,10 @@ def run(context) -> None:
 
     while tile < context.scheduler.tiles():
         work = work_of(context, tile)
-        for i in cutlass.range(work.last - 1 - work.first, unroll=1):
-            block = work.last - 1 - i
-            _step(context, operands, progress, work.blocks, block, work.blocks, block - 1)
+        for i in cutlass.range(work.steps, unroll=1):
+            block = work.block(i)
+            below = work.block(i + 1) if config.bounded else block - 1
+            _step(context, operands, progress, work.blocks, block, work.blocks, below)
         tile = next_tile(context, tile, turn)
         if tile < context.scheduler.tiles():
             following = work_of(context, tile)

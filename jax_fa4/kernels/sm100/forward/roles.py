@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import cutlass.cute as cute
-from cutlass import Boolean, Int32, max, min
+from cutlass import Boolean, Int32, max, min, select_
 
 from jax_fa4.kernels.sm100.forward.config import TILE_N, TILE_PLACES
 from jax_fa4.kernels.toolkit import key_bounds
@@ -55,6 +55,21 @@ class Work:
     blocks: tuple[Blocks, ...]  # by t, of both CTAs of a pair; empty where tile t has no rows
     first: Int32  # all of them together
     last: Int32
+    gap: tuple[Int32, Int32] | None = None  # with bounds: of blocks of neither, its end and length
+
+    @property
+    def steps(self) -> Int32:
+        """How many blocks that is after the last one, with which all begin."""
+        steps = self.last - 1 - self.first
+        return steps if self.gap is None else steps - self.gap[1]
+
+    def block(self, i: Int32) -> Int32:
+        """Number i of them, from the last on."""
+        block = self.last - 1 - i
+        if self.gap is None:
+            return block
+        end, length = self.gap
+        return block - select_(block < end, length, Int32(0))
 
 
 def _keys_of(context, batch: Int32, row: Int32, rows: Int32) -> key_bounds.Keys:
@@ -114,6 +129,12 @@ def part_of(context, t):
     return t * context.config.cta_group + context.rank
 
 
+def _gap(one: Blocks, other: Blocks) -> tuple[Int32, Int32]:
+    """Blocks between those of two tiles: one past the last of them, and how many there are."""
+    end = max(one.first, other.first)
+    return end, max(end - min(one.last, other.last), 0)
+
+
 def work_of(context, tile: Int32) -> Work:
     """The same answer for every role and both CTAs of a pair, which is what keeps them in step."""
     rows = context.config.rows
@@ -126,7 +147,8 @@ def work_of(context, tile: Int32) -> Work:
         begin, end = _blocks_if_rows(context, batch, row + t * rows, first)
         blocks.append(Blocks(begin, end))
         first, last = min(first, begin), max(last, end)
-    return Work(row, head, batch, tuple(blocks), first, last)
+    gap = _gap(*blocks) if context.bounds is not None else None
+    return Work(row, head, batch, tuple(blocks), first, last, gap)
 
 
 @dataclass(frozen=True)

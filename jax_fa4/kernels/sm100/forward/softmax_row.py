@@ -226,7 +226,7 @@ def take_block(context, row: Row, edges: cutlass.Constexpr, tells):
     words = None
     if cutlass.const_expr(edges is Edges.BOUNDS):
         # While the product runs.
-        words = bounded.visible_words(context, row)
+        words = bounded.words_of_block(context, row)
     scores = _load_scores(context, row)
     if cutlass.const_expr(context.config.softcap):
         softcap.cap(context, scores)
