@@ -20,14 +20,16 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, min
+from cutlass import Boolean, Float32, Int32, Uint32, min
 
-from jax_fa4.kernels.sm100.backward.config import HALF, Q_STAGES, TILE
+from jax_fa4.kernels.sm100.backward.config import HALF, Q_STAGES, TILE, WARP_SIZE
 from jax_fa4.kernels.sm100.backward.roles import cuts_something, next_visit, work_of
+from jax_fa4.kernels.sm100.backward.softcap import cap_with_slopes, hide_by_word, multiply
 from jax_fa4.kernels.sm100.backward.store import store_gradients
-from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
+from jax_fa4.kernels.toolkit import key_bounds, swizzled_rows, tensor_memory, visible_words
 from jax_fa4.kernels.toolkit.accumulators import convert
-from jax_fa4.kernels.toolkit.masks import mask_row_outside
+from jax_fa4.kernels.toolkit.key_bounds import GROUP
+from jax_fa4.kernels.toolkit.masks import mask_row_by_words, mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
     advance,
@@ -38,6 +40,8 @@ from jax_fa4.kernels.toolkit.mbarriers import (
 )
 
 _LOAD = 32  # columns that one instruction loads
+_CAPPED = 16  # columns at a time under a softcap, which needs registers of its own
+_ALL = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,42 @@ def _mask(context, row: Row, scores: cute.Tensor, work, block: Int32) -> None:
 
 
 @cute.jit
+def _visible(context, row: Row, work, block: Int32):
+    """Which queries of this half see this thread's key, and whether all do, of the CTA's keys.
+
+    Words of bits. Asked before the scores are there.
+    """
+    words = cute.make_rmem_tensor(HALF // WARP_SIZE, Uint32)
+    words.fill(Uint32(_ALL))
+    keys = key_bounds.keys_of(context.bounds, work.batch, block * (TILE // GROUP), TILE // GROUP)
+    is_whole = keys.are_whole(work.key, work.key + TILE - 1)
+    if not is_whole:
+        key, query = work.key + row.lane, block * TILE + row.half * HALF
+        found = visible_words.of_key(
+            context.bounds, work.batch, key, query, row.thread % WARP_SIZE, HALF // WARP_SIZE
+        )
+        for i in cutlass.range_constexpr(HALF // WARP_SIZE):
+            words[i] = found[i]
+    return words, is_whole
+
+
+@cute.jit
+def _mask_by_words(scores: cute.Tensor, words: cute.Tensor, is_whole: Boolean) -> None:
+    """Hide the scores whose bits are not set, unless all are."""
+    if not is_whole:
+        mask_row_by_words(scores, words)
+
+
+@cute.jit
 def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
-    """This thread's half row of P^T, in registers, and rounded in tensor memory."""
+    """This thread's half row of P^T, rounded in tensor memory, and in registers.
+
+    There with the slope of a softcap, by which dS differs.
+    """
     barriers = context.barriers
+    words, is_whole = None, None
+    if cutlass.const_expr(context.config.bounded):
+        words, is_whole = _visible(context, row, work, block)
     wait_stage(barriers["stats_full"], row.stats)
     wait_next(barriers["s_full"], row.s_full, 0)
     tensor_memory.fence_after_sync()
@@ -118,19 +155,31 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     for first in cutlass.range_constexpr(0, HALF, _LOAD):
         tensor_memory.load(row.scores + first, _part(scores, first, _LOAD), row.lane)
     tensor_memory.wait_loads()
-    _mask(context, row, scores, work, block)
+    if cutlass.const_expr(not context.config.bounded):
+        _mask(context, row, scores, work, block)
+    if cutlass.const_expr(context.config.bounded and not context.config.softcap):
+        _mask_by_words(scores, words, is_whole)
+    columns = _CAPPED if context.config.softcap else _LOAD
     scale = (-context.scale_log2, -context.scale_log2)
-    for first in cutlass.range_constexpr(0, HALF, _LOAD):
-        lse = _statistics(context, row, 0, first, _LOAD)
-        for c in cutlass.range_constexpr(0, _LOAD, 2):
+    for first in cutlass.range_constexpr(0, HALF, columns):
+        lse = _statistics(context, row, 0, first, columns)
+        slopes = None
+        if cutlass.const_expr(context.config.softcap):
+            slopes = cap_with_slopes(_part(scores, first, columns), context.slope)
+        for c in cutlass.range_constexpr(0, columns, 2):
             pair = (scores[first + c], scores[first + c + 1])
             # Of the other sign, since there is no packed negation of lse.
             a, b = cute.arch.fma_packed_f32x2(pair, scale, (lse[c], lse[c + 1]))
             scores[first + c] = cute.math.exp2(-a, fastmath=True)
             scores[first + c + 1] = cute.math.exp2(-b, fastmath=True)
-        rounded = cute.make_rmem_tensor(_LOAD, context.dtype)
-        convert(_part(scores, first, _LOAD), rounded)
+        if cutlass.const_expr(context.config.softcap):
+            # Of P, not of scores: these are finite, and so are the slopes.
+            hide_by_word(_part(scores, first, columns), words[first // 32], first % 32)
+        rounded = cute.make_rmem_tensor(columns, context.dtype)
+        convert(_part(scores, first, columns), rounded)
         tensor_memory.store(_cells(rounded), row.scores + first // 2, row.lane)
+        if cutlass.const_expr(context.config.softcap):
+            multiply(_part(scores, first, columns), slopes)
     tensor_memory.wait_stores()
     tensor_memory.fence_before_sync()
     barriers["p_ready"].arrive_as_warp(0)

@@ -80,7 +80,8 @@ class BackwardConfig:
 
     Q and dO have rings of their own. dQ leaves CHUNK columns at a time, by `dq_stages` stages, in
     as many rounds of them as it takes. Registers are for a thread of a compute warp, of a reduce
-    warp, and of the other four.
+    warp, and of the other four. `bounded`: rows have bounds of their own;
+    `softcap`: scores have one.
     """
 
     head_dim: int
@@ -90,6 +91,8 @@ class BackwardConfig:
     compute_registers: int = 136
     reduce_registers: int = 144
     other_registers: int = 96
+    bounded: bool = False
+    softcap: bool = False
 
     def __post_init__(self) -> None:
         if self.head_dim % (CHUNK * self.dq_stages) != 0:
@@ -125,6 +128,7 @@ BACKWARD_CONFIGS: dict[tuple[int, int], BackwardConfig] = {
 def config_of(variant: BackwardVariant) -> BackwardConfig:
     """How the variant's CTAs are built."""
     config = BACKWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
+    config = replace(config, bounded=variant.bounded, softcap=variant.softcap)
     if not variant.deterministic:
         return config
     # Reduce holds a row of dQ while it waits for its turn, and would spill.

@@ -10,6 +10,7 @@ from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.backward.config import HALVES, Q_STAGES, BackwardConfig
 from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.key_bounds import KeyBounds
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
@@ -111,6 +112,20 @@ class GlobalTensors:
 
 
 @dataclass(frozen=True)
+class Further:
+    """What some entry points take beside what all take; empty where they do not."""
+
+    # row_bounds, query_ids, key_ids, query_groups, key_groups
+    bounds: tuple[cute.Pointer, ...] = ()
+    softcap: Float32 | None = None
+
+
+def bounds_of(pointers: tuple[cute.Pointer, ...], seqlen_q: Int32, seqlen_k: Int32) -> KeyBounds:
+    """Of the bounds of `Further`."""
+    return KeyBounds(*pointers[:4], seqlen_q, seqlen_k, pointers[4])
+
+
+@dataclass(frozen=True)
 class Context:
     """What every role knows: static facts and handles, nothing that changes."""
 
@@ -128,3 +143,5 @@ class Context:
     scale: Float32
     scale_log2: Float32
     deterministic: bool  # whether additions to dQ have an order
+    bounds: KeyBounds | None  # in the place of the band, of which the lengths are left
+    slope: Float32 | None  # of the softcap; `scale_log2` is then of its result

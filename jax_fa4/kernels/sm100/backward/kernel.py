@@ -60,17 +60,13 @@ import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
-from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
+from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
-from cutlass.tensor_utils import LayoutEnum
-from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.backward import compute, load, mma, reduce
+from jax_fa4.kernels.sm100.backward import compute, load, mma, plan, reduce
 from jax_fa4.kernels.sm100.backward.config import (
-    CHUNK,
     HALVES,
     LAUNCH_REGISTERS,
-    Q_STAGES,
     TILE,
     TMEM_COLUMNS,
     config_of,
@@ -78,20 +74,18 @@ from jax_fa4.kernels.sm100.backward.config import (
 from jax_fa4.kernels.sm100.backward.context import (
     WARPS,
     Context,
+    Further,
     GlobalTensors,
-    SharedLayouts,
-    SharedTensors,
     TiledMmas,
     barrier_table,
+    bounds_of,
 )
 from jax_fa4.kernels.sm100.backward.roles import THREADS, Role
-from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit import mbarriers, softcap
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 from jax_fa4.variants.variant import BackwardVariant
-
-_ONE = tcgen05.CtaGroup.ONE
 
 
 class BackwardSm100:
@@ -131,12 +125,40 @@ class BackwardSm100:
         """Launch on `stream`; pointers are to contiguous BSHD arrays, and to the preprocess's."""
         of_qk = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim)
         of_v = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim_v, head_dim_v)
-        mmas = self._tiled_mmas()
-        layouts = self._smem_layouts(mmas)
-        scheduler = self._scheduler(of_qk, head_dim_v)
+        self.launch(
+            (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
+            Further(),
+            (of_qk, of_v),
+            softmax_scale,
+            (band_lower, band_upper),
+            stream,
+        )
+
+    @cute.jit
+    def launch(
+        self,
+        arrays: tuple[cute.Pointer, ...],  # q, k, v, dout, dk, dv
+        scratch: tuple[cute.Pointer, ...],  # lse_log2, delta, dq_accum, semaphores
+        further: Further,
+        shapes: tuple[Shape, Shape],  # with the head dim of keys, and with that of values
+        softmax_scale: Float32,
+        band: tuple[Int32, Int32],
+        stream: cuda.CUstream,
+    ):
+        """What entry points with other arguments share."""
+        config, (of_qk, of_v) = self.config, shapes
+        q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr = arrays
+        mmas = plan.tiled_mmas(config, self.dtype)
+        layouts = plan.smem_layouts(config, self.dtype, mmas)
+        scheduler = self._scheduler(of_qk, of_v.head_dim)
+        scale_log2, slope = softmax_scale * LOG2_E, ()
+        if cutlass.const_expr(config.softcap):
+            *slope, scale_log2 = softcap.factors(softmax_scale, further.softcap)
         self.kernel(
             (mmas.scores, mmas.dv, mmas.dk, mmas.dq),
-            self._loads(
+            plan.loads(
+                config,
                 mmas.scores,
                 layouts,
                 (
@@ -146,12 +168,13 @@ class BackwardSm100:
                     of_v.queries(dout_ptr),
                 ),
             ),
-            self._stores(layouts, of_qk.keys(dk_ptr), of_v.keys(dv_ptr)),
-            (lse_log2_ptr, delta_ptr, dq_accum_ptr, semaphores_ptr),
-            (band_lower, band_upper, seqlen_q, seqlen_k),
-            (scheduler.row_blocks, scheduler.heads, batch, scheduler.heads_per_group),
-            (heads_q, of_qk.ratio),
-            (softmax_scale, softmax_scale * LOG2_E),
+            plan.stores(config, layouts, of_qk.keys(dk_ptr), of_v.keys(dv_ptr)),
+            scratch,
+            further.bounds,
+            (*band, of_qk.seqlen_q, of_qk.seqlen_k),
+            (scheduler.row_blocks, scheduler.heads, of_qk.batch, scheduler.heads_per_group),
+            (of_qk.heads_q, of_qk.ratio),
+            (softmax_scale, scale_log2, *slope),
         ).launch(
             grid=(scheduler.tiles(), 1, 1),
             block=(THREADS, 1, 1),
@@ -168,117 +191,6 @@ class BackwardSm100:
         blocks = cute.ceil_div(shape.seqlen_k, TILE)
         return LongestFirst(blocks, shape.heads_kv, shape.batch, heads)
 
-    def _tiled_mmas(self) -> TiledMmas:
-        """All sums in float32; P^T and dS^T from tensor memory."""
-        k_major, mn_major = OperandMajorMode.K, OperandMajorMode.MN
-        make, dtype, c = blackwell.make_trivial_tiled_mma, self.dtype, self.config
-        tmem = tcgen05.OperandSource.TMEM
-        square, of_v, of_k = (TILE, TILE), (TILE, c.head_dim_v), (TILE, c.head_dim)
-        return TiledMmas(
-            scores=make(dtype, dtype, k_major, k_major, Float32, _ONE, square),
-            dv=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_v, tmem),
-            dk=make(dtype, dtype, k_major, mn_major, Float32, _ONE, of_k, tmem),
-            dq=make(dtype, dtype, mn_major, mn_major, Float32, _ONE, of_k),
-        )
-
-    def _smem_layouts(self, mmas: TiledMmas) -> SharedLayouts:
-        """Made anew on each side of the launch: a layout is a value of its region."""
-        c, dtype = self.config, self.dtype
-        a, b = blackwell.make_smem_layout_a, blackwell.make_smem_layout_b
-        of_k, of_v = (TILE, TILE, c.head_dim), (TILE, TILE, c.head_dim_v)
-        to_k, to_v = (TILE, c.head_dim, TILE), (TILE, c.head_dim_v, TILE)
-
-        def leaving(columns):
-            return blackwell.make_smem_layout_epi(dtype, LayoutEnum.ROW_MAJOR, (TILE, columns), 1)
-
-        return SharedLayouts(
-            sK=a(mmas.scores, of_k, dtype, 1),
-            sV=a(mmas.scores, of_v, dtype, 1),
-            sQ=b(mmas.scores, of_k, dtype, Q_STAGES),
-            sdO=b(mmas.scores, of_v, dtype, c.do_stages),
-            sKt=b(mmas.dq, to_k, dtype, 1),
-            sQt=b(mmas.dk, to_k, dtype, Q_STAGES),
-            sdOt=b(mmas.dv, to_v, dtype, c.do_stages),
-            sdS=a(mmas.dq, to_k, dtype, 1),
-            sdK=leaving(c.head_dim),
-            sdV=leaving(c.head_dim_v),
-        )
-
-    def _loads(self, mma: cute.TiledMma, layouts: SharedLayouts, tensors) -> tuple:
-        """TMA atoms and tensors of Q, K, V and dO."""
-        c = self.config
-        mQ, mK, mV, mdO = tensors
-        one = (None, None, None, 0)
-        g2s = cpasync.CopyBulkTensorTileG2SOp(_ONE)
-        cluster = cute.tiled_divide(cute.make_layout((1, 1, 1)), (mma.thr_id.shape,)).shape
-        a, b = cute.nvgpu.make_tiled_tma_atom_A, cute.nvgpu.make_tiled_tma_atom_B
-        of_k, of_v = (TILE, TILE, c.head_dim), (TILE, TILE, c.head_dim_v)
-        return (
-            tuple(b(g2s, mQ, cute.slice_(layouts.sQ, one), of_k, mma, cluster)),
-            tuple(a(g2s, mK, cute.slice_(layouts.sK, one), of_k, mma, cluster)),
-            tuple(a(g2s, mV, cute.slice_(layouts.sV, one), of_v, mma, cluster)),
-            tuple(b(g2s, mdO, cute.slice_(layouts.sdO, one), of_v, mma, cluster)),
-        )
-
-    def _stores(self, layouts: SharedLayouts, mdK: cute.Tensor, mdV: cute.Tensor) -> tuple:
-        """TMA atoms and tensors of dK and dV."""
-        c = self.config
-        s2g = cpasync.CopyBulkTensorTileS2GOp()
-        one = (None, None, 0)
-        make = cpasync.make_tiled_tma_atom
-        return (
-            tuple(make(s2g, mdK, cute.slice_(layouts.sdK, one), (TILE, c.head_dim))),
-            tuple(make(s2g, mdV, cute.slice_(layouts.sdV, one), (TILE, c.head_dim_v))),
-        )
-
-    def _shared_storage(self, layouts: SharedLayouts):
-        """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
-
-        def tile(layout):
-            return cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(layout)], 1024]
-
-        floats = WARPS * self.config.dq_stages * CHUNK * cute.arch.WARP_SIZE
-
-        @cute.struct
-        class SharedStorage:
-            barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(self.config))]
-            tmem: Int32
-            sStats: cute.struct.Align[
-                cute.struct.MemRange[Float32, TILE * 2 * Q_STAGES],
-                128,
-            ]
-            sK: tile(layouts.sK)
-            sV: tile(layouts.sV)
-            sQ: tile(layouts.sQ)
-            sdO: tile(layouts.sdO)
-            sdS: tile(layouts.sdS)
-            sdQ: cute.struct.Align[cute.struct.MemRange[Float32, floats], 1024]
-
-        return SharedStorage
-
-    def _shared_tensors(self, storage, layouts: SharedLayouts) -> SharedTensors:
-        def tensor(field, layout):
-            return field.get_tensor(layout.outer, swizzle=layout.inner)
-
-        stats = cute.make_layout((TILE, 2, Q_STAGES))
-        return SharedTensors(
-            sK=tensor(storage.sK, layouts.sK),
-            sV=tensor(storage.sV, layouts.sV),
-            sQ=tensor(storage.sQ, layouts.sQ),
-            sdO=tensor(storage.sdO, layouts.sdO),
-            sKt=tensor(storage.sK, layouts.sKt),
-            sQt=tensor(storage.sQ, layouts.sQt),
-            sdOt=tensor(storage.sdO, layouts.sdOt),
-            sdS=tensor(storage.sdS, layouts.sdS),
-            sdK=tensor(storage.sQ, layouts.sdK),
-            sdV=tensor(storage.sdO, layouts.sdV),
-            dscores=storage.sdS.data_ptr(),
-            dk=storage.sQ.data_ptr(),
-            dv=storage.sdO.data_ptr(),
-            dq=storage.sdQ.data_ptr(),
-            sStats=storage.sStats.get_tensor(stats),
-        )
-
     @cute.kernel
     def kernel(
         self,
@@ -286,15 +198,16 @@ class BackwardSm100:
         loads: tuple,  # TMA atoms and tensors of Q, K, V, dO
         stores: tuple,  # and of dK, dV
         scratch: tuple[cute.Pointer, cute.Pointer, cute.Pointer, cute.Pointer],
+        bounds: tuple[cute.Pointer, ...],  # as of `Further`
         band: tuple[Int32, Int32, Int32, Int32],
         tiles: tuple[Int32, Int32, Int32, Int32],
         heads: tuple[Int32, Int32],
-        scales: tuple[Float32, Float32],
+        scales: tuple[Float32, ...],  # of scores; in base 2; slope of a softcap, if there is one
     ):
         config, mmas = self.config, TiledMmas(*tiled_mmas)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
-        layouts = self._smem_layouts(mmas)
-        storage = SmemAllocator().allocate(self._shared_storage(layouts))
+        layouts = plan.smem_layouts(config, self.dtype, mmas)
+        storage = SmemAllocator().allocate(plan.shared_storage(config, self.dtype, layouts))
         barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
         if warp == Role.LOAD:
             for atom, _ in (*loads, *stores):
@@ -312,7 +225,7 @@ class BackwardSm100:
             dtype=self.dtype,
             mmas=mmas,
             barriers=barriers,
-            shared=self._shared_tensors(storage, layouts),
+            shared=plan.shared_tensors(storage, layouts),
             gmem=GlobalTensors(*loads, *stores, *scratch),
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             band=Band(*band),
@@ -322,6 +235,8 @@ class BackwardSm100:
             scale=scales[0],
             scale_log2=scales[1],
             deterministic=self.deterministic,
+            bounds=bounds_of(bounds, *band[2:]) if cutlass.const_expr(config.bounded) else None,
+            slope=scales[2] if cutlass.const_expr(config.softcap) else None,
         )
 
         # ---- compute: P and dS of a half of the queries; then dK and dV

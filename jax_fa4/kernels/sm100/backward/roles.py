@@ -9,7 +9,9 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, max, min
 
 from jax_fa4.kernels.sm100.backward.config import TILE
+from jax_fa4.kernels.toolkit import key_bounds
 from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.key_bounds import GROUP
 
 THREADS = 512
 
@@ -60,7 +62,12 @@ def work_of(context) -> Work:
     row_block, head_kv, batch = context.scheduler.decode(cute.arch.block_idx()[0])
     # The scheduler hands out the last rows first; the first keys are what most queries see.
     key = (context.scheduler.row_blocks - 1 - row_block) * TILE
-    first, blocks = visited_queries(context.band, key)
+    if context.bounds is None:
+        first, blocks = visited_queries(context.band, key)
+    else:
+        rows = key_bounds.queries_of(context.bounds, batch, key // GROUP, TILE // GROUP)
+        first, end = key_bounds.blocks_between(*rows, context.band.seqlen_q, TILE)
+        blocks = end - first
     return Work(key, head_kv, batch, first, blocks, blocks * context.ratio)
 
 
