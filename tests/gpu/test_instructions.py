@@ -21,6 +21,7 @@ TESTS = (
     "test_lanes_and_memory",
     "test_asynchronous",
     "test_boxes",
+    "test_warp_products",
     "test_wgmma",
     "test_packed",
     "test_approximate",

@@ -1,0 +1,1 @@
+"""Decoding, one source for every architecture."""

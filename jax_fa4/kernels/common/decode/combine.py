@@ -1,0 +1,118 @@
+"""Merge the parts of decoding: out = sum_s w_s out_s / (sum_s w_s + sink), w_s = exp(lse_s - max).
+
+A warp does one row, two columns a lane and step. Rows of sequences that have one part were written
+by the main kernel and are left alone: the number of parts is computed here again (parts.py).
+
+Roofline: memory, 4 (Dv + 1) bytes a row and part: at batch 8, 32 heads, 4 parts and Dv = 128, 0.5 MB.
+"""
+
+from __future__ import annotations
+
+import cuda.bindings.driver as cuda
+import cutlass
+import cutlass.cute as cute
+from cutlass import Float32, Int32, Int64
+
+from jax_fa4.kernels.common.decode.parts import parts_of
+from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LN_2, LOG2_E
+from jax_fa4.variants.variant import DecodeCombineVariant
+
+WARPS = 4
+_COLUMNS = 2  # of a lane and step
+_STEP = 32 * _COLUMNS
+
+
+class DecodeCombine:
+    """The merging kernel of one element type; the architecture is the compiler's target."""
+
+    def __init__(self, variant: DecodeCombineVariant) -> None:
+        self.dtype = ELEMENT_TYPES[variant.dtype]
+
+    @cute.jit
+    def __call__(
+        self,
+        out_partial_ptr: cute.Pointer,
+        lse_partial_ptr: cute.Pointer,
+        lengths_ptr: cute.Pointer,
+        sinks_ptr: cute.Pointer,
+        out_ptr: cute.Pointer,
+        lse_ptr: cute.Pointer,
+        batch: Int32,
+        seqlen_q: Int32,
+        heads_q: Int32,
+        head_dim_v: Int32,
+        capacity: Int32,
+        num_splits: Int32,
+        band_lower: Int32,
+        band_upper: Int32,
+        stream: cuda.CUstream,
+    ) -> None:
+        """Launch: CTA x has four rows of (B, Hq, Sq)."""
+        rows = batch * heads_q * seqlen_q
+        self.kernel(
+            (out_partial_ptr, lse_partial_ptr, lengths_ptr, sinks_ptr),
+            (out_ptr, lse_ptr),
+            (seqlen_q, heads_q, head_dim_v, capacity, num_splits),
+            (band_lower, band_upper),
+            rows,
+        ).launch(grid=(cute.ceil_div(rows, WARPS), 1, 1), block=(32 * WARPS, 1, 1), stream=stream)
+
+    @cute.kernel
+    def kernel(
+        self,
+        inputs: tuple[cute.Pointer, ...],
+        results: tuple[cute.Pointer, cute.Pointer],
+        lengths: tuple[Int32, Int32, Int32, Int32, Int32],
+        band: tuple[Int32, Int32],
+        rows: Int32,
+    ) -> None:
+        out_partial, lse_partial, lengths_ptr, sinks = inputs
+        seqlen_q, heads, head_dim, capacity, num_splits = lengths
+        thread, _, _ = cute.arch.thread_idx()
+        cta, _, _ = cute.arch.block_idx()
+        warp, lane = cute.arch.make_warp_uniform(cute.arch.warp_idx()), thread % 32
+        row = cta * WARPS + warp
+        if row < rows:
+            position, line = row % seqlen_q, row // seqlen_q
+            head, sequence = line % heads, line // heads
+            length = _vector(lengths_ptr, sequence, 1)[0]
+            used = parts_of(length, capacity, seqlen_q, band, num_splits).used
+            if used > 1:
+                sink = _vector(sinks, head, 1)[0]
+                peak = sink
+                for part in cutlass.range(used, unroll=1):
+                    lse = _vector(lse_partial, Int64(part) * rows + row, 1)[0]
+                    peak = cute.arch.fmax(peak, lse)
+                base = Float32(0.0) if peak == -Float32.inf else peak
+                total = _power(sink - base)
+                for part in cutlass.range(used, unroll=1):
+                    total = total + _power(
+                        _vector(lse_partial, Int64(part) * rows + row, 1)[0] - base
+                    )
+                factor = Float32(0.0) if total == 0.0 else Float32(1.0) / total
+                token = (Int64(sequence) * seqlen_q + position) * heads + head
+                for column in cutlass.range(lane * _COLUMNS, head_dim, _STEP, unroll=1):
+                    low, high = Float32(0.0), Float32(0.0)
+                    for part in cutlass.range(used, unroll=1):
+                        place = Int64(part) * rows + row
+                        weight = _power(_vector(lse_partial, place, 1)[0] - base)
+                        source = _vector(out_partial, place * head_dim + column, _COLUMNS)
+                        low = low + weight * source[0]
+                        high = high + weight * source[1]
+                    target = _vector(results[0], token * head_dim + column, _COLUMNS)
+                    target[0] = (low * factor).to(self.dtype)
+                    target[1] = (high * factor).to(self.dtype)
+                target_lse = _vector(results[1], row, 1)
+                if lane == 0:
+                    lse = -Float32.inf
+                    if total != 0.0:
+                        lse = base + cute.math.log2(total, fastmath=True) * LN_2
+                    target_lse[0] = lse
+
+
+def _power(x: Float32) -> Float32:
+    return cute.math.exp2(x * LOG2_E, fastmath=True)
+
+
+def _vector(pointer: cute.Pointer, start: Int64, count: int) -> cute.Tensor:
+    return cute.make_tensor(pointer + start, cute.make_layout(count))
