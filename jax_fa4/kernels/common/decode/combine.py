@@ -3,7 +3,7 @@
 A warp does one row, two columns a lane and step. Rows of sequences that have one part were written
 by the main kernel and are left alone: the number of parts is computed here again (parts.py).
 
-Roofline: memory, 4 (Dv + 1) bytes a row and part: at batch 8, 32 heads, 4 parts and Dv = 128, 0.5 MB.
+Roofline: memory, 4 (Dv + 1) bytes a row and part: batch 8, 32 heads, 4 parts, Dv = 128: 0.5 MB.
 """
 
 from __future__ import annotations
