@@ -16,12 +16,12 @@ from jax_fa4.ops.core import CHECKPOINT_NAMES as CHECKPOINT_NAMES
 from jax_fa4.ops.decode.attention import decode_attention as decode_attention
 from jax_fa4.ops.decode.cache import append_to_cache as append_to_cache
 from jax_fa4.ops.flash import flash_attention as flash_attention
-from jax_fa4.ops.flash import flash_attention_varlen as flash_attention_varlen
 from jax_fa4.ops.inquiry import backward_workspace_bytes as backward_workspace_bytes
 from jax_fa4.ops.inquiry import build_info as build_info
 from jax_fa4.ops.inquiry import explain as explain
 from jax_fa4.ops.inquiry import is_supported as is_supported
 from jax_fa4.ops.inquiry import version as _version
+from jax_fa4.ops.varlen import flash_attention_varlen as flash_attention_varlen
 from jax_fa4.parallel.attention import ring_attention as ring_attention
 from jax_fa4.parallel.layouts import from_layout as from_layout
 from jax_fa4.parallel.layouts import layout_positions as layout_positions

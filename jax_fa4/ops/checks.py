@@ -114,6 +114,28 @@ def segment_ids(name: str, x: ShapeDtype, batch: tuple[int, ...], length: int) -
         )
 
 
+def cu_seqlens(name: str, x: ShapeDtype) -> None:
+    """Integers, the ends of one document or more after a 0."""
+    if not np.issubdtype(x.dtype, np.integer) or x.dtype.itemsize > 4:
+        raise errors.bad_integers(name, x.dtype)
+    if x.ndim != 1 or x.shape[0] < 2:
+        expected = "(documents + 1,), for at least one document"
+        raise errors.wrong_shape(name, x.shape, expected)
+
+
+def max_seqlen(name: str, value: Any) -> None:
+    """None or a length known at trace time."""
+    if value is None:
+        return
+    expected = "an integer known at trace time, at least 0 (it may be left out)"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise errors.bad_number(name, value, expected) from None
+    if number < 0 or isinstance(value, bool):
+        raise errors.bad_number(name, value, expected)
+
+
 def softcap(name: str, value: Any) -> float:
     """The soft cap as a number, 0 for none: None or 0."""
     if value is None:

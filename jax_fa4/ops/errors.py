@@ -124,6 +124,13 @@ def lone_segment_ids(name: str, other: str, lengths: tuple[int, int]) -> ValueEr
     )
 
 
+def lone_cu_seqlens(totals: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"cu_seqlens_k is left out, and q and k have {totals[0]} and {totals[1]} tokens; "
+        "cu_seqlens_q serves both for equal numbers only: pass cu_seqlens_k"
+    )
+
+
 def bad_choice(name: str, value: Any, choices: tuple[Any, ...]) -> ValueError:
     return ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 

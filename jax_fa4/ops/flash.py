@@ -1,8 +1,8 @@
-"""The calls with FlashAttention's conventions."""
+"""The call with FlashAttention's conventions."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NoReturn, overload
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -158,11 +158,3 @@ def _descales(q: jax.Array, k: jax.Array, *given: ArrayLike | None) -> fp8.Desca
         return None
     ones = jnp.ones((k.shape[0], k.shape[2]), jnp.float32)
     return fp8.Descales(*(ones if x is None else x for x in arrays))
-
-
-def flash_attention_varlen(*args: Any, **kwargs: Any) -> NoReturn:
-    """Attention over packed sequences (cu_seqlens); not built yet."""
-    raise NotImplementedError(
-        "flash_attention_varlen is not supported yet; pad the sequences to one length and call "
-        "dot_product_attention with mask=, True where query and key belong to the same sequence"
-    )

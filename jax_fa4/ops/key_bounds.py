@@ -12,7 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_fa4.ops.band import UNBOUNDED, Band
+from jax_fa4.ops.band import UNBOUNDED, Band, Window
+
+
+class Documents(NamedTuple):
+    """Where each document of a packed array begins (N + 1; the last is the end), and its length."""
+
+    starts: jax.Array
+    lengths: jax.Array
 
 
 class KeyBounds(NamedTuple):
@@ -65,6 +72,40 @@ class KeyBounds(NamedTuple):
         first, last = jnp.maximum(first, 0), jnp.minimum(last, key_length - 1)
         first, last = (jnp.broadcast_to(x, (batch, query_length)) for x in (first, last))
         return cls(first, last, jnp.zeros_like(first), jnp.zeros((batch, key_length), jnp.int32))
+
+    @classmethod
+    def of_documents(
+        cls,
+        queries: Documents,
+        keys: Documents,
+        sizes: tuple[int, int],
+        *,
+        causal: bool,
+        window: Window,
+    ) -> KeyBounds:
+        """Bounds of documents packed into one batch element of `sizes` queries and keys.
+
+        A document's queries see its own keys; causal masks and windows are aligned at the last of
+        both ("bottom_right").
+        """
+        rows = jnp.arange(sizes[0], dtype=jnp.int32)
+        # The last that begins at or before the row: no row belongs to an empty one in between.
+        own = jnp.searchsorted(queries.starts, rows, side="right").astype(jnp.int32) - 1
+        is_any = (own >= 0) & (own < queries.lengths.shape[0])
+        own = jnp.clip(own, 0, queries.lengths.shape[0] - 1)
+        row, begin = rows - queries.starts[own], keys.starts[own]
+        length, key_length = queries.lengths[own], keys.lengths[own]
+        row_at_key = row + key_length - length
+        left, right = window
+        right = 0 if causal else right
+        first, last = jnp.zeros_like(row), key_length - 1
+        if left is not None:
+            first = jnp.maximum(first, row_at_key - min(left, UNBOUNDED))
+        if right is not None:
+            last = jnp.minimum(last, row_at_key + min(right, UNBOUNDED - 1))
+        last = jnp.where(is_any & (row < length), begin + last, -1)
+        nothing = jnp.zeros((1, sizes[1]), jnp.int32)
+        return cls((begin + first)[None], last[None], jnp.zeros_like(rows)[None], nothing)
 
     def within_lengths(self, query_lengths: jax.Array, key_lengths: jax.Array) -> KeyBounds:
         """Only rows below the first, and keys below the second, (B,) each, attend and are seen."""

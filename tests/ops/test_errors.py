@@ -173,10 +173,6 @@ class TestNotSupported:
         with pytest.raises(ValueError, match="sinks"):
             jax_fa4.is_supported(Q, Q, Q, sinks=sinks)
 
-    def test_varlen(self):
-        words = ["flash_attention_varlen", "mask="]
-        refuses(NotImplementedError, words, jax_fa4.flash_attention_varlen, Q, Q, Q)
-
     def test_traced_scale(self):
         def call(q, s):
             return dpa(q, q, q, scale=s)
