@@ -1,4 +1,4 @@
-"""Segment ids and sequence lengths from the public call to bounded kernels, emulated."""
+"""Segment ids, lengths and soft caps from the public call to bounded kernels, emulated."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +81,18 @@ CASES = {
             "local_window_size": (30, 0),
         },
     ),
+    "a-soft-cap": Packed(
+        np.broadcast_to(CAUSAL, (2, 200, 200)), {"logits_soft_cap": 1.5, "is_causal": True}
+    ),
+    "a-soft-cap-of-documents": Packed(
+        same(DOCUMENTS, OTHERS),
+        {
+            "query_segment_ids": DOCUMENTS,
+            "key_value_segment_ids": OTHERS,
+            "logits_soft_cap": 1.5,
+        },
+        lengths=(200, 130),
+    ),
 }
 
 
@@ -116,9 +128,14 @@ def make(packed):
     return case, inputs.make(case, jnp.bfloat16)
 
 
-def definition(case, x, visible):
+def definition(case, x, packed):
     """out, lse and gradients where row i sees key j iff visible[b, i, j]: exact, and plain."""
-    options = {"softmax_scale": case.scale, "band": FULL, "mask": jnp.asarray(visible)[:, None]}
+    options = {
+        "softmax_scale": case.scale,
+        "band": FULL,
+        "mask": jnp.asarray(packed.visible)[:, None],
+        "softcap": packed.options.get("logits_soft_cap", 0.0),
+    }
     return exact(x, **options), expected.plain(x, gradients=True, **options)
 
 
@@ -127,9 +144,10 @@ def test_a_call_and_its_gradient_are_the_definition(name, arch):
     packed = CASES[name]
     case, x = make(packed)
     words = jax_fa4.explain(*x[:3], **packed.options, implementation="emulator")
-    assert words.startswith(f"kernel fwd_{arch}_bf16_d64_bounded on the emulator")
+    kind = "bounded" + "_softcap" * ("logits_soft_cap" in packed.options)
+    assert words.startswith(f"kernel fwd_{arch}_bf16_d64_{kind} on the emulator")
     found = expected.results(attention(packed.options), x, gradients=True)
-    tolerances.check(found, *definition(case, x, packed.visible))
+    tolerances.check(found, *definition(case, x, packed))
 
 
 def test_one_program_serves_all_documents(arch):
