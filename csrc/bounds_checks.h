@@ -4,8 +4,7 @@
 //   query_groups (B, ceil(Sq / 64), 4) int32, of each 64 rows: least first key, greatest last key
 //   of rows that see any; greatest first key, least last key between which all rows see all
 //   key_groups (B, ceil(Sk / 64), 2) int32, of each 64 keys: first and last row that sees any
-// Summaries that do not hold (jax_fa4/ops/key_groups.py makes them) give wrong results, but touch
-// no memory beside the arrays.
+// Shapes are checked here, and no values: jax_fa4/ops/bound_tables.py makes them.
 #pragma once
 
 #include <string_view>
