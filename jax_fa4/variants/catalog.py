@@ -63,12 +63,12 @@ SOFTCAP_HEAD_DIMS: dict[Arch, tuple[tuple[int, int], ...]] = {
 BOUNDED_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
     (Arch.SM90, Form.PAIR): ((192, 128), (256, 256)),
-    (Arch.SM100, Form.USUAL): ((64, 64), (128, 128)),
+    (Arch.SM100, Form.USUAL): ((64, 64), (128, 128), (192, 128), (256, 256)),
 }
 SOFTCAP_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
     (Arch.SM90, Form.PAIR): ((256, 256),),
-    (Arch.SM100, Form.USUAL): ((64, 64),),
+    (Arch.SM100, Form.USUAL): ((64, 64), (256, 256)),
 }
 
 # Kernels with the same bits in every run as they are, which have no deterministic twin.

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32, Uint32, min
+from cutlass import Float32, Int32, min
 
-from jax_fa4.kernels.sm100.backward.config import HALF, Q_STAGES, TILE, WARP_SIZE
+from jax_fa4.kernels.sm100.backward.bounded import mask_by_words, visible
+from jax_fa4.kernels.sm100.backward.config import HALF, Q_STAGES, TILE
 from jax_fa4.kernels.sm100.backward.roles import cuts_something, next_visit, work_of
 from jax_fa4.kernels.sm100.backward.softcap import cap_with_slopes, hide_by_word, multiply
 from jax_fa4.kernels.sm100.backward.store import store_gradients
-from jax_fa4.kernels.toolkit import key_bounds, swizzled_rows, tensor_memory, visible_words
+from jax_fa4.kernels.toolkit import swizzled_rows, tensor_memory
 from jax_fa4.kernels.toolkit.accumulators import convert
-from jax_fa4.kernels.toolkit.key_bounds import GROUP
-from jax_fa4.kernels.toolkit.masks import mask_row_by_words, mask_row_outside
+from jax_fa4.kernels.toolkit.masks import mask_row_outside
 from jax_fa4.kernels.toolkit.mbarriers import (
     Ring,
     advance,
@@ -41,7 +41,6 @@ from jax_fa4.kernels.toolkit.mbarriers import (
 
 _LOAD = 32  # columns that one instruction loads
 _CAPPED = 16  # columns at a time under a softcap, which needs registers of its own
-_ALL = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
@@ -112,33 +111,6 @@ def _mask(context, row: Row, scores: cute.Tensor, work, block: Int32) -> None:
 
 
 @cute.jit
-def _visible(context, row: Row, work, block: Int32):
-    """Which queries of this half see this thread's key, and whether all do, of the CTA's keys.
-
-    Words of bits. Asked before the scores are there.
-    """
-    words = cute.make_rmem_tensor(HALF // WARP_SIZE, Uint32)
-    words.fill(Uint32(_ALL))
-    keys = key_bounds.keys_of(context.bounds, work.batch, block * (TILE // GROUP), TILE // GROUP)
-    is_whole = keys.are_whole(work.key, work.key + TILE - 1)
-    if not is_whole:
-        key, query = work.key + row.lane, block * TILE + row.half * HALF
-        found = visible_words.of_key(
-            context.bounds, work.batch, key, query, row.thread % WARP_SIZE, HALF // WARP_SIZE
-        )
-        for i in cutlass.range_constexpr(HALF // WARP_SIZE):
-            words[i] = found[i]
-    return words, is_whole
-
-
-@cute.jit
-def _mask_by_words(scores: cute.Tensor, words: cute.Tensor, is_whole: Boolean) -> None:
-    """Hide the scores whose bits are not set, unless all are."""
-    if not is_whole:
-        mask_row_by_words(scores, words)
-
-
-@cute.jit
 def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     """This thread's half row of P^T, rounded in tensor memory, and in registers.
 
@@ -147,7 +119,7 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     barriers = context.barriers
     words, is_whole = None, None
     if cutlass.const_expr(context.config.bounded):
-        words, is_whole = _visible(context, row, work, block)
+        words, is_whole = visible(context, row, work, block)
     wait_stage(barriers["stats_full"], row.stats)
     wait_next(barriers["s_full"], row.s_full, 0)
     tensor_memory.fence_after_sync()
@@ -158,7 +130,7 @@ def _probabilities(context, row: Row, work, block: Int32) -> cute.Tensor:
     if cutlass.const_expr(not context.config.bounded):
         _mask(context, row, scores, work, block)
     if cutlass.const_expr(context.config.bounded and not context.config.softcap):
-        _mask_by_words(scores, words, is_whole)
+        mask_by_words(scores, words, is_whole)
     columns = _CAPPED if context.config.softcap else _LOAD
     scale = (-context.scale_log2, -context.scale_log2)
     for first in cutlass.range_constexpr(0, HALF, columns):

@@ -20,7 +20,9 @@ import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, min
 
-from jax_fa4.kernels.sm100.backward_wide import own
+from jax_fa4.kernels.sm100.backward.bounded import mask_by_words
+from jax_fa4.kernels.sm100.backward.softcap import cap_with_slopes, hide_by_word, multiply
+from jax_fa4.kernels.sm100.backward_wide import bounded, own
 from jax_fa4.kernels.sm100.backward_wide.config import HALF, STATS_STAGES, STREAM, TILE, Gradient
 from jax_fa4.kernels.sm100.backward_wide.roles import (
     cuts_something,
@@ -152,6 +154,9 @@ def _mask(context, row: Row, scores: cute.Tensor, work, gradient: cutlass.Conste
 def _probabilities(context, row: Row, work, gradient: cutlass.Constexpr, block) -> cute.Tensor:
     """This thread's half row of P, in registers."""
     barriers, stage = context.barriers, row.scores.stage
+    words, is_whole = None, None
+    if cutlass.const_expr(context.config.bounded):
+        words, is_whole = bounded.visible(context, row, work, gradient, block)
     if cutlass.const_expr(gradient.of_keys):
         wait_stage(barriers["stats_full"], row.stats)
     lse = _statistics(context, row, 0) if gradient.of_keys else None
@@ -165,7 +170,13 @@ def _probabilities(context, row: Row, work, gradient: cutlass.Constexpr, block) 
     if cutlass.const_expr(not gradient.takes_p):
         tensor_memory.fence_before_sync()
         barriers["s_read"].arrive_as_warp(0)
-    _mask(context, row, scores, work, gradient, block)
+    slopes = None
+    if cutlass.const_expr(not context.config.bounded):
+        _mask(context, row, scores, work, gradient, block)
+    elif cutlass.const_expr(context.config.softcap):
+        slopes = cap_with_slopes(scores, context.slope)
+    else:
+        mask_by_words(scores, words, is_whole)
     scale = (-context.scale_log2, -context.scale_log2)
     for c in cutlass.range_constexpr(0, HALF, 2):
         pair = (scores[c], scores[c + 1])
@@ -178,10 +189,15 @@ def _probabilities(context, row: Row, work, gradient: cutlass.Constexpr, block) 
         else:
             scores[c] = cute.math.exp2(-a, fastmath=True)
             scores[c + 1] = cute.math.exp2(-b, fastmath=True)
+    if cutlass.const_expr(context.config.softcap):
+        # Of P, not of scores: these are finite, and so are the slopes.
+        hide_by_word(scores, words[0], 0)
     if cutlass.const_expr(gradient.takes_p):
         _leave(context, row, scores, base)
         barriers["p_ready"].arrive_as_warp(stage)
-    else:
+    if cutlass.const_expr(context.config.softcap and gradient.takes_dp):
+        multiply(scores, slopes)
+    if cutlass.const_expr(not gradient.takes_p):
         _finish(context, row, scores)
     advance(row.scores)
     return scores

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from jax_fa4.variants.variant import BackwardVariant
@@ -130,6 +130,8 @@ class WideConfig:
     gradients: tuple[Gradient, ...]
     first_stages: int
     second_stages: int
+    bounded: bool = False  # rows have bounds of their own
+    softcap: bool = False
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
@@ -176,4 +178,5 @@ WIDE_CONFIGS: dict[tuple[int, int], WideConfig] = {
 
 def config_of(variant: BackwardVariant) -> WideConfig:
     """How the variant's CTAs are built."""
-    return WIDE_CONFIGS[variant.head_dim, variant.head_dim_v]
+    config = WIDE_CONFIGS[variant.head_dim, variant.head_dim_v]
+    return replace(config, bounded=variant.bounded, softcap=variant.softcap)

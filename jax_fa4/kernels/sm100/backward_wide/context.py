@@ -10,6 +10,7 @@ from cutlass import Float32, Int32
 
 from jax_fa4.kernels.sm100.backward_wide.config import HALVES, STATS_STAGES, WideConfig
 from jax_fa4.kernels.toolkit.block_range import Band
+from jax_fa4.kernels.toolkit.key_bounds import KeyBounds
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierArray, MbarrierSpec
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
@@ -120,3 +121,5 @@ class Context:
     by_ratio: cute.FastDivmodDivisor
     scale: Float32
     scale_log2: Float32
+    bounds: KeyBounds | None  # in the place of the band, of which the lengths are left
+    slope: Float32 | None  # of the softcap; `scale_log2` is then of its result

@@ -65,16 +65,16 @@ head dims (256, 256) dK and dQ 512 + 768 + 512 each, dV 512 + 512; (192, 128) dK
 
 # No `from __future__ import annotations` here: cute.struct reads annotations as objects.
 import cuda.bindings.driver as cuda
+import cutlass
 import cutlass.cute as cute
 from cutlass import Float32, Int32, Int64
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
+from jax_fa4.kernels.sm100.backward.context import Further, bounds_of
 from jax_fa4.kernels.sm100.backward_wide import compute, load, mma, plan
 from jax_fa4.kernels.sm100.backward_wide.config import (
     HALVES,
-    STATS_STAGES,
-    STREAM,
     TILE,
     TMEM_COLUMNS,
     config_of,
@@ -83,13 +83,11 @@ from jax_fa4.kernels.sm100.backward_wide.context import (
     WARPS,
     Context,
     GlobalTensors,
-    SharedLayouts,
-    SharedTensors,
     TiledMmas,
     barrier_table,
 )
 from jax_fa4.kernels.sm100.backward_wide.roles import THREADS, Role, place_in_grid
-from jax_fa4.kernels.toolkit import mbarriers
+from jax_fa4.kernels.toolkit import mbarriers, softcap
 from jax_fa4.kernels.toolkit.block_range import Band
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LOG2_E, Shape
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
@@ -132,27 +130,54 @@ class BackwardWideSm100:
         """Launch on `stream`; pointers are to contiguous BSHD arrays, and to the preprocess's."""
         of_qk = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim, head_dim)
         of_v = Shape(batch, seqlen_q, seqlen_k, heads_q, heads_kv, head_dim_v, head_dim_v)
-        mmas = plan.tiled_mmas(self.config, self.dtype)
-        layouts = plan.smem_layouts(self.config, self.dtype, mmas)
-        of_keys, of_queries = self._schedulers(of_qk, head_dim_v)
+        self.launch(
+            (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
+            (lse_log2_ptr, delta_ptr, dq_accum_ptr),
+            Further(),
+            (of_qk, of_v),
+            softmax_scale,
+            (band_lower, band_upper),
+            stream,
+        )
+
+    @cute.jit
+    def launch(
+        self,
+        arrays: tuple[cute.Pointer, ...],  # q, k, v, dout, dk, dv
+        scratch: tuple[cute.Pointer, ...],  # lse_log2, delta, dq_accum
+        further: Further,
+        shapes: tuple[Shape, Shape],  # with the head dim of keys, and with that of values
+        softmax_scale: Float32,
+        band: tuple[Int32, Int32],
+        stream: cuda.CUstream,
+    ):
+        """What entry points with other arguments share."""
+        config, (of_qk, of_v), (q_ptr, k_ptr, v_ptr, dout_ptr, *_) = self.config, shapes, arrays
+        mmas = plan.tiled_mmas(config, self.dtype)
+        layouts = plan.smem_layouts(config, self.dtype, mmas)
+        of_keys, of_queries = self._schedulers(of_qk, of_v.head_dim)
         tensors = (
             of_qk.queries(q_ptr),
             of_qk.keys(k_ptr),
             of_v.keys(v_ptr),
             of_v.queries(dout_ptr),
         )
+        scale_log2, slope = softmax_scale * LOG2_E, ()
+        if cutlass.const_expr(config.softcap):
+            *slope, scale_log2 = softcap.factors(softmax_scale, further.softcap)
         self.kernel(
             (mmas.from_tmem, mmas.from_smem, mmas.wide, mmas.dv),
-            plan.loads(self.config, mmas.from_smem, layouts, tensors),
-            (q_ptr, k_ptr, v_ptr, dout_ptr, dk_ptr, dv_ptr),
-            (lse_log2_ptr, delta_ptr, dq_accum_ptr),
-            (band_lower, band_upper),
-            (seqlen_q, seqlen_k, head_dim, head_dim_v),
-            (of_keys.row_blocks, of_keys.heads, batch, of_keys.heads_per_group),
-            (of_queries.row_blocks, of_queries.heads, batch, of_queries.heads_per_group),
+            plan.loads(config, mmas.from_smem, layouts, tensors),
+            arrays,
+            scratch,
+            further.bounds,
+            band,
+            (of_qk.seqlen_q, of_qk.seqlen_k, of_qk.head_dim, of_v.head_dim),
+            (of_keys.row_blocks, of_keys.heads, of_qk.batch, of_keys.heads_per_group),
+            (of_queries.row_blocks, of_queries.heads, of_qk.batch, of_queries.heads_per_group),
             (of_keys.make_divisors(), of_queries.make_divisors()),
             (of_qk.ratio, cute.fast_divmod_create_divisor(of_qk.ratio)),
-            (softmax_scale, softmax_scale * LOG2_E),
+            (softmax_scale, scale_log2, *slope),
         ).launch(
             grid=(self._tiles(of_keys, of_queries), 1, 1),
             block=(THREADS, 1, 1),
@@ -178,49 +203,6 @@ class BackwardWideSm100:
         of_each = [of_keys if g.of_keys else of_queries for g in self.config.gradients]
         return sum((scheduler.tiles() for scheduler in of_each), Int32(0))
 
-    def _shared_storage(self, layouts: SharedLayouts):
-        """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
-
-        def tile(layout):
-            return cute.struct.Align[cute.struct.MemRange[self.dtype, cute.cosize(layout)], 1024]
-
-        @cute.struct
-        class SharedStorage:
-            barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(self.config))]
-            tmem: Int32
-            stats: cute.struct.Align[
-                cute.struct.MemRange[Float32, STREAM * 2 * STATS_STAGES],
-                128,
-            ]
-            unread: cute.struct.MemRange[Int32, HALVES * TILE]
-            first: tile(layouts.first)
-            second: tile(layouts.second)
-
-        return SharedStorage
-
-    def _shared_tensors(self, storage, layouts: SharedLayouts) -> SharedTensors:
-        def tensor(field, layout):
-            return field.get_tensor(layout.outer, swizzle=layout.inner)
-
-        def own(field, layout, width, stages):
-            """In the place of the last stages. A swizzle is of addresses, whole patterns apart."""
-            place = field.data_ptr() + STREAM * width * (stages - TILE // STREAM)
-            place = cute.recast_ptr(place, layout.inner, dtype=self.dtype)
-            return cute.make_tensor(place, layout.outer)
-
-        c = self.config
-        stats = cute.make_layout((STREAM, 2, STATS_STAGES))
-        return SharedTensors(
-            first=tensor(storage.first, layouts.first),
-            first_t=tensor(storage.first, layouts.first_t),
-            second=tensor(storage.second, layouts.second),
-            second_t=tensor(storage.second, layouts.second_t),
-            own_first=own(storage.first, layouts.own_first, c.head_dim, c.first_stages),
-            own_second=own(storage.second, layouts.own_second, c.head_dim_v, c.second_stages),
-            stats=storage.stats.get_tensor(stats),
-            unread=storage.unread.get_tensor(cute.make_layout(HALVES * TILE)),
-        )
-
     @cute.kernel
     def kernel(
         self,
@@ -228,18 +210,19 @@ class BackwardWideSm100:
         loads: tuple,  # TMA atoms and tensors of blocks of Q, K, V, dO; of own rows
         arrays: tuple,  # q, k, v, dout, dk, dv
         scratch: tuple[cute.Pointer, cute.Pointer, cute.Pointer],
+        bounds: tuple[cute.Pointer, ...],  # as of `Further`
         band: tuple[Int32, Int32],
         lengths: tuple[Int32, Int32, Int32, Int32],
         of_keys: tuple[Int32, Int32, Int32, Int32],
         of_queries: tuple[Int32, Int32, Int32, Int32],
         divisors: tuple,  # of the two `LongestFirst` above
         ratio: tuple[Int32, cute.FastDivmodDivisor],
-        scales: tuple[Float32, Float32],
+        scales: tuple[Float32, ...],  # of scores; in base 2; slope of a softcap, if there is one
     ):
         config, mmas = self.config, TiledMmas(*tiled_mmas)
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
         layouts = plan.smem_layouts(self.config, self.dtype, mmas)
-        storage = SmemAllocator().allocate(self._shared_storage(layouts))
+        storage = SmemAllocator().allocate(plan.shared_storage(config, self.dtype, layouts))
         barriers = mbarriers.allocate(barrier_table(config), storage.barriers.data_ptr())
         if warp == Role.LOAD:
             for atom, _ in loads:
@@ -261,7 +244,7 @@ class BackwardWideSm100:
             dtype=self.dtype,
             mmas=mmas,
             barriers=barriers,
-            shared=self._shared_tensors(storage, layouts),
+            shared=plan.shared_tensors(config, self.dtype, storage, layouts),
             gmem=GlobalTensors(*loads[:4], loads[4:], *arrays, *scratch),
             tmem=cute.arch.retrieve_tmem_ptr(Float32, 16, storage.tmem),
             tile=tile,
@@ -274,6 +257,8 @@ class BackwardWideSm100:
             by_ratio=ratio[1],
             scale=scales[0],
             scale_log2=scales[1],
+            bounds=bounds_of(bounds, *lengths[:2]) if cutlass.const_expr(config.bounded) else None,
+            slope=scales[2] if cutlass.const_expr(config.softcap) else None,
         )
 
         for number, made in enumerate(config.gradients):

@@ -1,14 +1,26 @@
-"""What the kernel multiplies and where its tiles lie: products, layouts and the loads of both."""
+"""What the kernel multiplies and where its tiles lie: products, layouts, loads, memory map."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: cute.struct reads annotations as objects.
 import cutlass.cute as cute
-from cutlass import Float32
+from cutlass import Float32, Int32, Int64
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, tcgen05
 from cutlass.utils import blackwell_helpers as blackwell
 
-from jax_fa4.kernels.sm100.backward_wide.config import STREAM, TILE, Gradient, WideConfig
-from jax_fa4.kernels.sm100.backward_wide.context import SharedLayouts, TiledMmas
+from jax_fa4.kernels.sm100.backward_wide.config import (
+    HALVES,
+    STATS_STAGES,
+    STREAM,
+    TILE,
+    Gradient,
+    WideConfig,
+)
+from jax_fa4.kernels.sm100.backward_wide.context import (
+    SharedLayouts,
+    SharedTensors,
+    TiledMmas,
+    barrier_table,
+)
+from jax_fa4.kernels.toolkit import mbarriers
 
 _ONE = tcgen05.CtaGroup.ONE
 
@@ -64,4 +76,48 @@ def loads(c: WideConfig, mma: cute.TiledMma, layouts: SharedLayouts, tensors) ->
         tuple(b(g2s, mV, second, of_v, mma, cluster)),
         tuple(b(g2s, mdO, second, of_v, mma, cluster)),
         *(tuple(a(g2s, m, cute.slice_(x, one), of, mma, cluster)) for m, x, of in own),
+    )
+
+
+def shared_storage(c: WideConfig, dtype, layouts: SharedLayouts):
+    """The memory map: barriers and statistics, then tiles on 1024-byte boundaries."""
+
+    def tile(layout):
+        return cute.struct.Align[cute.struct.MemRange[dtype, cute.cosize(layout)], 1024]
+
+    @cute.struct
+    class SharedStorage:
+        barriers: cute.struct.MemRange[Int64, mbarriers.count(barrier_table(c))]
+        tmem: Int32
+        stats: cute.struct.Align[
+            cute.struct.MemRange[Float32, STREAM * 2 * STATS_STAGES],
+            128,
+        ]
+        unread: cute.struct.MemRange[Int32, HALVES * TILE]
+        first: tile(layouts.first)
+        second: tile(layouts.second)
+
+    return SharedStorage
+
+
+def shared_tensors(c: WideConfig, dtype, storage, layouts: SharedLayouts) -> SharedTensors:
+    def tensor(field, layout):
+        return field.get_tensor(layout.outer, swizzle=layout.inner)
+
+    def own(field, layout, width, stages):
+        """In the place of the last stages. A swizzle is of addresses, whole patterns apart."""
+        place = field.data_ptr() + STREAM * width * (stages - TILE // STREAM)
+        place = cute.recast_ptr(place, layout.inner, dtype=dtype)
+        return cute.make_tensor(place, layout.outer)
+
+    stats = cute.make_layout((STREAM, 2, STATS_STAGES))
+    return SharedTensors(
+        first=tensor(storage.first, layouts.first),
+        first_t=tensor(storage.first, layouts.first_t),
+        second=tensor(storage.second, layouts.second),
+        second_t=tensor(storage.second, layouts.second_t),
+        own_first=own(storage.first, layouts.own_first, c.head_dim, c.first_stages),
+        own_second=own(storage.second, layouts.own_second, c.head_dim_v, c.second_stages),
+        stats=storage.stats.get_tensor(stats),
+        unread=storage.unread.get_tensor(cute.make_layout(HALVES * TILE)),
     )

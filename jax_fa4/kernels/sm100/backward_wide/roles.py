@@ -9,7 +9,9 @@ import cutlass.cute as cute
 from cutlass import Boolean, Int32, Int64, select_
 
 from jax_fa4.kernels.sm100.backward_wide.config import STREAM, TILE, Gradient, WideConfig
+from jax_fa4.kernels.toolkit import key_bounds
 from jax_fa4.kernels.toolkit.block_range import Band, visited_blocks
+from jax_fa4.kernels.toolkit.key_bounds import GROUP
 from jax_fa4.kernels.toolkit.query_range import query_range
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
@@ -50,6 +52,21 @@ def visited_keys(band: Band, query: Int32) -> tuple[Int32, Int32]:
     return first, last - first
 
 
+def _visited(context, batch: Int32, row: Int32, gradient: Gradient) -> tuple[Int32, Int32]:
+    """First block of the stream, and how many, for own rows [row, row + TILE); at least one."""
+    bounds, band = context.bounds, context.band
+    if bounds is None:
+        return (visited_queries if gradient.of_keys else visited_keys)(band, row)
+    group, groups = row // GROUP, TILE // GROUP
+    if gradient.of_keys:
+        rows = key_bounds.queries_of(bounds, batch, group, groups)
+        first, end = key_bounds.blocks_between(*rows, band.seqlen_q, STREAM)
+    else:
+        keys = key_bounds.keys_of(bounds, batch, group, groups)
+        first, end = key_bounds.blocks_between(keys.first, keys.last, band.seqlen_k, STREAM)
+    return first, end - first
+
+
 def place_in_grid(
     config: WideConfig, of_keys: LongestFirst, of_queries: LongestFirst
 ) -> tuple[Int32, Int32]:
@@ -69,11 +86,11 @@ def work_of(context, gradient: Gradient) -> Work:
         row_block, head, batch = context.of_keys.decode(context.tile)
         # The scheduler hands out the last rows first; the first keys are what most queries see.
         row = (context.of_keys.row_blocks - 1 - row_block) * TILE
-        first, blocks = visited_queries(context.band, row)
+        first, blocks = _visited(context, batch, row, gradient)
         return Work(row, head, batch, head * context.ratio, first, blocks, blocks * context.ratio)
     row_block, head, batch = context.of_queries.decode(context.tile)
     row = row_block * TILE
-    first, blocks = visited_keys(context.band, row)
+    first, blocks = _visited(context, batch, row, gradient)
     return Work(row, head, batch, head // context.by_ratio, first, blocks, blocks)
 
 
