@@ -13,6 +13,7 @@
 #include "backward.h"
 #include "backward_bounded.h"
 #include "backward_preprocess.h"
+#include "decode.h"
 #include "forward.h"
 #include "forward_bounded.h"
 #include "runtime/emulator.h"
@@ -50,6 +51,9 @@ std::map<std::string, Stages> Registrations() {
       {"jax_fa4_bwd_preprocess_v1",
        {{"initialize", Capsule(jax_fa4_bwd_preprocess_v1_initialize)},
         {"execute", Capsule(jax_fa4_bwd_preprocess_v1)}}},
+      {"jax_fa4_decode_v1",
+       {{"initialize", Capsule(jax_fa4_decode_v1_initialize)},
+        {"execute", Capsule(jax_fa4_decode_v1)}}},
   };
 }
 
@@ -62,6 +66,7 @@ std::map<std::string, Stages> EmulatorRegistrations() {
       {"jax_fa4_emulated_bwd_v1", {{"execute", Capsule(jax_fa4_emulated_bwd_v1)}}},
       {"jax_fa4_emulated_bwd_preprocess_v1",
        {{"execute", Capsule(jax_fa4_emulated_bwd_preprocess_v1)}}},
+      {"jax_fa4_emulated_decode_v1", {{"execute", Capsule(jax_fa4_emulated_decode_v1)}}},
   };
 }
 

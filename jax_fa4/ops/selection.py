@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax
 
@@ -13,7 +14,15 @@ from jax_fa4 import emulator, ffi
 from jax_fa4.ffi.driver import driver_cuda_version
 from jax_fa4.ops import errors
 from jax_fa4.ops.band import Band
-from jax_fa4.variants import CATALOG, Arch, BackwardVariant, DType, ForwardVariant, parse
+from jax_fa4.variants import (
+    CATALOG,
+    Arch,
+    BackwardVariant,
+    DecodeVariant,
+    DType,
+    ForwardVariant,
+    parse,
+)
 from jax_fa4.variants.problem import Call, Problem
 from jax_fa4.variants.select import (
     arrays,
@@ -24,6 +33,8 @@ from jax_fa4.variants.select import (
     helpers,
     refusal,
 )
+
+_Kernel = TypeVar("_Kernel", ForwardVariant, DecodeVariant)
 
 Implementation = Literal["fa4", "xla", "emulator"] | None
 IMPLEMENTATIONS = (None, "fa4", "xla", "emulator")
@@ -106,7 +117,8 @@ def select(problem: Problem, implementation: str | None) -> Path:
 
 def unsupported(problem: Problem) -> str | None:
     """Why the kernels cannot run `problem` on this machine, and the way out; None if they can."""
-    return refusal(problem) or _device_refusal(problem)
+    kernels = functools.partial(forward_variants, problem)
+    return refusal(problem) or device_refusal(arrays(problem), kernels)
 
 
 def unsupported_by_emulator(problem: Problem) -> str | None:
@@ -203,21 +215,28 @@ def describe(device: jax.Device) -> str:
     return f"{device.device_kind} (compute capability {_capability(device)})"
 
 
-def _device_refusal(problem: Problem) -> str | None:
+def device_refusal(
+    what: str, kernels: Callable[[Collection[str] | None], tuple[_Kernel, ...]]
+) -> str | None:
+    """Why no device of this machine runs kernels that take `what`; None if all of them do.
+
+    `kernels(names)` are those that serve the call, one an architecture: of the catalog, for None,
+    or of the names given.
+    """
     devices = cuda_devices()
     if not devices:
         return (
             f"JAX sees no CUDA device, its default backend is {jax.default_backend()}; "
             "install jax[cuda13] on a machine with an NVIDIA GPU, or use implementation='xla'"
         )
-    all_kernels = forward_variants(problem)
+    all_kernels = kernels(None)
     for device in devices:
         served = {v.arch.compute_capability_major for v in all_kernels}
         if _major(device) not in served:
-            kernels = ", ".join(f"{major}.x" for major in sorted(served))
+            capabilities = ", ".join(f"{major}.x" for major in sorted(served))
             return (
                 f"device {device.id} is {describe(device)}, and the kernels that take "
-                f"{arrays(problem)} are for compute capability {kernels}; use "
+                f"{what} are for compute capability {capabilities}; use "
                 "implementation='xla', or hide the device with CUDA_VISIBLE_DEVICES"
             )
     version = driver_cuda_version()
@@ -229,7 +248,7 @@ def _device_refusal(problem: Problem) -> str | None:
                 f"{describe(device)} need CUDA {needed}; update the driver, or use "
                 "implementation='xla'"
             )
-    built = forward_variants(problem, ffi.built_variants())
+    built = kernels(ffi.built_variants())
     for device in devices:
         if _major(device) not in {v.arch.compute_capability_major for v in built}:
             names = ", ".join(v.name for v in all_kernels)
@@ -247,7 +266,7 @@ def _capability(device: jax.Device) -> str:
     return str(getattr(device, "compute_capability", "unknown"))
 
 
-def _serves(variant: ForwardVariant, device: jax.Device) -> bool:
+def _serves(variant: ForwardVariant | DecodeVariant, device: jax.Device) -> bool:
     return variant.arch.compute_capability_major == _major(device)
 
 

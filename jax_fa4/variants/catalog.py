@@ -8,6 +8,8 @@ from jax_fa4.variants.variant import (
     BackwardPostprocessVariant,
     BackwardPreprocessVariant,
     BackwardVariant,
+    DecodeCombineVariant,
+    DecodeVariant,
     DType,
     Form,
     ForwardVariant,
@@ -70,6 +72,10 @@ SOFTCAP_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.PAIR): ((256, 256),),
     (Arch.SM100, Form.USUAL): ((64, 64), (256, 256)),
 }
+
+# Of decoding: kernels for every architecture alike.
+DECODE_HEAD_DIMS: tuple[tuple[int, int], ...] = ((64, 64), (128, 128))
+
 
 # Kernels with the same bits in every run as they are, which have no deterministic twin.
 ALWAYS_DETERMINISTIC: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
@@ -164,4 +170,11 @@ CATALOG: tuple[Variant, ...] = (
         for arch in BACKWARD_HEAD_DIMS
         for dtype in HALF_PRECISIONS
     ),
+    *(
+        DecodeVariant(arch=arch, dtype=dtype, head_dim=d, head_dim_v=d_v)
+        for arch in Arch
+        for dtype in HALF_PRECISIONS
+        for d, d_v in DECODE_HEAD_DIMS
+    ),
+    *(DecodeCombineVariant(arch=arch, dtype=dtype) for arch in Arch for dtype in HALF_PRECISIONS),
 )

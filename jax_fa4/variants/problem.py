@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax_fa4.variants.variant import DType
 
-_DTYPES = {
+DTYPES = {
     "bfloat16": DType.BF16,
     "float16": DType.FP16,
     "float8_e4m3fn": DType.E4M3,
@@ -43,7 +43,7 @@ class Problem:
     @property
     def kernel_dtype(self) -> DType | None:
         """The kernels' word for the element type; None if they have none for it."""
-        return _DTYPES.get(self.dtype)
+        return DTYPES.get(self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,14 @@ from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from jax_fa4.ops import checks as general
 from jax_fa4.ops import manual_axes
 from jax_fa4.ops.band import Band, Window
-from jax_fa4.ops.decode import checks, errors, portable
+from jax_fa4.ops.decode import checks, errors, kernel_call, portable
+from jax_fa4.ops.decode.batching import fold_vmap
 from jax_fa4.ops.decode.plan import DecodePlan, Operands
 from jax_fa4.ops.decode.selection import select
 from jax_fa4.ops.selection import Implementation
@@ -119,14 +121,15 @@ def decode_attention(
         *(None if a is None else jnp.asarray(a) for a in (page_table, learnable_sink)),
     )
     checks.operands(x)
+    scale = general.scale("softmax_scale", softmax_scale, x.q.shape[3])
     plan = DecodePlan(
-        softmax_scale=general.scale("softmax_scale", softmax_scale, x.q.shape[3]),
+        softmax_scale=scale,
         band=Band.make(
             0, 0, causal=bool(causal), window=general.window("window_size", window_size)
         ),
         softcap=checks.softcap(softcap),
         num_splits=checks.num_splits(num_splits),
-        path=select(x, implementation),
+        path=select(x, scale, implementation),
     )
     # In shard_map an operand may vary over fewer axes than another.
     given = [a for a in x if a is not None]
@@ -138,7 +141,18 @@ def decode_attention(
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _attention(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    return portable.forward(plan, *operands)
+    def compute(*operands: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        by_lax = functools.partial(portable.forward, plan)
+        sizes = [size for a in operands if a is not None for size in a.shape]
+        if not plan.path.kernels or 0 in sizes:
+            return by_lax(*operands)
+        kernel = functools.partial(kernel_call.forward, plan)
+        if plan.path.emulator is not None:
+            return kernel(*operands)
+        out, lse = lax.platform_dependent(*operands, cuda=kernel, default=by_lax)
+        return out, lse
+
+    return fold_vmap(compute, Operands(*operands))  # type: ignore[arg-type]
 
 
 @_attention.defjvp

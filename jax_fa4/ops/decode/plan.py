@@ -7,14 +7,21 @@ from typing import NamedTuple
 
 import jax
 
+from jax_fa4.emulator.settings import Settings
 from jax_fa4.ops.band import Band
 
 
 @dataclass(frozen=True)
 class DecodePath:
-    """The way a call goes: on the portable path, for the reason given."""
+    """The way a call goes: by kernels, one an architecture, or else for the reason given.
 
-    reason: str
+    As in `ops.selection.Path`, the platform that a program is lowered for chooses between kernel
+    and portable code; with `emulator` settings the program is for the CPU alone.
+    """
+
+    reason: str = ""
+    kernels: tuple[str, ...] = ()
+    emulator: Settings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
