@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from jax_fa4.ops import checks as general
-from jax_fa4.ops import manual_axes
+from jax_fa4.ops import manual_axes, partition
 from jax_fa4.ops.band import Band, Window
 from jax_fa4.ops.decode import checks, errors, kernel_call, portable
 from jax_fa4.ops.decode.batching import fold_vmap
 from jax_fa4.ops.decode.plan import DecodePlan, Operands
 from jax_fa4.ops.decode.selection import select
 from jax_fa4.ops.selection import Implementation
+
+# Letters of out and lse, for `ops.layout`; those of the operands are `Operands.dims`.
+_RESULTS = ("bqhe", "bhq")
 
 
 @overload
@@ -142,14 +146,26 @@ def decode_attention(
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _attention(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     def compute(*operands: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        by_lax = functools.partial(portable.forward, plan)
-        sizes = [size for a in operands if a is not None for size in a.shape]
-        if not plan.path.kernels or 0 in sizes:
-            return by_lax(*operands)
-        kernel = functools.partial(kernel_call.forward, plan)
-        if plan.path.emulator is not None:
-            return kernel(*operands)
-        out, lse = lax.platform_dependent(*operands, cuda=kernel, default=by_lax)
+        x = Operands(*operands)  # type: ignore[arg-type]
+        present = [a is not None for a in x]
+
+        def on_device(forward: Callable[..., Any]) -> Callable[..., Any]:
+            def run(band: Band, *arrays: jax.Array) -> Any:
+                rest = iter(arrays)
+                own = (next(rest) if there else None for there in present)
+                return forward(replace(plan, band=band), *own)
+
+            return run
+
+        arrays = [a for a in x if a is not None]
+        empty = any(0 in a.shape for a in arrays)
+        function = partition.Function(
+            portable=on_device(portable.forward),
+            kernel=on_device(kernel_call.forward) if plan.path.kernels and not empty else None,
+            emulated=plan.path.emulator is not None,
+            name=plan,
+        )
+        out, lse = partition.run(function, plan.band, arrays, x.dims, _RESULTS)
         return out, lse
 
     return fold_vmap(compute, Operands(*operands))  # type: ignore[arg-type]

@@ -55,6 +55,13 @@ class Operands(NamedTuple):
     sinks: jax.Array | None = None
 
     @property
+    def dims(self) -> tuple[str, ...]:
+        """Letters of the arrays that there are, for `ops.layout`: batch and heads may spread."""
+        cache = "bskd" if self.page_table is None else "pskd"
+        letters = ("bqhd", cache, cache[:3] + "e", "b", "bn", "h")
+        return tuple(d for d, a in zip(letters, self, strict=True) if a is not None)
+
+    @property
     def capacity(self) -> int:
         """Keys that the cache of one sequence can hold."""
         return capacity(self.k, self.page_table)
