@@ -3,10 +3,10 @@
     python -m tests.fuzz --count 5000                              # portable path, on the CPU
     python -m tests.fuzz --count 500 --implementation emulator     # the kernels, on the CPU
     python -m tests.fuzz --count 2000 --implementation fa4         # the kernels, on a GPU
-    python -m tests.fuzz --count 25 --seed 17                      # once more what seed 17 had
+    python -m tests.fuzz --count 25 --seed 17 --shrink              # once more the lot of a seed
 
 Every tenth call is illegal. Problems come in lots of 25, each with a seed of its own; where one
-fails, hypothesis looks for the smallest problem that does, and the lot's seed is printed.
+fails, the lot's seed and the problem are printed, and with --shrink a smaller one that fails.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the partitioner's advice on meshes
+
 import jax
 
 from tests.fuzz.lots import LOT, Counts, run_lot
@@ -38,6 +40,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first lot; the next has the next"
     )
+    parser.add_argument("--shrink", action="store_true", help="look for smaller problems that fail")
     options = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "float32")
     jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,7 +49,7 @@ def main() -> int:
     for lot in range(lots):
         seed = options.seed + lot
         try:
-            run_lot(seed, options.implementation, counts)
+            run_lot(seed, options.implementation, counts, shrink=options.shrink)
         except Exception:
             failed.append(seed)
             print(f"\nseed {seed}:\n{traceback.format_exc(limit=-3)}", flush=True)

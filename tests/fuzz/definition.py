@@ -58,14 +58,14 @@ class _Computation:
         out = self._round(np.einsum("bhij,bjhd->bihd", rounded, self.v))
         dp = np.einsum("bihd,bjhd->bhij", self.dout, self.v)
         mean = np.einsum("bihd,bihd->bhi", self.dout, out)
-        ds = p * (dp - (mean - self.dlse)[..., None]) * slope
+        ds = p * (dp - (mean - self.dlse)[..., None])
         found = {"out": out, "lse": lse} | self._gradients(
-            rounded, self._round(ds), self.q, self.k, self.dout
+            rounded, self._round(ds * slope), self.q, self.k, self.dout
         )
         self._add_dense(found, ds, -sink * (mean - self.dlse))
         if terms:
-            size = p * (np.abs(dp) + (np.abs(mean) + np.abs(self.dlse))[..., None]) * slope
-            sizes = self._gradients(p, size, *map(np.abs, (self.q, self.k, self.dout)))
+            size = p * (np.abs(dp) + (np.abs(mean) + np.abs(self.dlse))[..., None])
+            sizes = self._gradients(p, size * slope, *map(np.abs, (self.q, self.k, self.dout)))
             self._add_dense(sizes, size, sink * (np.abs(mean) + np.abs(self.dlse)))
             scores = np.einsum("bihd,bjhd->bhij", np.abs(self.q), np.abs(self.k))
             sizes["lse"] = (p * scores).sum(-1) * abs(self.x.scale)

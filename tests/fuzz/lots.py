@@ -22,18 +22,18 @@ class Counts(dict[str, int]):
         return ", ".join(f"{count} {name}" for name, count in sorted(self.items()))
 
 
-def run_lot(seed: int, implementation: str, counts: Counts, size: int = LOT) -> None:
-    """Runs the lot; an AssertionError with the smallest problem that fails, if one does."""
+def run_lot(seed: int, implementation: str, counts: Counts, *, shrink: bool = False) -> None:
+    """Runs the lot; an AssertionError with the problem that fails, if one does."""
     legal = problems(implementation).map(lambda asked: (asked,))
     asked = st.integers(0, 9).flatmap(lambda n: illegal.calls() if n == 0 else legal)
 
     @hypothesis.seed(seed)
     @settings(
-        max_examples=size,
+        max_examples=LOT,
         deadline=None,
         database=None,
         print_blob=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, *([Phase.shrink] if shrink else [])),
         suppress_health_check=list(HealthCheck),
     )
     @given(asked)

@@ -35,6 +35,7 @@ class Problem:
     transform: str
     mapped: tuple[bool, bool, bool]
     deterministic: bool
+    gradients: bool
     seed: int
 
     @property
@@ -84,6 +85,7 @@ def problems(draw: st.DrawFn, implementation: str = "xla") -> Problem:
         transform=draw(st.sampled_from(TRANSFORMS)),
         mapped=draw(st.tuples(*[st.booleans()] * 3).filter(any)),
         deterministic=draw(st.sampled_from((False, False, True))),
+        gradients=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
     )
 

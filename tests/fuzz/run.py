@@ -30,11 +30,20 @@ def check(asked: Problem, implementation: str) -> str:
     except NotImplementedError as error:
         words = str(error)
     else:
-        tolerances.check(found, *expected(asked))
+        tolerances.check(_as_precise_as_their_terms(found, asked), *expected(asked))
         return "right"
     assert "not supported yet" in words or implementation != "xla", f"refused: {words}"
     assert any(way in words for way in ("leave", "pass", "use", "cast")), f"no way out: {words}"
     return "refused"
+
+
+def _as_precise_as_their_terms(found: Arrays, asked: Problem) -> Arrays:
+    """Float32 sums of what rounds to the dtype of the inputs, as results of that dtype.
+
+    The rule's floor is an ulp of a result's dtype, and these have the terms' error in float32.
+    """
+    names = {"dbias", "dsinks"} & set(found)
+    return found | {name: found[name].astype(jnp.dtype(asked.dtype)) for name in names}
 
 
 def call(asked: Problem, implementation: str) -> Callable[[Any, Any], tuple[Any, Any]]:
@@ -100,6 +109,8 @@ def results(asked: Problem, implementation: str) -> Arrays:
         function = jax.checkpoint(function)
 
     def run(variable: Any, constant: Any, dout: Any, dlse: Any) -> tuple[Any, Any, Any]:
+        if not asked.gradients:
+            return *function(variable, constant), {}
         values, pull = jax.vjp(lambda a: function(a, constant), variable)
         return *values, pull((dout, dlse))[0]
 

@@ -26,11 +26,12 @@ FULL = problem.Problem(
     transform="jit",
     mapped=(True, False, True),
     deterministic=False,
+    gradients=True,
     seed=3,
 )
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_lot_of_problems(seed):
     counts = lots.Counts()
     lots.run_lot(10_000 + seed, "xla", counts)
@@ -48,9 +49,13 @@ def test_each_transform(transform):
     assert run.check(dataclasses.replace(FULL, transform=transform), "xla") == "right"
 
 
-@pytest.mark.parametrize("has", ["bias", "mask"])
-def test_dense_arguments(has):
-    assert run.check(dataclasses.replace(FULL, has=frozenset([has])), "xla") == "right"
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    "has", ["bias", "mask", "query_lengths", "key_lengths", "segments", "sinks"]
+)
+def test_each_argument(has, gradients):
+    asked = dataclasses.replace(FULL, has=frozenset([has]), gradients=gradients, softcap=2.0)
+    assert run.check(asked, "xla") == "right"
 
 
 @pytest.mark.parametrize("mistake", illegal.MISTAKES, ids=lambda mistake: mistake.argument)
