@@ -72,7 +72,7 @@ def make(case: DecodeCase, dtype: DTypeLike) -> Operands:
         generator.standard_normal((batch, pages * unit, case.heads_kv, width))
         for width in (case.head_dim, width_v)
     ]
-    seen = _seen(case, pages * unit).any(axis=1)
+    seen = np.asarray(_seen(case, pages * unit).any(axis=1))
     for cache in caches:
         cache[~seen] = np.nan
     table = None
@@ -97,7 +97,7 @@ def exact(case: DecodeCase, x: Operands) -> Arrays:
         pages = np.clip(np.asarray(x.page_table), 0, k.shape[0] - 1)
         k, v = (a[pages].reshape(q.shape[0], -1, *a.shape[2:]) for a in (k, v))
     seen = _seen(case, k.shape[1])
-    k, v = (np.where(seen.any(axis=1)[..., None, None], a, 0.0) for a in (k, v))
+    k, v = (np.where(np.asarray(seen.any(axis=1))[..., None, None], a, 0.0) for a in (k, v))
     k, v = (np.repeat(a, case.heads // case.heads_kv, axis=2) for a in (k, v))
     scores = np.einsum("bihd,bjhd->bhij", q, k) * case.scale
     if case.softcap:
@@ -138,7 +138,9 @@ def _seen(case: DecodeCase, capacity: int) -> np.ndarray:
         seen &= offset >= -left
     if right is not None:
         seen &= offset <= right
-    return seen & (offset <= 0) if case.causal else seen
+    if case.causal:
+        seen &= offset <= 0
+    return seen
 
 
 def _scatter_pages(
