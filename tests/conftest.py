@@ -15,6 +15,8 @@ sys.path.append(str(CHECKOUT))
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
+    # Of busy machines, where a device's thread may wait long for its turn; 40 by default.
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     # Most of a test's time is compiling for the CPU; light optimisation halves it.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )

@@ -4,6 +4,8 @@ import contextlib
 import functools
 from unittest import mock
 
+import jax
+
 import jax_fa4
 from jax_fa4.emulator import one_kernel
 from jax_fa4.ops import selection
@@ -38,7 +40,9 @@ def forced(form: Form | None):
 
     choices = {name: getattr(selection, name) for name in ("for_call", "backward_for_call")}
     with mock.patch.multiple(selection, **{n: forcing(choose) for n, choose in choices.items()}):
+        jax.clear_caches()  # of calls that were traced with another choice
         yield taken
+    jax.clear_caches()
 
 
 def emulated(case):

@@ -24,6 +24,7 @@ def test_targets_and_stages():
         "jax_fa4_bwd_v1",
         "jax_fa4_bwd_bounded_v1",
         "jax_fa4_bwd_preprocess_v1",
+        "jax_fa4_decode_v1",
     }
     for stages in registrations.values():
         assert set(stages) == {"initialize", "execute"}
@@ -39,6 +40,7 @@ def test_emulator_targets_and_stages():
         "jax_fa4_emulated_bwd_v1",
         "jax_fa4_emulated_bwd_bounded_v1",
         "jax_fa4_emulated_bwd_preprocess_v1",
+        "jax_fa4_emulated_decode_v1",
     }
     assert all(set(stages) == {"execute"} for stages in registrations.values())
 

@@ -10,8 +10,11 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "long_context.py"
 
 
 def test_long_context():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    environment = {**os.environ, **flags}
+    flags = (
+        "--xla_force_host_platform_device_count=8"
+        " --xla_cpu_collective_call_terminate_timeout_seconds=600"  # of busy machines
+    )
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     finished = subprocess.run(
         [sys.executable, str(EXAMPLE)], env=environment, capture_output=True, text=True, check=False
     )

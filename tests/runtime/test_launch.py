@@ -295,5 +295,5 @@ def test_sequences_too_long_for_32_bits_are_refused(on_fake_gpu):
 
 def test_handlers_may_be_captured_into_cuda_graphs(on_fake_gpu):
     compatible = 1
-    names = ("fwd", "fwd_fp8", "bwd", "bwd_preprocess")
+    names = ("fwd", "fwd_fp8", "fwd_bounded", "bwd", "bwd_bounded", "bwd_preprocess", "decode")
     assert on_fake_gpu([[]])["traits"] == {f"jax_fa4_{name}_v1": compatible for name in names}
