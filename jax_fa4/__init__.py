@@ -15,6 +15,7 @@ from jax_fa4.ops.attention import dot_product_attention as dot_product_attention
 from jax_fa4.ops.core import CHECKPOINT_NAMES as CHECKPOINT_NAMES
 from jax_fa4.ops.decode.attention import decode_attention as decode_attention
 from jax_fa4.ops.decode.cache import append_to_cache as append_to_cache
+from jax_fa4.ops.decode.inquiry import explain_decode as explain_decode
 from jax_fa4.ops.flash import flash_attention as flash_attention
 from jax_fa4.ops.inquiry import backward_workspace_bytes as backward_workspace_bytes
 from jax_fa4.ops.inquiry import build_info as build_info

@@ -225,10 +225,7 @@ def device_refusal(
     """
     devices = cuda_devices()
     if not devices:
-        return (
-            f"JAX sees no CUDA device, its default backend is {jax.default_backend()}; "
-            "install jax[cuda13] on a machine with an NVIDIA GPU, or use implementation='xla'"
-        )
+        return no_device()
     all_kernels = kernels(None)
     for device in devices:
         served = {v.arch.compute_capability_major for v in all_kernels}
@@ -254,6 +251,14 @@ def device_refusal(
             names = ", ".join(v.name for v in all_kernels)
             return f"this build of jax_fa4 lacks the kernel {names}; build it with all variants"
     return None
+
+
+def no_device() -> str:
+    """Why kernels do not run where there is no CUDA device."""
+    return (
+        f"JAX sees no CUDA device, its default backend is {jax.default_backend()}; "
+        "install jax[cuda13] on a machine with an NVIDIA GPU, or use implementation='xla'"
+    )
 
 
 def supported_capabilities() -> tuple[int, ...]:

@@ -23,7 +23,7 @@ KEYS_OF_PART = 256  # the kernel makes no smaller ones (kernels/common/decode/co
 ROWS_OF_TILE = 16
 MAX_PARTS = 128
 PAGE_STEP = 16
-_ENOUGH = 0.9  # of the best share of busy multiprocessors
+_ENOUGH = 0.85  # of the best share of busy multiprocessors
 _MAX_CTAS = 65535  # along the grid's second and third axes
 
 
@@ -118,14 +118,13 @@ def num_splits(
 
     By shapes alone: lengths are the device's. Parts that a short sequence does not fill stay empty.
     """
-    slots = CTAS_OF_MULTIPROCESSOR * max(MULTIPROCESSORS[arch] for arch in archs)
+    slots = [CTAS_OF_MULTIPROCESSOR * MULTIPROCESSORS[arch] for arch in archs]
     units = sequences * heads_kv * -(-rows // ROWS_OF_TILE)
-    most = max(1, min(MAX_PARTS, -(-capacity // KEYS_OF_PART), slots))
+    most = max(1, min(MAX_PARTS, -(-capacity // KEYS_OF_PART), max(slots)))
 
     def busy(parts: int) -> float:
-        """The share of the slots' time that CTAs of equal length fill, whole waves of them."""
-        waves = units * parts / slots
-        return waves / -(-units * parts // slots)
+        """The share of time that CTAs of equal length fill, in whole waves, where it is least."""
+        return min(units * parts / n / -(-units * parts // n) for n in slots)
 
     best = max(map(busy, range(1, most + 1)))
     return next(n for n in range(1, most + 1) if busy(n) >= _ENOUGH * best)

@@ -72,9 +72,16 @@ def parts(sequences, heads_kv, capacity, rows=4, archs=(Arch.SM90,)):
 
 def test_enough_ctas_for_the_multiprocessors_and_no_more():
     assert parts(8, 8, 32768) == 4  # 256 CTAs in 264 places
-    assert parts(1, 8, 131072) == 30
+    assert parts(1, 8, 131072) == 29
     assert parts(64, 8, 32768) == 1
     assert 100 < parts(1, 1, 131072) <= MAX_PARTS
+
+
+def test_any_gpu_that_a_program_may_meet_is_busy():
+    """2 parts of 132 units fill 264 places, and 89 % of 296; 9 fill 4.01 waves of 296: 5."""
+    assert parts(132, 1, 32768, archs=(Arch.SM90, Arch.SM100)) == 2
+    assert parts(148, 1, 32768, archs=(Arch.SM100,)) == 2
+    assert parts(148, 1, 32768, archs=(Arch.SM90, Arch.SM100)) > 2
 
 
 def test_no_part_without_keys():

@@ -9,14 +9,14 @@ from jax_fa4 import emulator
 from jax_fa4.ffi.decode import decode
 from jax_fa4.ops import manual_axes
 from jax_fa4.ops.decode.plan import DecodePlan, Operands
-from jax_fa4.variants import parse
+from jax_fa4.variants import Variant, parse
 from jax_fa4.variants.select_decode import combine_of, num_splits
 
 
 def forward(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     """out and lse by the custom call; a contiguous cache is a page for each sequence."""
     x = Operands(*operands)  # type: ignore[arg-type]
-    batch, queries, heads, _ = x.q.shape
+    batch, _, heads, _ = x.q.shape
     axes = manual_axes.varying_axes(x.q)
     table, sinks = x.page_table, x.sinks
     if table is None:
@@ -28,13 +28,6 @@ def forward(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, j
         for variant in variants:
             emulator.load(variant.name)
             emulator.load(combine_of(variant).name)
-    parts = plan.num_splits or num_splits(
-        sequences=batch,
-        heads_kv=x.k.shape[2],
-        rows=queries * (heads // x.k.shape[2]),
-        capacity=x.capacity,
-        archs=tuple(variant.arch for variant in variants),
-    )
     return decode(
         x.q,
         x.k,
@@ -45,7 +38,19 @@ def forward(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, j
         softmax_scale=plan.softmax_scale,
         softcap=plan.softcap,
         band=plan.band,
-        num_splits=parts,
+        num_splits=plan.num_splits or parts_of(x, variants),
         variants=plan.path.kernels,
         emulator=plan.path.emulator,
+    )
+
+
+def parts_of(x: Operands, variants: tuple[Variant, ...]) -> int:
+    """Into how many parts the kernels cut the keys, where the caller does not say."""
+    heads, heads_kv = x.q.shape[2], x.k.shape[2]
+    return num_splits(
+        sequences=x.q.shape[0],
+        heads_kv=heads_kv,
+        rows=x.q.shape[1] * (heads // heads_kv),
+        capacity=x.capacity,
+        archs=tuple(variant.arch for variant in variants),
     )
