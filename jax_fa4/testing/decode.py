@@ -69,7 +69,7 @@ def make(case: DecodeCase, dtype: DTypeLike) -> Operands:
     pages = -(-case.capacity // unit)
     q = generator.standard_normal((batch, case.queries, case.heads, case.head_dim))
     caches = [
-        generator.standard_normal((batch, pages * unit, case.heads_kv, width))
+        generator.standard_normal((batch, pages * unit, case.heads_kv, width), np.float32)
         for width in (case.head_dim, width_v)
     ]
     seen = np.asarray(_seen(case, pages * unit).any(axis=1))
@@ -78,7 +78,7 @@ def make(case: DecodeCase, dtype: DTypeLike) -> Operands:
     table = None
     if case.page_size:
         caches, table = _scatter_pages(generator, caches, seen, case.page_size)
-    arrays = [jnp.asarray(x.astype(np.float32)).astype(dtype) for x in (q, *caches)]
+    arrays = [jnp.asarray(x, jnp.float32).astype(dtype) for x in (q, *caches)]
     sinks = generator.standard_normal(case.heads) * 2 if case.sinks else None
     return Operands(
         arrays[0],
@@ -91,31 +91,58 @@ def make(case: DecodeCase, dtype: DTypeLike) -> Operands:
 
 
 def exact(case: DecodeCase, x: Operands) -> Arrays:
-    """out and lse in float64, with the sizes of their terms, as `testing.exact` has them."""
-    q, k, v = (np.asarray(a).astype(np.float64) for a in x[:3])
+    """out and lse in float64, with the sizes of their terms, as `testing.exact` has them.
+
+    Head by head over the keys that are seen, so that long caches take seconds and little memory.
+    """
+    q, k, v = map(np.asarray, x[:3])
     if x.page_table is not None:
         pages = np.clip(np.asarray(x.page_table), 0, k.shape[0] - 1)
         k, v = (a[pages].reshape(q.shape[0], -1, *a.shape[2:]) for a in (k, v))
     seen = _seen(case, k.shape[1])
-    k, v = (np.where(np.asarray(seen.any(axis=1))[..., None, None], a, 0.0) for a in (k, v))
-    k, v = (np.repeat(a, case.heads // case.heads_kv, axis=2) for a in (k, v))
-    scores = np.einsum("bihd,bjhd->bhij", q, k) * case.scale
+    sinks = np.full(case.heads, -np.inf) if x.sinks is None else np.asarray(x.sinks, np.float64)
+    ratio = case.heads // case.heads_kv
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    lse = np.zeros((q.shape[0], case.heads, case.queries))
+    out_terms, lse_terms = [0.0], [0.0]
+    for b, g in np.ndindex(q.shape[0], case.heads_kv):
+        heads = slice(g * ratio, (g + 1) * ratio)
+        found = np.flatnonzero(seen[b].any(axis=0))
+        keys = slice(found[0], found[-1] + 1) if found.size else slice(0)
+        part = _head(
+            case, q[b, :, heads], k[b, keys, g], v[b, keys, g], seen[b, :, keys], sinks[heads]
+        )
+        out[b, :, heads], lse[b, heads] = part["out"], part["lse"]
+        out_terms.append(float(part["out_terms"]))
+        lse_terms.append(float(part["lse_terms"]))
+    return {
+        "out": out,
+        "out_terms": np.array(max(out_terms)),
+        "lse": lse,
+        "lse_terms": np.array(max(lse_terms)),
+    }
+
+
+def _head(case: DecodeCase, q: Any, k: Any, v: Any, seen: np.ndarray, sinks: np.ndarray) -> Arrays:
+    """One KV head of one sequence: q (Sq, G, D), k and v (keys, ...), seen (Sq, keys)."""
+    q, k, v = (a.astype(np.float64) for a in (q, k, v))
+    q = np.swapaxes(q, 0, 1)
+    scores = (q @ k.T) * case.scale
     if case.softcap:
         scores = case.softcap * np.tanh(scores / case.softcap)
-    scores = np.where(seen[:, None], scores, -np.inf)
-    sinks = np.full(case.heads, -np.inf) if x.sinks is None else np.asarray(x.sinks, np.float64)
-    sinks = np.broadcast_to(sinks[None, :, None, None], (*scores.shape[:3], 1))
-    peak = np.maximum(scores.max(axis=-1, keepdims=True, initial=-np.inf), sinks)
+    scores = np.where(seen, scores, -np.inf)
+    sink = sinks[:, None, None]
+    peak = np.maximum(scores.max(axis=-1, keepdims=True, initial=-np.inf), sink)
     peak = np.where(np.isneginf(peak), 0.0, peak)
     weights = np.exp(scores - peak)
-    total = weights.sum(axis=-1, keepdims=True) + np.exp(sinks - peak)
+    total = weights.sum(axis=-1, keepdims=True) + np.exp(sink - peak)
     with np.errstate(divide="ignore"):
         lse = (np.log(total) + peak)[..., 0]
     p = weights / np.where(total == 0, 1.0, total)
-    score_terms = case.scale * np.einsum("bihd,bjhd->bhij", np.abs(q), np.abs(k))
+    score_terms = case.scale * (np.abs(q) @ np.abs(k).T)
     return {
-        "out": np.einsum("bhij,bjhd->bihd", p, v),
-        "out_terms": np.einsum("bhij,bjhd->bihd", p, np.abs(v)).max(initial=0.0),
+        "out": np.swapaxes(p @ v, 0, 1),
+        "out_terms": (p @ np.abs(v)).max(initial=0.0),
         "lse": lse,
         "lse_terms": (p * score_terms).sum(axis=-1).max(initial=0.0),
     }
@@ -156,7 +183,7 @@ def _scatter_pages(
     table[used] = places
     found = []
     for cache in caches:
-        pool = np.full((total, page_size, *cache.shape[2:]), np.nan)
+        pool = np.full((total, page_size, *cache.shape[2:]), np.nan, np.float32)
         pool[places] = cache.reshape(batch, pages, page_size, *cache.shape[2:])[used]
         found.append(pool)
     return found, table
