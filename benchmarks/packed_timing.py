@@ -8,10 +8,12 @@ one jit of four distinct inputs each, samples in turns:
     bounded    the bounded kernel, told the documents (segment ids): what a packed call runs
     whole      the usual kernel, as if the sequence were one document: an upper limit of the work
     apart      the usual kernel, a document a batch element: a lower limit, of equal documents only
-    cudnn      the same by jax.nn.dot_product_attention, which has no public way to say documents
-    tokamax    told by a boolean mask, its public way; forward alone
+    cudnn      the same by jax.nn.dot_product_attention; forward alone, as the next two
+    masked     cuDNN by jax.nn.dot_product_attention told by a boolean mask: it has no other way
+    tokamax    told by a boolean mask, its public way
 
-TFLOP/s count the documents' products alone, whatever a contestant computes.
+TFLOP/s count the documents' products alone, whatever a contestant computes. Bounds and masks are
+arguments of the programs: tables of bounds are made in them, and a bias of the mask, once each.
 """
 
 from __future__ import annotations
@@ -41,11 +43,14 @@ from jax_fa4.testing import timing
 from jax_fa4.variants.problem import Problem
 
 HEADER = """\
-| head dim | pass | S | documents | bounded | whole | apart | cudnn | tokamax |
-| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |
+| head dim | pass | S | documents | bounded | whole | apart | cudnn | masked | tokamax |
+| ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 """
+CONTESTANTS = ("bounded", "whole", "apart", "cudnn", "masked", "tokamax")
 PASSES = ("fwd", "bwd")
 Arrays = tuple[jax.Array, ...]
+# A function of what all inputs share, and of one input; and what they share.
+Contestant = tuple[Callable[..., Any], Arrays]
 
 
 @dataclass(frozen=True)
@@ -99,25 +104,26 @@ def _path(cell: Packed, *, bounded: bool) -> selection.Path:
     return selection.select(problem, "fa4")
 
 
-def _by_kernels(cell: Packed, band: Band, bounds: Sequence[jax.Array]) -> Callable[..., Any]:
+def _by_kernels(cell: Packed, band: Band, bounds: KeyBounds | None = None) -> Contestant:
     """The forward call, or the backward call on what it left."""
-    path = _path(cell, bounded=bool(bounds))
+    path = _path(cell, bounded=bounds is not None)
     options: dict[str, Any] = {"softmax_scale": cell.head_dim**-0.5, "band": band}
 
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
+    def run(bounds: Arrays, q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array) -> Any:
         if not cell.backward:
             return kernel_calls.forward(path, q, k, v, *bounds, **options)
         return kernel_calls.backward(path, q, k, v, *rest, *bounds, **options)
 
-    return run
+    return run, tuple(bounds or ())
 
 
 def _causal(length: int) -> Band:
     return Band.make(length, length, causal=True, window=(None, None), alignment="top_left")
 
 
-def _apart(cell: Packed, run: Callable[..., Any]) -> Callable[..., Any]:
+def _apart(cell: Packed, contestant: Contestant) -> Contestant:
     """The same with a document a batch element; to move lse's rows apart counts as work."""
+    run, shared = contestant
 
     def split(x: jax.Array) -> jax.Array:
         batch, _, heads, width = cell.shape
@@ -126,39 +132,44 @@ def _apart(cell: Packed, run: Callable[..., Any]) -> Callable[..., Any]:
         by_document = x.reshape(batch, heads, cell.documents, -1).swapaxes(1, 2)
         return by_document.reshape(batch * cell.documents, heads, -1)
 
-    return lambda *arrays: run(*map(split, arrays))
+    return lambda shared, *arrays: run(shared, *map(split, arrays)), shared
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _cudnn(_: Arrays, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn")
 
 
-def _tokamax(cell: Packed) -> Callable[..., Any]:
+def _masked(mask: Arrays, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return jax.nn.dot_product_attention(q, k, v, mask=mask[0], implementation="cudnn")
+
+
+def _tokamax(mask: Arrays, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     import tokamax
 
-    mask = cell.bounds().sees()[:, None]
-    return lambda q, k, v: tokamax.dot_product_attention(q, k, v, mask=mask)
+    return tokamax.dot_product_attention(q, k, v, mask=mask[0])
 
 
-def contestants(cell: Packed) -> dict[str, Callable[[], Callable[..., Any]]]:
+def contestants(cell: Packed) -> dict[str, Callable[[], Contestant]]:
     """What makes each call; it may raise."""
-    found: dict[str, Callable[[], Callable[..., Any]]] = {
+    found: dict[str, Callable[[], Contestant]] = {
         "bounded": lambda: _by_kernels(cell, FULL, cell.bounds()),
-        "whole": lambda: _by_kernels(cell, _causal(cell.seqlen), ()),
+        "whole": lambda: _by_kernels(cell, _causal(cell.seqlen)),
     }
     if cell.equal:
         length = cell.seqlen // cell.documents
-        found["apart"] = lambda: _apart(cell, _by_kernels(cell, _causal(length), ()))
+        found["apart"] = lambda: _apart(cell, _by_kernels(cell, _causal(length)))
     if not cell.backward:
         if cell.equal:
-            found["cudnn"] = lambda: _apart(cell, _cudnn)
-        found["tokamax"] = lambda: _tokamax(cell)
+            found["cudnn"] = lambda: _apart(cell, (_cudnn, ()))
+        for name, run in (("masked", _masked), ("tokamax", _tokamax)):
+            found[name] = lambda run=run: (run, (cell.bounds().sees()[:, None],))
     return found
 
 
 def draw(cell: Packed) -> list[Arrays]:
     """q, k, v, and for the backward what a forward told the documents left, with cotangents."""
-    run = jax.jit(_by_kernels(replace(cell, backward=False), FULL, cell.bounds()))
+    run, bounds = _by_kernels(replace(cell, backward=False), FULL, cell.bounds())
+    forward = jax.jit(functools.partial(run, bounds))
     inputs = []
     for key in jax.random.split(jax.random.key(0), DISTINCT_INPUTS):
         q, k, v, dout = (
@@ -166,14 +177,14 @@ def draw(cell: Packed) -> list[Arrays]:
         )
         rest: Arrays = ()
         if cell.backward:
-            out, lse = run(q, k, v)
+            out, lse = forward(q, k, v)
             rest = (out, lse, dout, jnp.zeros_like(lse))
         inputs.append((q, k, v, *rest))
     return inputs
 
 
 def _program(run: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(lambda inputs: [run(*one) for one in inputs])
+    return jax.jit(lambda shared, inputs: [run(shared, *one) for one in inputs])
 
 
 def measure(cell: Packed, rounds: int) -> dict[str, str]:
@@ -182,11 +193,13 @@ def measure(cell: Packed, rounds: int) -> dict[str, str]:
     calls: dict[str, Callable[[], Any]] = {}
     for name, make in contestants(cell).items():
         try:
-            program = _program(make())
-            jax.block_until_ready(program(inputs))
-            calls[name] = functools.partial(program, inputs)
+            run, shared = make()
+            calls[name] = functools.partial(_program(run), shared, inputs)
+            jax.block_until_ready(calls[name]())
         except Exception as error:  # a contestant may raise anything
+            calls.pop(name, None)
             words[name] = type(error).__name__
+            print(f"{name}: {str(error)[:500]}", file=sys.stderr)
     executions = {name: timing.calibrate(call) for name, call in calls.items()}
     for name, timed in timing.interleaved(calls, executions, rounds=rounds).items():
         words[name] = f"{DISTINCT_INPUTS * cell.flops / timed.seconds / 1e12:.0f}"
@@ -195,7 +208,7 @@ def measure(cell: Packed, rounds: int) -> dict[str, str]:
 
 def row(cell: Packed, words: dict[str, str]) -> str:
     """One line of the table."""
-    found = [words.get(name, "-") for name in ("bounded", "whole", "apart", "cudnn", "tokamax")]
+    found = [words.get(name, "-") for name in CONTESTANTS]
     documents = f"{cell.documents} {'equal' if cell.equal else 'drawn'}"
     columns = [cell.head_dim, PASSES[cell.backward], cell.seqlen, documents, *found]
     return f"| {' | '.join(map(str, columns))} |\n"
