@@ -44,22 +44,25 @@ def plain(x: Inputs, dtype: Any) -> Arrays:
 
 
 class _Computation:
-    """All intermediate results of one problem, in one precision."""
+    """All intermediate results of one problem, in one precision; arrays have heads before rows."""
 
     def __init__(self, x: Inputs, wide: Any, dtype: Any) -> None:
         self.x, self.wide, self.dtype = x, wide, dtype
         self.groups = x.q.shape[2] // x.k.shape[2]
-        self.q, self.dout, self.dlse = (self._as_wide(a) for a in (x.q, x.dout, x.dlse))
-        self.k, self.v = (np.repeat(self._as_wide(a), self.groups, axis=2) for a in (x.k, x.v))
+        self.q, self.dout, keys, values = (
+            _swapped(self._as_wide(a)) for a in (x.q, x.dout, x.k, x.v)
+        )
+        self.k, self.v = (np.repeat(a, self.groups, axis=1) for a in (keys, values))
+        self.dlse = self._as_wide(x.dlse)
 
     def results(self, *, terms: bool) -> Arrays:
         p, sink, lse, slope = self._softmax()
         rounded = self._round(p)
-        out = self._round(np.einsum("bhij,bjhd->bihd", rounded, self.v))
-        dp = np.einsum("bihd,bjhd->bhij", self.dout, self.v)
-        mean = np.einsum("bihd,bihd->bhi", self.dout, out)
+        out = self._round(rounded @ self.v)
+        dp = self.dout @ self.v.mT
+        mean = (self.dout * out).sum(axis=-1)
         ds = p * (dp - (mean - self.dlse)[..., None])
-        found = {"out": out, "lse": lse} | self._gradients(
+        found = {"out": _swapped(out), "lse": lse} | self._gradients(
             rounded, self._round(ds * slope), self.q, self.k, self.dout
         )
         self._add_dense(found, ds, -sink * (mean - self.dlse))
@@ -67,15 +70,16 @@ class _Computation:
             size = p * (np.abs(dp) + (np.abs(mean) + np.abs(self.dlse))[..., None])
             sizes = self._gradients(p, size * slope, *map(np.abs, (self.q, self.k, self.dout)))
             self._add_dense(sizes, size, sink * (np.abs(mean) + np.abs(self.dlse)))
-            scores = np.einsum("bihd,bjhd->bhij", np.abs(self.q), np.abs(self.k))
-            sizes["lse"] = (p * scores).sum(-1) * abs(self.x.scale)
-            sizes["out"] = np.einsum("bhij,bjhd->bihd", p, np.abs(self.v))
+            scores = np.abs(self.q) @ np.abs(self.k).mT * abs(self.x.scale)
+            # A soft cap is cap * (1 - 2 / (1 + e^2y)) where no unit computes tanh.
+            sizes["lse"] = (p * (scores + self.x.softcap)).sum(-1)
+            sizes["out"] = p @ np.abs(self.v)
             found |= {f"{name}_terms": np.abs(a).max(initial=0.0) for name, a in sizes.items()}
         return found
 
     def _softmax(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """P, the sink's share, lse, and what the soft cap multiplies gradients by."""
-        scores = np.einsum("bihd,bjhd->bhij", self.q, self.k) * self.wide(self.x.scale)
+        scores = self.q @ self.k.mT * self.wide(self.x.scale)
         slope = np.ones_like(scores)
         if self.x.softcap:
             tanh = np.tanh(scores / self.wide(self.x.softcap))
@@ -99,9 +103,9 @@ class _Computation:
     ) -> Arrays:
         scale = self.wide(self.x.scale)
         return {
-            "dq": self._round(scale * np.einsum("bhij,bjhd->bihd", ds, k)),
-            "dk": self._round(scale * self._shared(np.einsum("bhij,bihd->bjhd", ds, q))),
-            "dv": self._round(self._shared(np.einsum("bhij,bihd->bjhd", p, dout))),
+            "dq": self._round(_swapped(scale * (ds @ k))),
+            "dk": self._round(scale * self._shared(ds.mT @ q)),
+            "dv": self._round(self._shared(p.mT @ dout)),
         }
 
     def _add_dense(self, found: Arrays, ds: np.ndarray, dsinks: np.ndarray) -> None:
@@ -114,13 +118,20 @@ class _Computation:
 
     def _shared(self, x: np.ndarray) -> np.ndarray:
         """Summed over the query heads that share a key head."""
-        return x.reshape(*self.x.k.shape[:3], self.groups, x.shape[3]).sum(axis=3)
+        batch, heads, length, width = x.shape
+        summed = x.reshape(batch, heads // self.groups, self.groups, length, width).sum(axis=2)
+        return _swapped(summed)
 
     def _as_wide(self, x: Any) -> np.ndarray:
         return np.asarray(x).astype(self.wide)
 
     def _round(self, x: np.ndarray) -> np.ndarray:
         return x if self.dtype is None else x.astype(self.dtype).astype(self.wide)
+
+
+def _swapped(x: np.ndarray) -> np.ndarray:
+    """Heads and rows in the other order."""
+    return x.swapaxes(1, 2)
 
 
 def band(

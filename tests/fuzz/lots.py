@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+
 import hypothesis
+import jax
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import illegal, run
-from tests.fuzz.problem import problems
+from tests.fuzz.problem import Problem, problems
 
 LOT = 25
 
 
-class Counts(dict[str, int]):
-    """How many calls gave a right result, were refused, or gave a right error."""
+@dataclass
+class Report:
+    """How many calls came to what, the legal problems among them, and texts on all that failed."""
 
-    def add(self, outcome: str) -> None:
-        self[outcome] = self.get(outcome, 0) + 1
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: set[Problem] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        self.counts += other.counts
+        self.problems |= other.problems
+        self.failures += other.failures
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in sorted(self.items()))
+        words = [f"{count} {name}" for name, count in sorted(self.counts.items())]
+        return ", ".join(words + [f"{len(self.failures)} FAILED"] * bool(self.failures))
 
 
-def run_lot(seed: int, implementation: str, counts: Counts, *, shrink: bool = False) -> None:
-    """Runs the lot; an AssertionError with the problem that fails, if one does."""
+def run_lot(seed: int, implementation: str, *, shrink: bool = False) -> Report:
+    """Runs all of the lot; with `shrink` only until one fails, and raises with a small problem."""
     legal = problems(implementation).map(lambda asked: (asked,))
-    asked = st.integers(0, 9).flatmap(lambda n: illegal.calls() if n == 0 else legal)
+    asked = st.integers(0, 9).flatmap(lambda n: illegal.calls() if n == 4 else legal)
+    report = Report()
 
     @hypothesis.seed(seed)
     @settings(
@@ -38,10 +53,35 @@ def run_lot(seed: int, implementation: str, counts: Counts, *, shrink: bool = Fa
     )
     @given(asked)
     def one(what: tuple[object, ...]) -> None:
+        if what[0] in report.problems and not shrink:
+            hypothesis.reject()
         if len(what) == 1:
-            counts.add(run.check(what[0], implementation))
-        else:
-            illegal.check(*what, implementation)
-            counts.add("illegal, refused rightly")
+            report.problems.add(what[0])
+        try:
+            report.counts[_outcome(what, implementation)] += 1
+        except Exception:
+            if shrink:
+                raise
+            text = f"seed {seed}: {what}\n{traceback.format_exc(limit=-3)}"
+            report.failures.append(text)
 
     one()
+    return report
+
+
+def job(seed: int, *, implementation: str, shrink: bool) -> Report:
+    """A lot, as a process of its own runs one after the other."""
+    jax.config.update("jax_default_matmul_precision", "float32")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    warnings.filterwarnings("ignore", "jax_fa4: (bias|mask) is given")
+    try:
+        return run_lot(seed, implementation, shrink=shrink)
+    finally:
+        jax.clear_caches()
+
+
+def _outcome(what: tuple[object, ...], implementation: str) -> str:
+    if len(what) == 1:
+        return run.check(what[0], implementation)
+    illegal.check(*what, implementation)
+    return "illegal, refused rightly"

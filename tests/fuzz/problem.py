@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.fuzz import definition
+from tests.fuzz import definition, varlen
 
 DTYPES = ("float32", "bfloat16", "float16")
+ENTRIES = (
+    *("dot_product_attention", "dot_product_attention", "flash_attention"),
+    "flash_attention_varlen",
+)
 TRANSFORMS = ("jit", "eager", "vmap", "remat", "sharded")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of `dot_product_attention` or `flash_attention`, and how it is transformed."""
+    """One call of a public function, and how it is transformed.
+
+    For `flash_attention_varlen` batch is 1, and lengths are those of all documents together.
+    """
 
     entry: str
     dtype: str
@@ -30,7 +38,7 @@ class Problem:
     alignment: str
     scale: float | None
     softcap: float
-    has: frozenset[str]  # of bias, mask, query_lengths, key_lengths, segments, sinks
+    has: frozenset[str]  # of bias, mask, query_lengths, key_lengths, segments, sinks, used
     dense: tuple[bool, bool, bool, bool]  # which axes bias and mask have
     transform: str
     mapped: tuple[bool, bool, bool]
@@ -49,27 +57,61 @@ class Problem:
         return self.head_dims[0] ** -0.5 if self.scale is None else self.scale
 
 
+@dataclass(frozen=True)
+class _Domain:
+    """What problems are drawn from."""
+
+    dtypes: tuple[str, ...] = DTYPES
+    batches: tuple[int, ...] = (1, 2, 3, 0)
+    lengths: tuple[int, int] = (0, 70)
+    head_dims: tuple[int, ...] = (1, 3, 8, 16, 33, 64)
+    scales: tuple[float | None, ...] = (None, None, 0.3, 1.0, 0.0, -0.5)
+    deterministic: tuple[bool, ...] = (False, False, True)
+    transforms: tuple[str, ...] = TRANSFORMS
+    dense: tuple[str, ...] = ("bias", "mask")
+
+
+_PORTABLE = _Domain()
+# Calls one operation at a time compile each of them: on GPUs they are rare.
+_KERNELS = _Domain(
+    dtypes=DTYPES[1:],
+    batches=(1, 2),
+    lengths=(1, 300),
+    head_dims=(8, 40, 64, 64, 96, 128, 128, 192, 256),
+    scales=(None, None, 0.3, 1.0),
+    deterministic=(False,) * 5 + (True,),
+    transforms=(*(name for name in TRANSFORMS if name != "eager"),) * 4 + ("eager",),
+    dense=(),
+)
+_EMULATED = dataclasses.replace(
+    _KERNELS, lengths=(1, 140), head_dims=(8, 40, 64, 64, 64, 96, 128), transforms=TRANSFORMS
+)
+
+
 @st.composite
 def problems(draw: st.DrawFn, implementation: str = "xla") -> Problem:
-    """Problems that `implementation` should take, or refuse as not supported."""
-    kernels = implementation != "xla"
-    flash = draw(st.booleans())
-    lengths = st.one_of(st.integers(0, 12), st.integers(13, 300 if kernels else 70))
+    """Problems that `implementation` should take, or refuse as not supported.
+
+    For "fa4" one in ten is from the portable path's domain, of which kernels take a few.
+    """
+    domain = {"xla": _PORTABLE, "emulator": _EMULATED, "fa4": _KERNELS}[implementation]
+    if implementation == "fa4" and draw(st.integers(0, 9)) == 4:
+        domain = _PORTABLE
+    entry = draw(st.sampled_from(ENTRIES))
+    flash = entry != "dot_product_attention"
+    shortest, longest = domain.lengths
+    lengths = st.one_of(st.integers(shortest, 12), st.integers(13, longest))
     T, S = draw(lengths), draw(lengths)
     if draw(st.booleans()):
         S = T
-    dims = st.sampled_from((8, 16, 40, 64, 96, 128) if kernels else (1, 3, 8, 16, 33, 64))
+    dims = st.sampled_from(domain.head_dims)
     H = draw(dims)
     side = st.one_of(st.none(), st.integers(0, 20), st.integers(0, max(T, S) + 1))
     windows = st.one_of(st.none(), st.tuples(side, side))
-    options = ["query_lengths", "key_lengths", "segments"] if not flash else []
-    dense = ["bias", "mask"] if not flash and not kernels else []
-    rare = st.sampled_from([()] * 5 + [(name,) for name in [*options, *dense, "sinks"]])
-    has = set(draw(rare)) | set(draw(rare))
     return Problem(
-        entry="flash_attention" if flash else "dot_product_attention",
-        dtype=draw(st.sampled_from(DTYPES[1:] if kernels else DTYPES)),
-        batch=draw(st.sampled_from((1, 2, 3, 0) if not kernels else (1, 2))),
+        entry=entry,
+        dtype=draw(st.sampled_from(domain.dtypes)),
+        batch=1 if entry == "flash_attention_varlen" else draw(st.sampled_from(domain.batches)),
         lengths=(T, S),
         heads=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
         head_dims=(H, draw(st.one_of(st.just(H), st.just(H), dims))),
@@ -78,16 +120,28 @@ def problems(draw: st.DrawFn, implementation: str = "xla") -> Problem:
         alignment="bottom_right"
         if flash
         else draw(st.sampled_from(("top_left", "top_left", "bottom_right"))),
-        scale=draw(st.sampled_from((None, None, 0.3, 1.0, *(() if kernels else (0.0, -0.5))))),
+        scale=draw(st.sampled_from(domain.scales)),
         softcap=draw(st.sampled_from((0.0,) * 6 + (2.0, 30.0))),
-        has=frozenset(has),
+        has=draw(_further(entry, domain)),
         dense=draw(st.tuples(*[st.booleans()] * 4)),
-        transform=draw(st.sampled_from(TRANSFORMS)),
+        transform=draw(st.sampled_from(domain.transforms)),
         mapped=draw(st.tuples(*[st.booleans()] * 3).filter(any)),
-        deterministic=draw(st.sampled_from((False, False, True))),
+        deterministic=draw(st.sampled_from(domain.deterministic)),
         gradients=draw(st.booleans()),
         seed=draw(st.integers(0, 2**31)),
     )
+
+
+@st.composite
+def _further(draw: st.DrawFn, entry: str, domain: _Domain) -> frozenset[str]:
+    """Which further arguments are given: mostly none, seldom two."""
+    options = {
+        "dot_product_attention": ("query_lengths", "key_lengths", "segments", *domain.dense),
+        "flash_attention": (),
+        "flash_attention_varlen": ("used",),
+    }[entry]
+    rare = st.sampled_from([()] * 5 + [(name,) for name in (*options, "sinks")])
+    return frozenset(draw(rare)) | frozenset(draw(rare))
 
 
 def arrays(problem: Problem) -> dict[str, np.ndarray]:
@@ -122,6 +176,8 @@ def arrays(problem: Problem) -> dict[str, np.ndarray]:
         for name, length in (("query_ids", T), ("key_ids", S)):
             ids = random.integers(-2, 3, (B, length)).astype(np.int32)
             found[name] = ids if random.random() < 0.3 else np.sort(ids, axis=1)
+    if problem.entry == "flash_attention_varlen":
+        found |= varlen.arrays(random, problem.lengths, used="used" in problem.has)
     if "sinks" in problem.has:
         found["sinks"] = random.standard_normal(N).astype(np.float32)
     return found
@@ -130,6 +186,10 @@ def arrays(problem: Problem) -> dict[str, np.ndarray]:
 def visible(problem: Problem, x: dict[str, np.ndarray]) -> np.ndarray:
     """(B, N, T, S): who sees whom, as the documentation has it."""
     B, (T, S) = problem.batch, problem.lengths
+    shape = (B, problem.heads[0] * problem.heads[1], T, S)
+    if problem.entry == "flash_attention_varlen":
+        seen = varlen.visible(x, problem.lengths, problem.causal, problem.sides)
+        return np.broadcast_to(seen, shape)
     rows = np.minimum(x.get("query_lengths", np.full(B, T)), T)
     keys = np.minimum(x.get("key_lengths", np.full(B, S)), S)
     shift = keys - rows if problem.alignment == "bottom_right" else np.zeros(B, int)
@@ -143,7 +203,7 @@ def visible(problem: Problem, x: dict[str, np.ndarray]) -> np.ndarray:
     seen = seen[:, None]
     if "mask" in x:
         seen = seen & x["mask"]
-    return np.broadcast_to(seen, (B, problem.heads[0] * problem.heads[1], T, S))
+    return np.broadcast_to(seen, shape)
 
 
 def inputs(problem: Problem, x: dict[str, np.ndarray]) -> definition.Inputs:

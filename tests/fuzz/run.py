@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_fa4
 from jax_fa4.testing import tolerances
-from tests.fuzz import definition, problem
+from tests.fuzz import arguments, definition, paths, problem
 from tests.fuzz.problem import Problem
 
 Arrays = dict[str, np.ndarray]
@@ -24,14 +24,18 @@ _DIFFERENTIATED = ("q", "k", "v", "bias", "sinks")
 
 
 def check(asked: Problem, implementation: str) -> str:
-    """ "right" or "refused"; AssertionError if the call did anything else."""
+    """ "right", and on which path, or "refused"; AssertionError if the call did anything else."""
+    path = paths.explained(asked, implementation)
+    chosen = implementation
+    if implementation == "fa4" and not path.forward:
+        chosen = None  # what "fa4" refuses, or has nothing to run for, the portable path takes
     try:
-        found = results(asked, implementation)
+        found = results(asked, chosen, path)
     except NotImplementedError as error:
         words = str(error)
     else:
         tolerances.check(_as_precise_as_their_terms(found, asked), *expected(asked))
-        return "right"
+        return f"right, {path}"
     assert "not supported yet" in words or implementation != "xla", f"refused: {words}"
     assert any(way in words for way in ("leave", "pass", "use", "cast")), f"no way out: {words}"
     return "refused"
@@ -46,55 +50,35 @@ def _as_precise_as_their_terms(found: Arrays, asked: Problem) -> Arrays:
     return found | {name: found[name].astype(jnp.dtype(asked.dtype)) for name in names}
 
 
-def call(asked: Problem, implementation: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+def call(asked: Problem, implementation: str | None) -> Callable[[Any, Any], tuple[Any, Any]]:
     """The call as a function of what it is differentiated by, and of the other arrays.
 
-    Returns out and lse (B, N, T), whichever of the two functions it is.
+    Returns out and lse (B, N, T), whichever of the functions it is.
     """
+    function = getattr(jax_fa4, asked.entry)
 
-    def flash(x: Any, _: Any) -> tuple[Any, Any]:
-        return jax_fa4.flash_attention(
-            x["q"],
-            x["k"],
-            x["v"],
-            softmax_scale=asked.scale,
-            causal=asked.causal,
-            window_size=asked.sides,
-            softcap=asked.softcap,
-            learnable_sink=x.get("sinks"),
-            deterministic=asked.deterministic,
-            implementation=implementation,
-            return_lse=True,
-        )
+    def flash(x: Any, constant: Any) -> tuple[Any, Any]:
+        options = arguments.options(asked, x | constant) | {"implementation": implementation}
+        return function(x["q"], x["k"], x["v"], **options, return_lse=True)
+
+    def varlen(x: Any, constant: Any) -> tuple[Any, Any]:
+        out, lse = flash({name: a[0] if name in "qkv" else a for name, a in x.items()}, constant)
+        return out[None], lse[None]
 
     def dot_product(x: Any, constant: Any) -> tuple[Any, Any]:
-        out, lse = jax_fa4.dot_product_attention(
-            x["q"],
-            x["k"],
-            x["v"],
-            x.get("bias"),
-            constant.get("mask"),
-            scale=asked.scale,
-            is_causal=asked.causal,
-            query_seq_lengths=constant.get("query_lengths"),
-            key_value_seq_lengths=constant.get("key_lengths"),
-            local_window_size=asked.window,
-            logits_soft_cap=asked.softcap or None,
-            sinks=x.get("sinks"),
-            query_segment_ids=constant.get("query_ids"),
-            key_value_segment_ids=constant.get("key_ids"),
-            causal_alignment=asked.alignment,
-            deterministic=asked.deterministic,
-            implementation=implementation,
-            return_residual=True,
-        )
+        options = arguments.options(asked, x | constant) | {"implementation": implementation}
+        arrays = (x["q"], x["k"], x["v"], x.get("bias"), constant.get("mask"))
+        out, lse = function(*arrays, **options, return_residual=True)
         return out, lse.swapaxes(-1, -2)
 
-    return flash if asked.entry == "flash_attention" else dot_product
+    entries = {"flash_attention": flash, "flash_attention_varlen": varlen}
+    return entries.get(asked.entry, dot_product)
 
 
-def results(asked: Problem, implementation: str) -> Arrays:
-    """out, lse and gradients, as the package gives them."""
+def results(
+    asked: Problem, implementation: str | None, path: paths.Path = paths.PORTABLE
+) -> Arrays:
+    """out, lse and gradients, as the package gives them; AssertionError if not by `path`."""
     parts = _mapped_arrays(asked) if asked.transform == "vmap" else [problem.arrays(asked)]
     x = parts[0]
     mapped = _mapped_names(asked)
@@ -114,11 +98,14 @@ def results(asked: Problem, implementation: str) -> Arrays:
         values, pull = jax.vjp(lambda a: function(a, constant), variable)
         return *values, pull((dout, dlse))[0]
 
-    arguments = (variable, constant, x["dout"], x["dlse"])
+    given = (variable, constant, x["dout"], x["dlse"])
     if asked.transform == "sharded":
-        arguments = jax.tree.map(functools.partial(_shard, asked), arguments)
-    runs = run if asked.transform == "eager" else jax.jit(run)
-    out, lse, gradients = runs(*arguments)
+        given = jax.tree.map(functools.partial(_shard, asked), given)
+    runs: Callable[..., Any] = run
+    if asked.transform != "eager":
+        runs = jax.jit(run).lower(*given).compile()
+        path.check(runs.as_text())
+    out, lse, gradients = runs(*given)
     found = {"out": out, "lse": lse} | {f"d{name}": a for name, a in gradients.items()}
     return {name: np.asarray(a) for name, a in found.items()}
 
@@ -167,13 +154,15 @@ def _mapped_arrays(asked: Problem) -> list[Arrays]:
 
 @functools.cache
 def _mesh() -> jax.sharding.Mesh:
+    """2 x 2 devices, or of as many as there are, for a machine with one GPU has but one."""
     axis_types = (jax.sharding.AxisType.Auto,) * 2
-    devices = jax.devices()[:4]
-    return jax.make_mesh((2, 2), ("data", "model"), axis_types=axis_types, devices=devices)
+    shape = next(s for s in ((2, 2), (2, 1), (1, 1)) if s[0] * s[1] <= jax.device_count())
+    devices = jax.devices()[: shape[0] * shape[1]]
+    return jax.make_mesh(shape, ("data", "model"), axis_types=axis_types, devices=devices)
 
 
 def _shard(asked: Problem, x: np.ndarray) -> jax.Array:
-    """The array on four devices: cut along some axes that can be cut, by the problem's seed."""
+    """The array on a mesh: cut along some axes that can be cut, by the problem's seed."""
     free = ["data", "model"]
     spec: list[str | None] = []
     for axis, size in enumerate(x.shape):

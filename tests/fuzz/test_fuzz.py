@@ -9,6 +9,8 @@ import pytest
 import jax_fa4
 from tests.fuzz import illegal, lots, problem, run
 
+PORTABLE = "right, on the portable path"
+
 FULL = problem.Problem(
     entry="dot_product_attention",
     dtype="float32",
@@ -33,20 +35,20 @@ FULL = problem.Problem(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_lot_of_problems(seed):
-    counts = lots.Counts()
-    lots.run_lot(10_000 + seed, "xla", counts)
-    assert sum(counts.values()) >= lots.LOT
+    report = lots.run_lot(10_000 + seed, "xla")
+    assert not report.failures
+    assert sum(report.counts.values()) == lots.LOT
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("seed", range(80))
 def test_two_thousand_problems_on_the_gpu(seed):
-    lots.run_lot(20_000 + seed, "fa4", lots.Counts())
+    assert not lots.run_lot(20_000 + seed, "fa4").failures
 
 
 @pytest.mark.parametrize("transform", problem.TRANSFORMS)
 def test_each_transform(transform):
-    assert run.check(dataclasses.replace(FULL, transform=transform), "xla") == "right"
+    assert run.check(dataclasses.replace(FULL, transform=transform), "xla") == PORTABLE
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -55,7 +57,21 @@ def test_each_transform(transform):
 )
 def test_each_argument(has, gradients):
     asked = dataclasses.replace(FULL, has=frozenset([has]), gradients=gradients, softcap=2.0)
-    assert run.check(asked, "xla") == "right"
+    assert run.check(asked, "xla") == PORTABLE
+
+
+@pytest.mark.parametrize("transform", problem.TRANSFORMS)
+@pytest.mark.parametrize("used", [False, True])
+def test_packed_documents(used, transform):
+    asked = dataclasses.replace(
+        FULL,
+        entry="flash_attention_varlen",
+        batch=1,
+        lengths=(20, 30),
+        has=frozenset(["used"] if used else []),
+        transform=transform,
+    )
+    assert run.check(asked, "xla") == PORTABLE
 
 
 @pytest.mark.parametrize("mistake", illegal.MISTAKES, ids=lambda mistake: mistake.argument)

@@ -1,0 +1,57 @@
+"""Which path a problem is to run on, by `jax_fa4.explain`, and that its program does."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+import jax_fa4
+from tests.fuzz import arguments, problem
+from tests.fuzz.problem import Problem
+
+_TARGET = re.compile(r'custom_call_target="jax_fa4_(?:emulated_)?(fwd|bwd)_')
+
+
+@dataclass(frozen=True)
+class Path:
+    """What runs on kernels. `gradient` is None where no gradient was asked for."""
+
+    forward: bool
+    gradient: bool | None
+
+    def __str__(self) -> str:
+        if not self.forward:
+            return "on the portable path"
+        if self.gradient is False:
+            return "on a kernel but for the gradient"
+        return "on kernels"
+
+    def check(self, program: str) -> None:
+        """AssertionError unless a compiled program calls these kernels and no others."""
+        found = set(_TARGET.findall(program))
+        wanted = {"fwd"} if self.forward else set()
+        wanted |= {"bwd"} if self.gradient else set()
+        assert found == wanted, f"explain says {self}, the program calls kernels {found or 'none'}"
+
+
+PORTABLE = Path(False, None)
+
+
+def explained(asked: Problem, implementation: str) -> Path:
+    """What `explain` says of the problem."""
+    x = problem.arrays(asked)
+    options = arguments.options(asked, x)
+    if asked.entry == "flash_attention_varlen":
+        # What rows see depends on values, as with segments, and nothing else of it matters.
+        for name in ("cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k"):
+            del options[name]
+        for name, array in (("query_segment_ids", x["q"]), ("key_value_segment_ids", x["k"])):
+            options[name] = np.zeros(array.shape[:2], np.int32)
+    dense = (x.get("bias"), x.get("mask"))
+    chosen = None if implementation == "fa4" else implementation
+    text = jax_fa4.explain(x["q"], x["k"], x["v"], *dense, **options, implementation=chosen)
+    forward = text.startswith("kernel")
+    gradient = "gradient: kernel" in text
+    return Path(forward, gradient if asked.gradients and forward else None)
