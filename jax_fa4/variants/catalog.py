@@ -70,7 +70,7 @@ BOUNDED_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 SOFTCAP_BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (128, 128)),
     (Arch.SM90, Form.PAIR): ((256, 256),),
-    (Arch.SM100, Form.USUAL): ((64, 64), (256, 256)),
+    (Arch.SM100, Form.USUAL): ((64, 64), (128, 128), (256, 256)),
 }
 
 # Of decoding: kernels for every architecture alike.

@@ -79,15 +79,16 @@ class BackwardConfig:
     """How one CTA is built: 128 keys against blocks of 128 queries.
 
     Q and dO have rings of their own. dQ leaves CHUNK columns at a time, by `dq_stages` stages, in
-    as many rounds of them as it takes. Registers are for a thread of a compute warp, of a reduce
-    warp, and of the other four. `bounded`: rows have bounds of their own;
-    `softcap`: scores have one.
+    as many rounds of them as it takes; a reduce warp has a row of it in registers, in `dq_parts`
+    parts. Registers are for a thread of a compute warp, of a reduce warp, and of
+    the other four. `bounded`: rows have bounds of their own; `softcap`: scores have one.
     """
 
     head_dim: int
     head_dim_v: int
     do_stages: int
     dq_stages: int = 2
+    dq_parts: int = 1
     compute_registers: int = 136
     reduce_registers: int = 144
     other_registers: int = 96
@@ -95,7 +96,7 @@ class BackwardConfig:
     softcap: bool = False
 
     def __post_init__(self) -> None:
-        if self.head_dim % (CHUNK * self.dq_stages) != 0:
+        if self.head_dim % (CHUNK * self.dq_stages * self.dq_parts) != 0:
             raise ValueError(f"{self} sends dQ in rounds that differ")
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
@@ -129,6 +130,10 @@ def config_of(variant: BackwardVariant) -> BackwardConfig:
     """How the variant's CTAs are built."""
     config = BACKWARD_CONFIGS[variant.head_dim, variant.head_dim_v]
     config = replace(config, bounded=variant.bounded, softcap=variant.softcap)
+    if variant.softcap and variant.head_dim == 128:
+        # Compute holds slopes of the cap beside P; reduce, a part of a row of dQ at a time.
+        shares = {"compute_registers": 152, "reduce_registers": 104, "other_registers": 104}
+        return replace(config, dq_parts=2, **shares)
     if not variant.deterministic:
         return config
     # Reduce holds a row of dQ while it waits for its turn, and would spill.

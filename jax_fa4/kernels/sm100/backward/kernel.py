@@ -247,7 +247,10 @@ class BackwardSm100:
 
         # ---- reduce: dQ
         if warp // WARPS == Role.REDUCE // WARPS:
-            cute.arch.setmaxregister_increase(config.reduce_registers)
+            if cutlass.const_expr(config.reduce_registers > LAUNCH_REGISTERS):
+                cute.arch.setmaxregister_increase(config.reduce_registers)
+            else:
+                cute.arch.setmaxregister_decrease(config.reduce_registers)
             reduce.run(context)
 
         # ---- the other four warps

@@ -1,6 +1,6 @@
 """The reduce warpgroup: sends dQ out of tensor memory; thread i owns query i.
 
-CONTRACT: for every visit it takes dQ at dq_full, and arrives at dq_empty as soon as all of it is in
+CONTRACT: for every visit it takes dQ at dq_full, and arrives at dq_empty as soon as the last is in
 registers. Each warp then adds its 32 queries to `dq_accum` on its own, CHUNK columns at a time, by
 bulk copies of float32 that add (cp.reduce.async.bulk). Between a piece's store to shared memory and
 the next one to the same stage stands the wait for the piece's bulk group.
@@ -36,19 +36,22 @@ _SEMAPHORES = 2  # a tile: there is one for 64 queries, of which the first serve
 
 
 @cute.jit
-def _take(context, uses, warp: Int32) -> cute.Tensor:
-    """This thread's row of dQ, out of tensor memory."""
+def _take(context, uses, warp: Int32, part: cutlass.Constexpr) -> cute.Tensor:
+    """This thread's row of dQ, or a part of it, out of tensor memory."""
     config, barriers = context.config, context.barriers
-    base = context.tmem + config.tensor_memory.dq
-    wait_next(barriers["dq_full"], uses, 0)
-    tensor_memory.fence_after_sync()
-    row = cute.make_rmem_tensor(config.head_dim, Float32)
-    for first in cutlass.range_constexpr(0, config.head_dim, CHUNK):
-        part = cute.make_tensor(row.iterator + first, cute.make_layout(CHUNK))
-        tensor_memory.load(base + first, part, WARP_SIZE * warp)
+    columns = config.head_dim // config.dq_parts
+    base = context.tmem + config.tensor_memory.dq + part * columns
+    if cutlass.const_expr(part == 0):
+        wait_next(barriers["dq_full"], uses, 0)
+        tensor_memory.fence_after_sync()
+    row = cute.make_rmem_tensor(columns, Float32)
+    for first in cutlass.range_constexpr(0, columns, CHUNK):
+        chunk = cute.make_tensor(row.iterator + first, cute.make_layout(CHUNK))
+        tensor_memory.load(base + first, chunk, WARP_SIZE * warp)
     tensor_memory.wait_loads()
-    tensor_memory.fence_before_sync()
-    barriers["dq_empty"].arrive_as_warp(0)
+    if cutlass.const_expr(part == config.dq_parts - 1):
+        tensor_memory.fence_before_sync()
+        barriers["dq_empty"].arrive_as_warp(0)
     return row
 
 
@@ -104,7 +107,7 @@ def run(context) -> None:
     head, block = work.head_kv * context.ratio, work.first
     before = Int64(-1)  # the block of the visit before
     for _ in cutlass.range(work.visits, unroll=1):
-        row = _take(context, uses, warp)
+        row = _take(context, uses, warp, 0)
         place = place_of(context, work, head, block)
         if cutlass.const_expr(context.deterministic):
             if before >= 0:
@@ -112,6 +115,9 @@ def run(context) -> None:
             _take_turn(context, work, place, block, lane)
         target = context.gmem.dq_accum + (place * TILE + warp * WARP_SIZE) * width
         _send(context, row, staging, target, lane)
+        for part in cutlass.range_constexpr(1, context.config.dq_parts):
+            row = _take(context, uses, warp, part)
+            _send(context, row, staging, target + part * cute.size(row) * WARP_SIZE, lane)
         head, block = next_visit(work, head, block)
         before = place
     if cutlass.const_expr(context.deterministic):
