@@ -27,6 +27,8 @@ KINDS = (
     "lengths",
     "ids",
     "uneven",
+    "apart",
+    "reversed",
 )
 
 
@@ -78,6 +80,11 @@ def bounds(case: Case) -> KeyBounds:
         case "uneven":  # of each two groups of 64, one sees few keys of the other's many
             last = np.where(i // 64 % 4 == 0, 10, last)
             first = np.where(i // 64 % 4 == 2, keys - 10, first)
+        case "apart":  # by 128 rows the last keys or the first ones, with nothing between
+            late = i // 128 % 2 == 0
+            first, last = np.where(late, keys - 20, 0), np.where(late, keys - 1, 10)
+        case "reversed":  # the first rows see the last keys
+            first, last = keys - 21 - i, keys - 1 - i
         case "ids":  # in no order: hardly a block is seen whole, and every one by somebody
             query_ids, key_ids = (random.integers(-1, 2, x.shape) for x in (i, key_ids))
     first, last = np.maximum(first, 0), np.minimum(last, keys - 1)
