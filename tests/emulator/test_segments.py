@@ -1,4 +1,4 @@
-"""Segment ids, lengths and soft caps from the public call to bounded kernels, emulated."""
+"""Segment ids, lengths, packings and soft caps from public calls to bounded kernels, emulated."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jax_fa4
+from jax_fa4.ops import sinks
 from jax_fa4.ops.band import FULL
 from jax_fa4.testing import expected, inputs, tolerances
 from jax_fa4.testing.exact import exact
@@ -188,3 +189,72 @@ def test_vmap_folds_ids_too(arch):
     wanted = one(*x[:3], ids)
     split = (y[:, None] for y in (*x[:3], ids))
     assert (jax.vmap(one)(*split)[:, 0] == wanted).all()
+
+
+PACKING = ((40, 60), (0, 30), (90, 90), (37, 3), (4, 0))  # queries and keys of documents
+USED = ((40, 0, 70, 37, 1), (33, 30, 65, 2, 0))  # of them, where they do not use all
+
+
+def visible_in_packing(shape, uses, causal):
+    """What the documents of a packing see; keys and rows behind them all are nobody's."""
+    visible, starts = np.zeros(shape, bool), np.cumsum([(0, 0), *PACKING], axis=0)
+    for n, (row, column) in enumerate(starts[:-1]):
+        rows, keys = (USED[a][n] if uses else PACKING[n][a] for a in range(2))
+        band = np.tri(rows, keys, keys - rows if causal else keys, dtype=bool)
+        visible[row : row + rows, column : column + keys] = band
+    return visible
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "options", "uses"),
+    [
+        (64, {}, False),
+        (64, {"causal": True}, True),
+        (128, {"causal": True, "softcap": 1.5}, False),
+    ],
+)
+def test_a_packing_and_its_gradient_are_the_definition(head_dim, options, uses, arch):
+    lengths = tuple(int(n) + 5 for n in np.sum(PACKING, axis=0))
+    visible = visible_in_packing(lengths, uses, options.get("causal", False))
+    packed = Packed(visible[None], lengths=lengths, head_dim=head_dim)
+    case, x = make(packed)
+    x = type(x)(*(y[:1] for y in x))
+    ends = [
+        jnp.asarray(np.cumsum([0, *column]), jnp.int32) for column in zip(*PACKING, strict=True)
+    ]
+    given = dict(options)
+    if uses:
+        given |= {"seqused_q": jnp.asarray(USED[0]), "seqused_k": jnp.asarray(USED[1])}
+
+    @jax.jit
+    def call(q, k, v):
+        out, lse = jax_fa4.flash_attention_varlen(
+            q[0], k[0], v[0], *ends, **given, return_lse=True, implementation="emulator"
+        )
+        return out[None], lse[None]
+
+    found = expected.results(call, x, gradients=True)
+    meaning = {"logits_soft_cap": options["softcap"]} if "softcap" in options else {}
+    packed = Packed(visible[None], meaning)
+    tolerances.check(found, *definition(case, x, packed))
+
+
+def test_sinks_of_documents(arch):
+    """They are applied to what the kernel gives, with the gradient of that."""
+    _, x = make(CASES["documents"])
+    sink = jnp.asarray([0.5, -2.0])
+    options = CASES["documents"].options
+
+    def without(q, k, v, sink):
+        out, lse = attention(options)(q, k, v)
+        return sinks.include(out, lse, sink)
+
+    def given(q, k, v, sink):
+        return attention({**options, "sinks": sink})(q, k, v)
+
+    results, pull = jax.vjp(given, *x[:3], sink)
+    wanted, pull_wanted = jax.vjp(without, *x[:3], sink)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), results, wanted))
+    cotangents = (x.dout, x.dlse)
+    for a, b in zip(pull(cotangents)[1:], pull_wanted(cotangents)[1:], strict=True):
+        assert (a == b).all()  # dq is a sum in a varying order
