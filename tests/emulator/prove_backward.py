@@ -115,7 +115,7 @@ def prove(problem, arch: str, seeds: int, form: str | None) -> Outcome:
     return Outcome(f"{words}: {kernel}", seeds * len(LEVELS), "")
 
 
-def _by_kernel(outcomes: list[Outcome]) -> list[str]:
+def by_kernel(outcomes: list[Outcome]) -> list[str]:
     """How many problems each main kernel ran, of those that came out right."""
     kernels = (outcome.words.split(": ")[-1] for outcome in outcomes if not outcome.wrong)
     counts = sorted(collections.Counter(kernels).items())
@@ -138,7 +138,7 @@ def page(command: str, outcomes: list[Outcome], seconds: float, workers: int) ->
         "a result out of tolerance, or bits of dk, dv (deterministic: of dq, too) that depend on "
         "the schedule.",
         "",
-        *_by_kernel(outcomes),
+        *by_kernel(outcomes),
         "",
         *(f"* WRONG: {outcome.words}: {outcome.wrong.splitlines()[0]}" for outcome in wrong),
         *(f"* {outcome.words}" for outcome in outcomes if not outcome.wrong),
