@@ -21,6 +21,7 @@ MULTIPROCESSORS = {Arch.SM90: 132, Arch.SM100: 148}
 CTAS_OF_MULTIPROCESSOR = 2
 KEYS_OF_PART = 256  # the kernel makes no smaller ones (kernels/common/decode/config.py)
 ROWS_OF_TILE = 16
+ROWS_OF_CTA = 64  # up to four tiles share what they read
 MAX_PARTS = 128
 PAGE_STEP = 16
 _ENOUGH = 0.85  # of the best share of busy multiprocessors
@@ -119,7 +120,7 @@ def num_splits(
     By shapes alone: lengths are the device's. Parts that a short sequence does not fill stay empty.
     """
     slots = [CTAS_OF_MULTIPROCESSOR * MULTIPROCESSORS[arch] for arch in archs]
-    units = sequences * heads_kv * -(-rows // ROWS_OF_TILE)
+    units = sequences * heads_kv * -(-rows // ROWS_OF_CTA)
     most = max(1, min(MAX_PARTS, -(-capacity // KEYS_OF_PART), max(slots)))
 
     def busy(parts: int) -> float:

@@ -90,6 +90,6 @@ def test_no_part_without_keys():
     assert parts(1, 1, 1) == 1
 
 
-def test_rows_beyond_a_tile_are_further_ctas():
-    assert parts(8, 8, 32768, rows=16) == parts(8, 8, 32768, rows=1)
-    assert parts(8, 8, 32768, rows=17) < parts(8, 8, 32768, rows=16)
+def test_rows_beyond_four_tiles_are_further_ctas():
+    assert parts(8, 8, 32768, rows=64) == parts(8, 8, 32768, rows=1)
+    assert parts(8, 8, 32768, rows=65) < parts(8, 8, 32768, rows=64)

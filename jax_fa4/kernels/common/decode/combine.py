@@ -1,6 +1,6 @@
 """Merge the parts of decoding: out = sum_s w_s out_s / (sum_s w_s + sink), w_s = exp(lse_s - max).
 
-A warp does one row, two columns a lane and step. Rows of sequences that have one part were written
+A warp does one row, four columns a lane and step. Rows of sequences that have one part were written
 by the main kernel and are left alone: the number of parts is computed here again (parts.py).
 
 Roofline: memory, 4 (Dv + 1) bytes a row and part: batch 8, 32 heads, 4 parts, Dv = 128: 0.5 MB.
@@ -18,8 +18,9 @@ from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES, LN_2, LOG2_E
 from jax_fa4.variants.variant import DecodeCombineVariant
 
 WARPS = 4
-_COLUMNS = 2  # of a lane and step
+_COLUMNS = 4  # of a lane and step
 _STEP = 32 * _COLUMNS
+_UNROLL = 4  # parts, whose loads are in flight at once
 
 
 class DecodeCombine:
@@ -79,29 +80,23 @@ class DecodeCombine:
             used = parts_of(length, capacity, seqlen_q, band, num_splits).used
             if used > 1:
                 sink = _vector(sinks, head, 1)[0]
-                peak = sink
-                for part in cutlass.range(used, unroll=1):
-                    lse = _vector(lse_partial, Int64(part) * rows + row, 1)[0]
-                    peak = cute.arch.fmax(peak, lse)
-                base = Float32(0.0) if peak == -Float32.inf else peak
-                total = _power(sink - base)
-                for part in cutlass.range(used, unroll=1):
-                    total = total + _power(
-                        _vector(lse_partial, Int64(part) * rows + row, 1)[0] - base
-                    )
+                first = lse_partial + row
+                base, total = _weigh(first, rows, used, sink, lane)
                 factor = Float32(0.0) if total == 0.0 else Float32(1.0) / total
                 token = (Int64(sequence) * seqlen_q + position) * heads + head
                 for column in cutlass.range(lane * _COLUMNS, head_dim, _STEP, unroll=1):
-                    low, high = Float32(0.0), Float32(0.0)
-                    for part in cutlass.range(used, unroll=1):
-                        place = Int64(part) * rows + row
-                        weight = _power(_vector(lse_partial, place, 1)[0] - base)
-                        source = _vector(out_partial, place * head_dim + column, _COLUMNS)
-                        low = low + weight * source[0]
-                        high = high + weight * source[1]
+                    sums = cute.make_rmem_tensor(_COLUMNS, Float32)
+                    sums.fill(0.0)
+                    for part in cutlass.range(used, unroll=_UNROLL):
+                        place = Int64(part) * rows
+                        weight = _power(_vector(first, place, 1)[0] - base)
+                        source = (place + row) * head_dim + column
+                        parts = _floats(out_partial, source)
+                        for i in cutlass.range_constexpr(_COLUMNS):
+                            sums[i] = sums[i] + weight * parts[i]
                     target = _vector(results[0], token * head_dim + column, _COLUMNS)
-                    target[0] = (low * factor).to(self.dtype)
-                    target[1] = (high * factor).to(self.dtype)
+                    for i in cutlass.range_constexpr(_COLUMNS):
+                        target[i] = (sums[i] * factor).to(self.dtype)
                 target_lse = _vector(results[1], row, 1)
                 if lane == 0:
                     lse = -Float32.inf
@@ -110,9 +105,32 @@ class DecodeCombine:
                     target_lse[0] = lse
 
 
+@cute.jit
+def _weigh(first, rows, used, sink, lane):
+    """What all parts' weights are relative to, and their sum; a lane looks at every 32nd part."""
+    peak = sink
+    for part in cutlass.range(lane, used, 32, unroll=1):
+        peak = cute.arch.fmax(peak, _vector(first, Int64(part) * rows, 1)[0])
+    for distance in (1, 2, 4, 8, 16):
+        peak = cute.arch.fmax(peak, cute.arch.shuffle_sync_bfly(peak, offset=distance))
+    base = Float32(0.0) if peak == -Float32.inf else peak
+    total = Float32(0.0)
+    for part in cutlass.range(lane, used, 32, unroll=1):
+        total = total + _power(_vector(first, Int64(part) * rows, 1)[0] - base)
+    total = cute.arch.warp_reduction_sum(total)
+    return base, total + _power(sink - base)
+
+
 def _power(x: Float32) -> Float32:
     return cute.math.exp2(x * LOG2_E, fastmath=True)
 
 
 def _vector(pointer: cute.Pointer, start: Int64, count: int) -> cute.Tensor:
     return cute.make_tensor(pointer + start, cute.make_layout(count))
+
+
+def _floats(pointer: cute.Pointer, start: Int64) -> cute.Tensor:
+    """Columns of one lane: head dims are multiples of 8, so that they are aligned."""
+    words = cute.make_rmem_tensor(_COLUMNS, Float32)
+    cute.autovec_copy(_vector(pointer, cute.assume(start, divby=_COLUMNS), _COLUMNS), words)
+    return words

@@ -17,7 +17,7 @@ _PAD = 8  # columns, so that rows of sums begin in other banks
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How one CTA is built: four warps, each with a ring of blocks of 16 keys and their values."""
+    """How one CTA is built: four warps, and rings of blocks of 16 keys and their values."""
 
     head_dim: int
     head_dim_v: int
@@ -36,7 +36,7 @@ class DecodeConfig:
 
     @property
     def stages(self) -> int:
-        """Blocks of a warp's ring."""
+        """Blocks of a warp's share of the rings."""
         return _RING_BYTES // (self.key_bytes + self.value_bytes)
 
     @property

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64
+from cutlass import Boolean, Float32, Int32, Int64
 
-from jax_fa4.kernels.common.decode.config import ROWS, DecodeConfig
+from jax_fa4.kernels.common.decode.config import WARPS, DecodeConfig
 from jax_fa4.kernels.common.decode.parts import Parts
 
 
@@ -25,12 +25,12 @@ class Cache:
 
 @dataclass(frozen=True)
 class Queries:
-    """A tile of 16 rows; row r is query r / ratio and head r % ratio of the KV head."""
+    """A CTA's rows; row r is query r / ratio and head r % ratio of the KV head."""
 
     pointer: cute.Pointer
     sequence: Int32
     head_kv: Int32
-    tile: Int32
+    first_row: Int32
     seqlen_q: Int32
     heads_q: Int32
     ratio: Int32
@@ -41,8 +41,8 @@ class Queries:
         return self.seqlen_q * self.ratio
 
     def row(self, within: Int32) -> Int32:
-        """The row's number, from its place in the tile."""
-        return self.tile * ROWS + within
+        """The row's number, from its place in the CTA."""
+        return self.first_row + within
 
     def head(self, row: Int32) -> Int32:
         return self.head_kv * self.ratio + row % self.ratio
@@ -72,6 +72,29 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Team:
+    """Warps with a ring in common, each with 16 rows of its own; teams share out the blocks."""
+
+    size: Int32  # 1, 2 or 4 warps
+    number: Int32
+    member: Int32
+    count: Int32  # of teams
+    stages: Int32
+    first_stage: Int32
+
+    @property
+    def leads(self) -> Boolean:
+        """Whether this warp asks for the team's blocks."""
+        return self.member == 0
+
+    @classmethod
+    def of(cls, warp: Int32, size: Int32, stages: int) -> Team:
+        """A warp's team; `stages` is a warp's share of the rings."""
+        number = warp // size
+        return cls(size, number, warp % size, WARPS // size, size * stages, number * size * stages)
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything of a CTA, and of this thread's place in it."""
 
@@ -79,7 +102,9 @@ class Context:
     dtype: type[cutlass.Numeric]
     warp: Int32
     lane: Int32
-    full: cute.Pointer  # barriers, a ring of each warp's
+    team: Team
+    full: cute.Pointer  # barriers of the stages: loaded,
+    empty: cute.Pointer  # and read by all of a team
     sK: cute.Tensor  # (16, head_dim, warps * stages)
     sV: cute.Tensor
     ring_k: cute.Pointer

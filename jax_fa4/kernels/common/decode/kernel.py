@@ -1,16 +1,18 @@
 """Decoding: O = softmax(scale * Q K^T, within the band) V of a few queries against a cache.
 
-    a CTA: one part of the keys of one KV head of one sequence, 16 rows of queries
+    a CTA: one part of the keys of one KV head of one sequence, 16, 32 or 64 rows of queries
     a row: query i of the Sq new ones and head g of the G that share the KV head, r = i G + g
-    warp w: blocks of 16 keys w, w + 4, w + 8, ... of the part, with a ring of its own
+    a warp: 16 rows; those with the same keys are a team of 1, 2 or 4 and share a ring
+    team n of N: blocks of 16 keys n, n + N, n + 2 N, ... of the part
 
     TMA --> K, V of a block --> ldmatrix --> S = Q K^T (16 x 16) --> softmax --> O += P V
-            ring of the warp                 mma.sync, float32      registers   mma.sync
+            ring of the team                 mma.sync, float32      registers   mma.sync
 
-Warps share nothing until their last block: no barrier of the CTA in the loop, and whoever has read
-a stage fills it again. At the end the four rows' maxima, sums and O are merged through shared
-memory, and written: the result, where the sequence has one part; else the part's own out and lse,
-which `combine` merges. More than 16 rows are further CTAs (y), which find K and V in L2.
+Teams share nothing until their last block: no barrier of the CTA in the loop. A warp alone fills a
+stage again when it has read it; of several the first one does, a block later, when all have. At
+the end the teams' maxima, sums and O of a row are merged through shared memory, and written: the
+result, where the sequence has one part; else the part's own out and lse, which `combine` merges.
+More than 64 rows are further CTAs (y), which find K and V in L2.
 
 The cache is pages of `page_size` rows and a table of them; a contiguous one is a page for each
 sequence. A block is a box of 16 rows of one page, and what TMA reads outside the cache is zero.
@@ -32,7 +34,7 @@ from cutlass.utils import hopper_helpers as hopper
 
 from jax_fa4.kernels.common.decode import finish, walk
 from jax_fa4.kernels.common.decode.config import KEYS, ROWS, WARPS, DecodeConfig
-from jax_fa4.kernels.common.decode.context import Arrays, Cache, Context, Queries
+from jax_fa4.kernels.common.decode.context import Arrays, Cache, Context, Queries, Team
 from jax_fa4.kernels.common.decode.parts import parts_of
 from jax_fa4.kernels.toolkit.forward_arrays import ELEMENT_TYPES
 from jax_fa4.variants.variant import DecodeVariant
@@ -77,7 +79,8 @@ class Decode:
         """Launch: CTA x is the part of the keys, y (KV head, tile of rows), z the sequence."""
         c = self.config
         rows = seqlen_q * (heads_q // heads_kv)
-        tiles = cute.ceil_div(rows, ROWS)
+        team = _team_size(rows)
+        tiles = cute.ceil_div(rows, team * ROWS)
         box_k, box_v = (KEYS, c.head_dim), (KEYS, c.head_dim_v)
         mK = _pages(k_ptr, num_pages, page_size, heads_kv, head_dim)
         mV = _pages(v_ptr, num_pages, page_size, heads_kv, head_dim_v)
@@ -92,7 +95,7 @@ class Decode:
             (out_ptr, lse_ptr, out_partial_ptr, lse_partial_ptr),
             (batch, seqlen_q, heads_q, heads_kv, head_dim, head_dim_v),
             (num_pages, page_size, pages_per_sequence),
-            (tiles, num_splits),
+            (tiles, num_splits, team),
             (softmax_scale, softcap),
             (band_lower, band_upper),
         ).launch(
@@ -119,6 +122,7 @@ class Decode:
         @cute.struct
         class Storage:
             full: cute.struct.MemRange[Int64, WARPS * self.config.stages]
+            empty: cute.struct.MemRange[Int64, WARPS * self.config.stages]
             peaks: cute.struct.MemRange[Float32, WARPS * ROWS]
             totals: cute.struct.MemRange[Float32, WARPS * ROWS]
             sK: ring(layout_k)
@@ -135,7 +139,7 @@ class Decode:
         results: tuple[cute.Pointer, ...],
         lengths: tuple[Int32, ...],
         pages: tuple[Int32, Int32, Int32],
-        work: tuple[Int32, Int32],
+        work: tuple[Int32, Int32, Int32],
         scales: tuple[Float32, Float32],
         band: tuple[Int32, Int32],
     ):
@@ -143,7 +147,7 @@ class Decode:
         q_ptr, page_table, lengths_ptr, sinks = inputs
         batch, seqlen_q, heads_q, heads_kv, head_dim, head_dim_v = lengths
         num_pages, page_size, pages_per_sequence = pages
-        tiles, num_splits = work
+        tiles, num_splits, team_size = work
         split, unit, sequence = cute.arch.block_idx()
         thread, _, _ = cute.arch.thread_idx()
         warp = cute.arch.make_warp_uniform(cute.arch.warp_idx())
@@ -157,10 +161,11 @@ class Decode:
         if (split < used) | (split == 0):
             layout_k, layout_v = self._layouts()
             storage = SmemAllocator().allocate(self._storage(layout_k, layout_v))
-            full = storage.full.data_ptr()
+            full, empty = storage.full.data_ptr(), storage.empty.data_ptr()
             if thread == 0:
                 for i in cutlass.range_constexpr(WARPS * c.stages):
                     cute.arch.mbarrier_init(full + i, 1)
+                    cute.arch.mbarrier_init(empty + i, team_size)
             cute.arch.mbarrier_init_fence()
             cute.arch.sync_threads()
             context = Context(
@@ -168,7 +173,9 @@ class Decode:
                 dtype=self.dtype,
                 warp=warp,
                 lane=thread % 32,
+                team=Team.of(warp, team_size, c.stages),
                 full=full,
+                empty=empty,
                 sK=storage.sK.get_tensor(layout_k.outer, swizzle=layout_k.inner),
                 sV=storage.sV.get_tensor(layout_v.outer, swizzle=layout_v.inner),
                 ring_k=storage.sK.data_ptr(),
@@ -179,7 +186,14 @@ class Decode:
                     k, v, page_table + Int64(sequence) * pages_per_sequence, num_pages, page_size
                 ),
                 queries=Queries(
-                    q_ptr, sequence, head_kv, tile, seqlen_q, heads_q, heads_q // heads_kv, head_dim
+                    q_ptr,
+                    sequence,
+                    head_kv,
+                    tile * team_size * ROWS,
+                    seqlen_q,
+                    heads_q,
+                    heads_q // heads_kv,
+                    head_dim,
                 ),
                 parts=parts,
                 band=band,
@@ -191,6 +205,12 @@ class Decode:
             sums, peaks, totals = walk.run(context, first, end)
             arrays = Arrays(*results, sinks, batch, head_dim_v)
             finish.run(context, arrays, (sums, peaks, totals), split, used)
+
+
+def _team_size(rows):
+    """Warps that share what they read: as many as have rows, of 1, 2 and 4."""
+    tiles = cute.ceil_div(rows, ROWS)
+    return cutlass.min(tiles, Int32(2)) * cutlass.min(cutlass.max(tiles - 1, Int32(1)), Int32(2))
 
 
 def _pages(pointer, num_pages, page_size, heads, head_dim):

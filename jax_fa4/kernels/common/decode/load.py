@@ -7,7 +7,7 @@ import cutlass.cute as cute
 from cutlass import Int32, max, min
 from cutlass.cute.nvgpu import cpasync
 
-from jax_fa4.kernels.common.decode.config import KEYS
+from jax_fa4.kernels.common.decode.config import KEYS, ROWS
 
 _DEPTH = 16  # columns of a step of the product
 
@@ -21,7 +21,7 @@ def queries(context) -> cute.Tensor:
     words.fill(0)
     source = cute.recast_ptr(q.pointer, dtype=Int32)
     for half in cutlass.range_constexpr(2):
-        row = q.row(context.lane // 4 + 8 * half)
+        row = q.row(context.team.member * ROWS + context.lane // 4 + 8 * half)
         if row < q.rows:
             start = q.token(row) * (q.head_dim // 2) + context.lane % 4
             line = cute.make_tensor(source + start, cute.make_layout(8 * steps))
@@ -33,14 +33,13 @@ def queries(context) -> cute.Tensor:
 
 
 @cute.jit
-def block(context, number, stage) -> None:
-    """Ask for keys 16 number .. 16 number + 15 and their values, by this warp, into its stage."""
+def block(context, number, place) -> None:
+    """Ask for keys 16 number .. 16 number + 15 and their values, into a stage of the rings."""
     cache, c = context.cache, context.config
     slot = number * KEYS // cache.page_size
     row = number * KEYS - slot * cache.page_size
     page = cute.make_tensor(cache.page_table + slot, cute.make_layout(1))[0]
     page = max(min(page, cache.num_pages - 1), Int32(0))
-    place = context.warp * c.stages + stage
     barrier = context.full + place
     with cute.arch.elect_one():
         cute.arch.mbarrier_arrive_and_expect_tx(barrier, c.key_bytes + c.value_bytes)

@@ -7,7 +7,7 @@ import cutlass.cute as cute
 from cutlass import Float32, Int32, max, min
 
 from jax_fa4.kernels.common.decode import load
-from jax_fa4.kernels.common.decode.config import KEYS, PANEL_BYTES, WARPS
+from jax_fa4.kernels.common.decode.config import KEYS, PANEL_BYTES, ROWS
 from jax_fa4.kernels.toolkit import softcap
 from jax_fa4.kernels.toolkit.forward_arrays import LOG2_E
 from jax_fa4.kernels.toolkit.warp_products import load_matrices, multiply_add, round_pair
@@ -26,19 +26,20 @@ def run(context, first: Int32, end: Int32):
     sums.fill(0.0)
     peaks.fill(-Float32.inf)
     totals.fill(0.0)
-    count = cute.ceil_div(max(end - first - context.warp, Int32(0)), WARPS)
-    mine = first + context.warp
-    for i in cutlass.range_constexpr(c.stages):
-        if i < count:
-            load.block(context, mine + WARPS * i, Int32(i))
+    team = context.team
+    count = cute.ceil_div(max(end - first - team.number, Int32(0)), team.count)
+    mine = first + team.number
+    if team.leads:
+        for i in cutlass.range(min(count, team.stages), unroll=1):
+            load.block(context, mine + team.count * i, team.first_stage + i)
     q = load.queries(context)
-    sees = tuple(_seen_by(context, context.lane // 4 + 8 * half) for half in range(2))
+    sees = tuple(_seen_by(context, _row(context, half)) for half in range(2))
 
     stage, parity = Int32(0), Int32(0)
     for i in cutlass.range(count, unroll=1):
-        place = context.warp * c.stages + stage
+        place = team.first_stage + stage
         cute.arch.mbarrier_wait(context.full + place, parity)
-        key = (mine + WARPS * i) * KEYS
+        key = (mine + team.count * i) * KEYS
         scores = _scores(context, q, place)
         _mask(context, scores, key, sees)
         _softmax(scores, peaks, totals, sums)
@@ -46,18 +47,41 @@ def run(context, first: Int32, end: Int32):
         # All lanes have read the stage, and TMA may write it: another proxy.
         cute.arch.fence_view_async_shared()
         cute.arch.sync_warp()
-        if i + c.stages < count:
-            load.block(context, mine + WARPS * (i + c.stages), stage)
+        if team.size == 1:
+            if i + team.stages < count:
+                load.block(context, mine + team.count * (i + team.stages), place)
+        else:
+            with cute.arch.elect_one():
+                cute.arch.mbarrier_arrive(context.empty + place)
+            if team.leads & (i > 0) & (i - 1 + team.stages < count):
+                _refill(context, mine + team.count * (i - 1 + team.stages), stage, parity)
         stage = stage + 1
-        if stage == c.stages:
+        if stage == team.stages:
             stage = Int32(0)
             parity = parity ^ 1
     return sums, peaks, totals
 
 
 @cute.jit
+def _refill(context, number, stage, parity) -> None:
+    """Ask for a block in the stage before this one, which the team has read a block ago."""
+    team = context.team
+    before = stage - 1
+    if stage == 0:
+        before = team.stages - 1
+        parity = parity ^ 1
+    cute.arch.mbarrier_wait(context.empty + team.first_stage + before, parity)
+    load.block(context, number, team.first_stage + before)
+
+
+def _row(context, half):
+    """A lane's two rows of the fragments, from their places among the CTA's."""
+    return context.team.member * ROWS + context.lane // 4 + 8 * half
+
+
+@cute.jit
 def _seen_by(context, within):
-    """(first, last) key of the row at this place in the tile; nothing where there is none."""
+    """(first, last) key of the row at this place in the CTA; nothing where there is none."""
     q, length = context.queries, context.parts.length
     row = q.row(within)
     position = length - q.seqlen_q + row // q.ratio
