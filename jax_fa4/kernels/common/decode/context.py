@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cutlass
 import cutlass.cute as cute
-from cutlass import Boolean, Float32, Int32, Int64
+from cutlass import Float32, Int32, Int64
 
 from jax_fa4.kernels.common.decode.config import WARPS, DecodeConfig
 from jax_fa4.kernels.common.decode.parts import Parts
@@ -81,11 +81,6 @@ class Team:
     count: Int32  # of teams
     stages: Int32
     first_stage: Int32
-
-    @property
-    def leads(self) -> Boolean:
-        """Whether this warp asks for the team's blocks."""
-        return self.member == 0
 
     @classmethod
     def of(cls, warp: Int32, size: Int32, stages: int) -> Team:

@@ -9,8 +9,8 @@
             ring of the team                 mma.sync, float32      registers   mma.sync
 
 Teams share nothing until their last block: no barrier of the CTA in the loop. A warp alone fills a
-stage again when it has read it; of several the first one does, a block later, when all have. At
-the end the teams' maxima, sums and O of a row are merged through shared memory, and written: the
+stage again when it has read it; of several one does, a block later, when all have. At the end
+the teams' maxima, sums and O of a row are merged through shared memory, and written: the
 result, where the sequence has one part; else the part's own out and lse, which `combine` merges.
 More than 64 rows are further CTAs (y), which find K and V in L2.
 
