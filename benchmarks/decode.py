@@ -161,8 +161,9 @@ def main() -> None:
     lines = [
         "# Decoding",
         "",
-        f"{device.device_kind}, jax {version('jax')}, jax_fa4 {version('jax_fa4')}; bfloat16, TB/s "
-        f"of the cache, medians of {options.rounds} interleaved samples.",
+        f"Written by `python -m benchmarks.decode`. {device.device_kind}, jax {version('jax')}, "
+        f"cuDNN {version('nvidia-cudnn-cu13')}, jax_fa4 {version('jax_fa4')}; bfloat16, TB/s of "
+        f"the cache, medians of {options.rounds} interleaved samples.",
         "",
         f"| batch x keys | us | jax_fa4 | copy | share | {' | '.join(PEERS)} |",
         "|---|---|---|---|---|---|---|---|",
