@@ -27,6 +27,14 @@ class Mistake:
 
 DOT_PRODUCT = ("dot_product_attention",)
 FLASH = ("flash_attention",)
+VARLEN = ("flash_attention_varlen",)
+DECODE = ("decode_attention",)
+# What each function calls query, key and value.
+ARRAYS = dict.fromkeys(DOT_PRODUCT, ("query", "key", "value")) | {
+    **dict.fromkeys(FLASH, ("query", "key", "value")),
+    **dict.fromkeys(VARLEN, ("q", "k", "v")),
+    **dict.fromkeys(DECODE, ("q", "k_cache", "v_cache")),
+}
 
 
 def _shape(argument: str, shape: Callable[..., tuple[int, ...]], **options: Any) -> Mistake:
@@ -102,6 +110,30 @@ MISTAKES: tuple[Mistake, ...] = (
     _for_rows("learnable_sink", lambda b, t, n: jnp.ones((n, 1)), entries=FLASH),
     _for_rows("query_descale", lambda b, t, n: jnp.ones((b, n)), entries=FLASH),
     _value("no_such_option", 1, error=TypeError),
+    _shape("q", lambda s: (1, *s), entries=VARLEN),
+    _shape("k", lambda s: (s[0] + 1, *s[1:]), entries=VARLEN),
+    _shape("v", lambda s: (*s[:2], 0), entries=VARLEN),
+    _value("cu_seqlens_q", np.zeros((2, 2), np.int32), entries=VARLEN),
+    _value("cu_seqlens_q", np.zeros(2, np.float32), entries=VARLEN),
+    _value("cu_seqlens_k", np.zeros(7, np.int32), entries=VARLEN),
+    _value("seqused_q", np.zeros(7, np.int32), entries=VARLEN),
+    _value("seqused_k", np.zeros(1, np.float32), entries=VARLEN),
+    _value("max_seqlen_q", "long", entries=VARLEN),
+    _value("window_size", (1, 2, 3), entries=VARLEN + DECODE),
+    _value("softcap", -1.0, entries=VARLEN + DECODE),
+    _value("softmax_scale", float("nan"), entries=VARLEN + DECODE),
+    _value("implementation", "cudnn", entries=VARLEN + DECODE),
+    _value("learnable_sink", np.ones(9, np.float32), entries=VARLEN + DECODE),
+    _shape("q", lambda s: s[1:], entries=DECODE),
+    _shape("q", lambda s: (s[0], 1000, *s[2:]), entries=DECODE),
+    _shape("k_cache", lambda s: (*s[:2], 7, s[3]), entries=DECODE),
+    _shape("v_cache", lambda s: (*s[:3], 0), entries=DECODE),
+    _value("key_value_seq_lengths", np.zeros(9, np.int32), entries=DECODE),
+    _value("key_value_seq_lengths", np.zeros(1, np.float32), entries=DECODE),
+    _value("page_table", np.zeros(3, np.int32), entries=DECODE),
+    _value("page_table", np.zeros((9, 1), np.int32), entries=DECODE),
+    _value("num_splits", 0, entries=DECODE),
+    _value("num_splits", 1.5, entries=DECODE),
 )
 
 
@@ -110,11 +142,20 @@ def calls(draw: st.DrawFn) -> tuple[str, Mistake, Arguments]:
     """An entry, what is wrong with the call, and its arguments."""
     mistake = draw(st.sampled_from(MISTAKES))
     entry = draw(st.sampled_from(mistake.entries))
-    batch, length, heads, width = (draw(st.integers(1, 4)) for _ in range(4))
-    shape = (batch, length, heads, width)
+    shape = tuple(draw(st.integers(1, 4)) for _ in range(4))
     dtype = draw(st.sampled_from((jnp.float32, jnp.bfloat16, jnp.float16)))
-    arguments = {name: np.ones(shape, dtype) for name in ("query", "key", "value")}
-    return entry, mistake, arguments
+    return entry, mistake, legal(entry, shape, dtype)
+
+
+def legal(entry: str, shape: tuple[int, ...], dtype: Any) -> Arguments:
+    """Arguments with nothing wrong: arrays of ones of a shape (batch, length, heads, width)."""
+    ones = np.ones(shape[1:] if entry in VARLEN else shape, dtype)
+    arguments = dict.fromkeys(ARRAYS[entry], ones)
+    if entry in VARLEN:
+        arguments |= {"cu_seqlens_q": np.array([0, shape[1]], np.int32)}
+    if entry in DECODE:
+        arguments |= {"key_value_seq_lengths": np.full(shape[0], shape[1], np.int32)}
+    return arguments
 
 
 def check(entry: str, mistake: Mistake, arguments: Arguments, implementation: str | None) -> None:
@@ -122,7 +163,7 @@ def check(entry: str, mistake: Mistake, arguments: Arguments, implementation: st
     target = "query" if mistake.argument == "dtypes" else mistake.argument
     wrong = {"implementation": implementation} | arguments
     wrong[target] = mistake.change(arguments)
-    arrays = [wrong.pop(name) for name in ("query", "key", "value")]
+    arrays = [wrong.pop(name) for name in ARRAYS[entry]]
     try:
         getattr(jax_fa4, entry)(*arrays, **wrong)
     except (mistake.error, NotImplementedError) as error:

@@ -12,7 +12,8 @@ import jax
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import illegal, run
+from tests.fuzz import decode, illegal, run
+from tests.fuzz.decode import DecodeProblem
 from tests.fuzz.problem import Problem, problems
 
 LOT = 25
@@ -23,7 +24,7 @@ class Report:
     """How many calls came to what, the legal problems among them, and texts on all that failed."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    problems: set[Problem] = field(default_factory=set)
+    problems: set[Problem | DecodeProblem] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Report) -> None:
@@ -39,7 +40,9 @@ class Report:
 def run_lot(seed: int, implementation: str, *, shrink: bool = False) -> Report:
     """Runs all of the lot; with `shrink` only until one fails, and raises with a small problem."""
     legal = problems(implementation).map(lambda asked: (asked,))
-    asked = st.integers(0, 9).flatmap(lambda n: illegal.calls() if n == 4 else legal)
+    decoding = decode.problems(implementation).map(lambda asked: (asked,))
+    kinds = {4: illegal.calls(), 5: decoding, 6: decoding}
+    asked = st.integers(0, 9).flatmap(lambda n: kinds.get(n, legal))
     report = Report()
 
     @hypothesis.seed(seed)
@@ -81,7 +84,9 @@ def job(seed: int, *, implementation: str, shrink: bool) -> Report:
 
 
 def _outcome(what: tuple[object, ...], implementation: str) -> str:
-    if len(what) == 1:
+    if isinstance(what[0], DecodeProblem):
+        return decode.check(what[0], implementation)
+    if isinstance(what[0], Problem):
         return run.check(what[0], implementation)
     illegal.check(*what, implementation)
     return "illegal, refused rightly"

@@ -11,7 +11,7 @@ import jax_fa4
 from tests.fuzz import arguments, problem
 from tests.fuzz.problem import Problem
 
-_TARGET = re.compile(r'custom_call_target="jax_fa4_(?:emulated_)?(fwd|bwd)_')
+_TARGET = re.compile(r'custom_call_target="jax_fa4_(?:emulated_)?(fwd|bwd|decode)_')
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,15 @@ class Path:
 
     def check(self, program: str) -> None:
         """AssertionError unless a compiled program calls these kernels and no others."""
-        found = set(_TARGET.findall(program))
+        found = kernels_of(program)
         wanted = {"fwd"} if self.forward else set()
         wanted |= {"bwd"} if self.gradient else set()
         assert found == wanted, f"explain says {self}, the program calls kernels {found or 'none'}"
+
+
+def kernels_of(program: str) -> set[str]:
+    """Which of "fwd", "bwd" and "decode" a compiled program calls."""
+    return set(_TARGET.findall(program))
 
 
 PORTABLE = Path(False, None)

@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import jax_fa4
 from jax_fa4.testing import tolerances
-from tests.fuzz import arguments, definition, paths, problem
+from tests.fuzz import arguments, definition, meshes, paths, problem
 from tests.fuzz.problem import Problem
 
 Arrays = dict[str, np.ndarray]
@@ -100,7 +99,7 @@ def results(
 
     given = (variable, constant, x["dout"], x["dlse"])
     if asked.transform == "sharded":
-        given = jax.tree.map(functools.partial(_shard, asked), given)
+        given = jax.tree.map(functools.partial(meshes.shard, asked.seed), given)
     runs: Callable[..., Any] = run
     if asked.transform != "eager":
         runs = jax.jit(run).lower(*given).compile()
@@ -150,22 +149,3 @@ def _mapped_arrays(asked: Problem) -> list[Arrays]:
     first = problem.arrays(asked)
     other = problem.arrays(dataclasses.replace(asked, seed=asked.seed + 1))
     return [first, first | {name: other[name] for name in _mapped_names(asked)}]
-
-
-@functools.cache
-def _mesh() -> jax.sharding.Mesh:
-    """2 x 2 devices, or of as many as there are, for a machine with one GPU has but one."""
-    axis_types = (jax.sharding.AxisType.Auto,) * 2
-    shape = next(s for s in ((2, 2), (2, 1), (1, 1)) if s[0] * s[1] <= jax.device_count())
-    devices = jax.devices()[: shape[0] * shape[1]]
-    return jax.make_mesh(shape, ("data", "model"), axis_types=axis_types, devices=devices)
-
-
-def _shard(asked: Problem, x: np.ndarray) -> jax.Array:
-    """The array on a mesh: cut along some axes that can be cut, by the problem's seed."""
-    free = ["data", "model"]
-    spec: list[str | None] = []
-    for axis, size in enumerate(x.shape):
-        cut = bool(free) and size > 0 and size % 2 == 0 and (asked.seed >> axis) % 3 != 0
-        spec.append(free.pop(0) if cut else None)
-    return jax.device_put(x, NamedSharding(_mesh(), PartitionSpec(*spec)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jax_fa4
-from tests.fuzz import illegal, lots, problem, run
+from tests.fuzz import decode, illegal, lots, problem, run
 
 PORTABLE = "right, on the portable path"
 
@@ -30,6 +30,27 @@ FULL = problem.Problem(
     deterministic=False,
     gradients=True,
     seed=3,
+)
+
+
+DECODE = decode.DecodeProblem(
+    dtype="bfloat16",
+    batch=3,
+    queries=4,
+    pages=3,
+    page_size=4,
+    has_table=True,
+    heads=(2, 2),
+    head_dims=(8, 5),
+    causal=True,
+    window=(6, None),
+    scale=None,
+    softcap=2.0,
+    sinks=True,
+    num_splits=None,
+    transform="jit",
+    mapped=(True, False, True, True, True),
+    seed=5,
 )
 
 
@@ -74,11 +95,19 @@ def test_packed_documents(used, transform):
     assert run.check(asked, "xla") == PORTABLE
 
 
+@pytest.mark.parametrize("transform", decode.TRANSFORMS)
+@pytest.mark.parametrize("has_table", [False, True])
+def test_decoding(has_table, transform):
+    asked = dataclasses.replace(DECODE, has_table=has_table, transform=transform)
+    if not has_table:
+        asked = dataclasses.replace(asked, pages=1, page_size=12)
+    assert decode.check(asked, "xla") == PORTABLE
+
+
 @pytest.mark.parametrize("mistake", illegal.MISTAKES, ids=lambda mistake: mistake.argument)
 def test_each_mistake(mistake):
-    ones = np.ones((2, 3, 2, 4), jnp.bfloat16)
-    arguments = {"query": ones, "key": ones, "value": ones}
     for entry in mistake.entries:
+        arguments = illegal.legal(entry, (2, 3, 2, 4), jnp.bfloat16)
         illegal.check(entry, mistake, arguments, None)
 
 
@@ -89,6 +118,14 @@ def test_another_result_is_noticed(change, monkeypatch):
     monkeypatch.setattr(run, "results", lambda *_: found)
     with pytest.raises(AssertionError, match="out: error"):
         run.check(dataclasses.replace(FULL, **change), "xla")
+
+
+@pytest.mark.parametrize("change", [{"causal": False}, {"window": (1, None)}, {"softcap": 0.0}])
+def test_another_decoding_is_noticed(change, monkeypatch):
+    found = decode.results(DECODE, decode.spoil(DECODE, decode.arrays(DECODE, 5)), (), "xla")
+    monkeypatch.setattr(decode, "results", lambda *_: found)
+    with pytest.raises(AssertionError, match="out: error"):
+        decode.check(dataclasses.replace(DECODE, **change), "xla")
 
 
 def test_an_ignored_argument_is_noticed(monkeypatch):
