@@ -1,7 +1,7 @@
 """python -m tests.fuzz: many random problems, a nightly's work, with the seeds of all that fails.
 
     python -m tests.fuzz --count 5000                              # portable path, on the CPU
-    python -m tests.fuzz --count 500 --implementation emulator     # the kernels, on the CPU
+    python -m tests.fuzz --count 500 --implementation emulator     # kernels of both families
     python -m tests.fuzz --count 2000 --implementation fa4 --workers 16   # on a GPU
     python -m tests.fuzz --count 25 --seed 17 --shrink             # once more the lot of a seed
 

@@ -12,6 +12,7 @@ import jax
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from jax_fa4 import emulator
 from tests.fuzz import decode, illegal, run
 from tests.fuzz.decode import DecodeProblem
 from tests.fuzz.problem import Problem, problems
@@ -78,7 +79,10 @@ def job(seed: int, *, implementation: str, shrink: bool) -> Report:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     warnings.filterwarnings("ignore", "jax_fa4: (bias|mask) is given")
     try:
-        return run_lot(seed, implementation, shrink=shrink)
+        # Hopper and Blackwell by turns, few SMs and many, and warps in an order of the seed's.
+        arch, sm_count = ("sm90", "sm100")[seed % 2], (132, 3)[seed // 2 % 2]
+        with emulator.options(arch=arch, sm_count=sm_count, seed=seed):
+            return run_lot(seed, implementation, shrink=shrink)
     finally:
         jax.clear_caches()
 
