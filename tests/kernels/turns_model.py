@@ -200,7 +200,8 @@ def clusters_of(problem: Problem) -> list[Cluster]:
     kernel.config, kernel.dtype = config, cutlass.BFloat16
     budget = patch.object(schedulers, "_L2_BUDGET_BYTES", problem.l2_bytes)
     with as_python(), budget:
-        scheduler, (upwards,) = kernel._order(shape, problem.multiprocessors)
+        is_cut = problem.upper < problem.seqlen_k - 1 or problem.lower > 1 - problem.seqlen_q
+        scheduler, (upwards,) = kernel._order(shape, problem.multiprocessors, is_cut)
         divisors = scheduler.make_divisors() if config.ctas > 1 else ()
         scheduler = schedulers.LongestFirst(
             scheduler.row_blocks,

@@ -8,7 +8,7 @@ is built, its barriers and products, and who does what; its module's docstring d
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
-from cutlass import Float32, Int32, Int64, select_
+from cutlass import Boolean, Float32, Int32, Int64, max, min, select_
 from cutlass.cute.nvgpu import cpasync
 from cutlass.memory import SmemAllocator
 
@@ -25,6 +25,7 @@ from jax_fa4.variants.variant import BackwardVariant
 
 ROWS_PADDED_TO = 128  # rows of lse_log2, delta and dq_accum a (batch, head)
 _DQ_BYTES = 4
+_HEADS_OF_LONG_TILES = 8  # in a group, at least
 _ROWS = ("lse_log2", "delta", "dq_accum", "semaphores")
 
 
@@ -81,7 +82,8 @@ class HopperBackward:
     def launch(self, loaded, rows, stored, shape: Shape, visible, bounds, sm_count, stream):
         """Launch; `visible` are the band and the scale, `bounds` what a bounded kernel has."""
         config, (band, softmax_scale) = self.config, visible
-        scheduler, upwards = self._order(shape, sm_count)
+        is_cut = (band.upper < shape.seqlen_k - 1) | (band.lower > 1 - shape.seqlen_q)
+        scheduler, upwards = self._order(shape, sm_count, is_cut)
         self.kernel(
             self.make_tiled_mmas(config, self.dtype),
             self._atoms(shape, loaded, stored),
@@ -142,23 +144,30 @@ class HopperBackward:
         """Where dK leaves from, and the tile of one store."""
         return "sK", (KEYS_PER_WARPGROUP, self.config.head_dim)
 
-    def _order(self, shape: Shape, sm_count: Int32) -> tuple[LongestFirst, tuple[Int32, ...]]:
+    def _order(
+        self, shape: Shape, sm_count: Int32, is_cut: Boolean
+    ) -> tuple[LongestFirst, tuple[Int32, ...]]:
         """How tiles are handed out, and what `turns.order` says of it where CTAs take turns."""
-        scheduler = self._scheduler(shape, sm_count)
+        scheduler = self._scheduler(shape, sm_count, is_cut)
         if not self.config.ordered:
             return scheduler, ()
         scheduler, upwards = turns.order(scheduler, shape, sm_count, self.config.ctas)
         return scheduler, (upwards,)
 
-    def _scheduler(self, shape: Shape, sm_count: Int32) -> LongestFirst:
-        """Blocks of keys, in groups of KV heads whose queries and dQ stay in L2 together."""
+    def _scheduler(self, shape: Shape, sm_count: Int32, is_cut: Boolean) -> LongestFirst:
+        """Blocks of keys, in groups of KV heads whose queries and dQ stay in L2 together.
+
+        Groups are larger where heads share keys and a mask cuts tiles: tiles are long then, and
+        those of a small last group, the longest among them, would begin when others end.
+        """
         config = self.config
         bytes_per_row = (shape.head_dim + shape.head_dim_v) * (self.dtype.width // 8)
         bytes_per_row += config.head_dim * _DQ_BYTES
         bytes_per_head = Int64(shape.seqlen_q) * shape.ratio * bytes_per_row
-        heads_per_group = LongestFirst.heads_that_fit_l2(
-            shape.heads_kv * shape.batch, 1, bytes_per_head
-        )
+        heads = shape.heads_kv * shape.batch
+        heads_per_group = LongestFirst.heads_that_fit_l2(heads, 1, bytes_per_head)
+        at_least = select_((shape.ratio > 1) & is_cut, min(heads, _HEADS_OF_LONG_TILES), Int32(1))
+        heads_per_group = max(heads_per_group, at_least)
         blocks = cute.ceil_div(shape.seqlen_k, config.tile_n * config.ctas)
         return LongestFirst(blocks, shape.heads_kv, shape.batch, heads_per_group)
 

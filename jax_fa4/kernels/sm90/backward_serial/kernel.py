@@ -25,7 +25,7 @@ and again and stays in L2, and additions have one order: dq has the same bits in
 from __future__ import annotations
 
 import cutlass.cute as cute
-from cutlass import Int32
+from cutlass import Boolean, Int32
 
 from jax_fa4.kernels.sm90.backward import memory, products
 from jax_fa4.kernels.sm90.backward.base import HopperBackward
@@ -48,7 +48,7 @@ class BackwardSerialSm90(HopperBackward):
     make_tiled_mmas = staticmethod(products.make_tiled_mmas)
     mbarrier_table = staticmethod(mbarrier_table)
 
-    def _scheduler(self, shape: Shape, sm_count: Int32) -> LongestFirst:
+    def _scheduler(self, shape: Shape, sm_count: Int32, is_cut: Boolean) -> LongestFirst:
         """As few CTAs as need no more rounds than one for every multiprocessor would."""
         heads = shape.heads_kv * shape.batch
         ctas = cute.ceil_div(heads, cute.ceil_div(heads, sm_count))
