@@ -45,7 +45,7 @@ BACKWARD_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
 }
 DETERMINISTIC_FORMS: dict[tuple[Arch, Form], tuple[tuple[int, int], ...]] = {
     (Arch.SM90, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
-    (Arch.SM90, Form.PAIR): ((192, 128), (256, 256)),
+    (Arch.SM90, Form.PAIR): ((128, 128), (192, 128), (256, 256)),
     (Arch.SM100, Form.USUAL): ((64, 64), (96, 96), (128, 128)),
     (Arch.SM100, Form.PAIR): ((128, 128),),
 }

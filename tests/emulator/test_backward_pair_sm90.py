@@ -1,5 +1,6 @@
 """Gradients by Hopper's pairs of CTAs, emulated, also where a call would take the usual form."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -58,11 +59,12 @@ def pairs(monkeypatch):
     jax.clear_caches()
 
 
-def checked(case, dtype):
+def checked(case, dtype, deterministic=False):
     x = inputs.make(case, dtype)
-    words = jax_fa4.explain(*x[:3], implementation="emulator")
-    assert "_pair" in words, words
-    found = expected.results(emulated(case), x, gradients=True)
+    words = jax_fa4.explain(*x[:3], deterministic=deterministic, implementation="emulator")
+    assert "_pair" + "_deterministic" * deterministic in words, words
+    call = functools.partial(emulated(case), deterministic=deterministic)
+    found = expected.results(call, x, gradients=True)
     tolerances.check(found, *expected.both(x, case, gradients=True))
     return found
 
@@ -84,4 +86,20 @@ def test_any_order_of_events(name, level, pairs):
             found = checked(case, jnp.bfloat16)
         first = first or found
         for gradient in ("dk", "dv"):
+            np.testing.assert_array_equal(found[gradient], first[gradient])
+
+
+@pytest.mark.parametrize("name", ["one-cta", "odd", "band", "grouped-pairs", "rows-without-keys"])
+@pytest.mark.parametrize("level", ["ptx", "hardware"])
+def test_turns_fix_the_bits_of_dq_too(name, level, pairs):
+    """In every order of events, and whatever the number of multiprocessors."""
+    case = replace((CASES | FURTHER)[name], head_dim=128, head_dim_v=128, batch=1)
+    first = None
+    for seed, completion in enumerate(("earliest", "latest", "random", "random")):
+        with jax_fa4.emulator.options(
+            seed=seed, completion=completion, level=level, sm_count=(132, 3, 132, 7)[seed]
+        ):
+            found = checked(case, jnp.bfloat16, deterministic=True)
+        first = first or found
+        for gradient in ("dq", "dk", "dv"):
             np.testing.assert_array_equal(found[gradient], first[gradient])

@@ -46,8 +46,10 @@ def problems(count, seed=0):
             continue
         count -= 1
         lower, upper = band(choose, seqlen_q, seqlen_k)
+        dims = choose.choice(DIMS)
         yield Problem(
-            head_dims=choose.choice(DIMS),
+            head_dims=dims,
+            pair=dims == (128, 128) and choose.random() < 0.5,
             batch=batch,
             heads_kv=heads_kv,
             ratio=ratio,
@@ -97,11 +99,14 @@ def test_no_launch_stands_and_every_sum_has_one_order(part):
         check(problem, number)
 
 
-@pytest.mark.parametrize("dims", [(128, 128), (256, 256)])
-def test_the_order_is_the_same_on_every_device(dims):
+@pytest.mark.parametrize(
+    ("dims", "pair"), [((128, 128), False), ((128, 128), True), ((256, 256), True)]
+)
+def test_the_order_is_the_same_on_every_device(dims, pair):
     for ratio, upper in itertools.product((1, 4), (FAR, 0)):
         call = Problem(
             head_dims=dims,
+            pair=pair,
             batch=1,
             heads_kv=5,
             ratio=ratio,
@@ -123,3 +128,20 @@ def test_both_orders_are_met():
     few |= dict(lower=-FAR, upper=FAR, multiprocessors=132)
     assert check(Problem(heads_kv=2, **few))[0, 0] == [2, 1, 0]
     assert check(Problem(heads_kv=50, **few))[0, 0] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("heads", [2, 50])
+def test_narrow_pairs_ascend(heads):
+    call = Problem(
+        head_dims=(128, 128),
+        pair=True,
+        batch=1,
+        heads_kv=heads,
+        ratio=1,
+        seqlen_q=64,
+        seqlen_k=700,
+        lower=-FAR,
+        upper=FAR,
+        multiprocessors=132,
+    )
+    assert check(call)[0, 0] == [0, 1, 2]

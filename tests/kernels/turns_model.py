@@ -22,6 +22,7 @@ import cutlass
 
 from jax_fa4.kernels.sm90.backward import base, config, turns, walk
 from jax_fa4.kernels.sm90.backward_pair import config as pair_config
+from jax_fa4.kernels.sm90.backward_pair_narrow import config as narrow_config
 from jax_fa4.kernels.toolkit import query_range as query_ranges
 from jax_fa4.kernels.toolkit import schedulers
 from jax_fa4.kernels.toolkit.block_range import Band
@@ -46,6 +47,7 @@ class Problem:
     lower: int
     upper: int
     multiprocessors: int  # that the launch is told of
+    pair: bool = False  # of CTAs, where head dims leave the choice
     l2_bytes: int = schedulers._L2_BUDGET_BYTES  # less makes groups of heads
 
     @property
@@ -58,6 +60,8 @@ class Problem:
         form, of = Form.USUAL, config.config_of
         if self.head_dims in pair_config.PAIR_CONFIGS:
             form, of = Form.PAIR, pair_config.config_of
+        elif self.pair:
+            form, of = Form.PAIR, narrow_config.config_of
         variant = BackwardVariant(
             arch=Arch.SM90,
             dtype=DType.BF16,

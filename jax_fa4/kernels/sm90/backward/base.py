@@ -151,7 +151,7 @@ class HopperBackward:
         scheduler = self._scheduler(shape, sm_count, is_cut)
         if not self.config.ordered:
             return scheduler, ()
-        scheduler, upwards = turns.order(scheduler, shape, sm_count, self.config.ctas)
+        scheduler, upwards = turns.order(scheduler, shape, sm_count, self.config)
         return scheduler, (upwards,)
 
     def _scheduler(self, shape: Shape, sm_count: Int32, is_cut: Boolean) -> LongestFirst:

@@ -69,6 +69,22 @@ class BackwardConfig:
         return self.turn_warps > 0
 
     @property
+    def blocks_of_a_head(self) -> int:
+        """Of keys, at most, whose CTAs start together where they take turns by ascending keys."""
+        return 8
+
+    @property
+    def ascends(self) -> bool:
+        """Whether turns are by ascending keys always."""
+        return False
+
+    @property
+    def counts_consumers(self) -> bool:
+        """Whether consumers ask if they are, though all that are left may be."""
+        # NOTES: at head dim 64 without need: what ptxas makes of it is faster, at 128 slower.
+        return self.ordered or self.head_dim <= 64
+
+    @property
     def few_registers(self) -> bool:
         """Whether panels of dQ are as few_registers.py says."""
         return self.query_registers <= 40

@@ -7,6 +7,7 @@ eight times at head dim 128; so it is read six times.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cutlass
 import cutlass.cute as cute
@@ -27,15 +28,14 @@ class Panel:
     """Panels of one width: their product, K as its operand, and registers."""
 
     tiled_mma: cute.TiledMma
-    tQrK: cute.Tensor  # (MMA, panel, depth, consumers)
+    keys: Any  # as `multiply` takes it: tensors (MMA, panel, depth, consumers)
     acc_dQ: cute.Tensor
 
 
-def make_panels(context, tQrK, acc_dQ) -> tuple[Panel, Panel]:
-    """The wide ones, and those that the operand and registers of 16 columns are for."""
+def make_product(dtype) -> cute.TiledMma:
+    """Of a wide panel."""
     major, shared = warpgroup.OperandMajorMode.MN, warpgroup.OperandSource.SMEM
-    dtype = context.dtype
-    tiled_mma = hopper.make_trivial_tiled_mma(
+    return hopper.make_trivial_tiled_mma(
         dtype,
         dtype,
         major,
@@ -45,28 +45,45 @@ def make_panels(context, tQrK, acc_dQ) -> tuple[Panel, Panel]:
         tiler_mn=(DQ_ROWS, _WIDE),
         a_source=shared,
     )
+
+
+def make_operand(tiled_mma: cute.TiledMma, tensor: cute.Tensor) -> cute.Tensor:
+    """K, or a part of it, as the operand of wide panels."""
     thread = tiled_mma.get_slice(0)
-    keys = products.transposed(context.shared.sK).layout
+    keys = products.transposed(tensor).layout
     (column, atom), rows, consumers = keys.stride[0], keys[1], keys[2]
     atoms = keys.shape[0][1]
     layout = cute.make_layout(
         ((_WIDE, (2, atoms)), rows.shape, consumers.shape),
         stride=((column, (_WIDE * column, atom)), rows.stride, consumers.stride),
     )
-    wide = cute.make_tensor(context.shared.sK.iterator, layout)
+    wide = cute.make_tensor(tensor.iterator, layout)
+    return thread.make_fragment_B(thread.partition_B(wide))
+
+
+def make_panels(context, tQrK, acc_dQ) -> tuple[Panel, Panel]:
+    """The wide ones, and those that the operand and registers of 16 columns are for."""
+    tiled_mma = make_product(context.dtype)
+    keys = make_operand(tiled_mma, context.shared.sK)
     return (
-        Panel(
-            tiled_mma,
-            thread.make_fragment_B(thread.partition_B(wide)),
-            products.accumulator(tiled_mma, _WIDE),
-        ),
+        Panel(tiled_mma, keys, products.accumulator(tiled_mma, _WIDE)),
         Panel(context.tiled_mma_q, tQrK, acc_dQ),
+    )
+
+
+def make_panels_of_pair(context, operands, acc_dQ) -> tuple[Panel, Panel]:
+    """The same for half of the columns, with this CTA's keys and the other's."""
+    tiled_mma, shared = make_product(context.dtype), context.shared
+    keys = make_operand(tiled_mma, shared.sK), make_operand(tiled_mma, shared.sOtherK)
+    return (
+        Panel(tiled_mma, keys, products.accumulator(tiled_mma, _WIDE)),
+        Panel(context.tiled_mma_q, operands, acc_dQ),
     )
 
 
 @cute.jit
 def _add(context, panel, multiply, number, start) -> None:
-    multiply(panel.tiled_mma, panel.tQrK, panel.acc_dQ, number)
+    multiply(panel.tiled_mma, panel.keys, panel.acc_dQ, number)
     copies.add_at(context, panel.acc_dQ, start)
 
 
@@ -76,7 +93,10 @@ def add_block(context, panels, multiply, head, block, thread_index) -> None:
     config, (wide, rest) = context.config, panels
     row = (Int64(context.position.batch) * context.heads_q + head) * context.rows_padded
     start = (row + block * config.tile_m) * config.head_dim + thread_index * 4
-    for atom in cutlass.range(config.head_dim // _ATOM, unroll=1):
+    columns = config.head_dim // config.ctas
+    if cutlass.const_expr(config.ctas > 1):
+        start = start + context.position.rank * (columns // 8 * _GROUP)
+    for atom in cutlass.range(columns // _ATOM, unroll=1):
         group = atom * (_ATOM // 8)
         for i in cutlass.range(2, unroll=1):
             place = start + (group + i * (_WIDE // 8)) * _GROUP

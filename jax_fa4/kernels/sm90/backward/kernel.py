@@ -43,30 +43,34 @@ class BackwardSm90(HopperBackward):
     config_of = staticmethod(config_of)
     make_tiled_mmas = staticmethod(products.make_tiled_mmas)
     mbarrier_table = staticmethod(mbarrier_table)
+    run_queries = staticmethod(queries_role.run)
+    run_consumer = staticmethod(consumer.run)
+    run_loads = staticmethod(load.run)
 
     @cute.jit
     def roles(self, context, warp):
         """Who does what."""
         config = self.config
+        # Plain functions, since the DSL takes a method's call in a branch for a change of `self`.
+        run_queries, run_consumer, run_loads = self.run_queries, self.run_consumer, self.run_loads
         # ---- queries: dQ, and maybe loads
         if warp < 4:
             cute.arch.setmaxregister_decrease(config.query_registers)
-            queries_role.run(context, warp)
+            run_queries(context, warp)
 
         # ---- consumers: dK and dV, 64 keys a warpgroup, and maybe loads
         is_consumer = warp >= 4
-        # NOTES: at head dim 64 without need: what ptxas makes of it is faster, at 128 slower.
-        if cutlass.const_expr(config.ordered or config.head_dim <= 64):
+        if cutlass.const_expr(config.counts_consumers):
             is_consumer = is_consumer & (warp < 4 + 4 * config.consumers)
         if is_consumer:
             cute.arch.setmaxregister_increase(config.consumer_registers)
-            consumer.run(context, warp // 4 - 1)
+            run_consumer(context, warp // 4 - 1)
 
         # ---- turns: the order of dQ's additions; the first warp loads
         if cutlass.const_expr(config.ordered):  # noqa: SIM102
             if warp >= 4 + 4 * config.consumers:
                 cute.arch.setmaxregister_decrease(config.turn_registers)
                 if warp == 4 + 4 * config.consumers:
-                    load.run(context)
+                    run_loads(context)
                 else:
                     turns.run(context, warp - 5 - 4 * config.consumers)

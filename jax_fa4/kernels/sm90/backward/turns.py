@@ -8,8 +8,8 @@ two orders, which differ under a causal mask:
   been; the longest come last.
 - By ascending keys, the longest first, blocks downwards. All CTAs start at the last block, so that
   each starts late by as many steps as CTAs of its head started together with it and before it.
-  Right where these are few, or steps many as heads share keys: then all heads of a block come
-  before the next, as a CTA would catch up with a longer one from head to head.
+  Right where these are few, as in pairs of CTAs, or steps many as heads share keys: then all heads
+  of a block come before the next, as a CTA would catch up with a longer one from head to head.
 
 A block of queries has a semaphore that counts the CTAs whose additions are over. The warps here
 wait for it and count, since each of the two takes as long as a trip to memory; they have the steps
@@ -40,7 +40,6 @@ from jax_fa4.kernels.toolkit.query_range import last_visitor
 from jax_fa4.kernels.toolkit.schedulers import LongestFirst
 
 _WARPS = 4  # of the queries' warpgroup
-_BLOCKS_OF_A_HEAD = 8  # that start together by ascending keys, at most
 _FEW_BLOCKS = 3  # by ascending keys if fewer
 _MULTIPROCESSORS = 132  # of an H100, by which orders are chosen: sums have one on every GPU
 
@@ -54,17 +53,18 @@ def mbarrier_table(config) -> dict[str, MbarrierSpec]:
 
 
 def order(
-    scheduler: LongestFirst, shape: Shape, sm_count: Int32, ctas: int
+    scheduler: LongestFirst, shape: Shape, sm_count: Int32, config
 ) -> tuple[LongestFirst, Int32]:
     """How tiles are handed out, and 1 if by descending keys, else 0; see above.
 
-    A tile is a cluster's of `ctas`. NOTES: more heads a group than stay in L2 are right by
-    ascending keys, where CTAs of one head read a block of queries soon after one another; by
-    descending keys they cost up to half of the speed.
+    A tile is a cluster's. NOTES: more heads a group than stay in L2 are right by ascending keys,
+    where CTAs of one head read a block of queries soon after one another; by descending keys they
+    cost up to half of the speed.
     """
-    heads = scheduler.heads_per_group
-    upwards = (shape.ratio == 1) & (heads * _FEW_BLOCKS < _MULTIPROCESSORS // ctas)
-    beside = min(max(heads, sm_count // ctas // _BLOCKS_OF_A_HEAD), shape.heads_kv * shape.batch)
+    heads, clusters = scheduler.heads_per_group, sm_count // config.ctas
+    few = heads * _FEW_BLOCKS < _MULTIPROCESSORS // config.ctas
+    upwards = (shape.ratio == 1) & few & (not config.ascends)
+    beside = min(max(heads, clusters // config.blocks_of_a_head), shape.heads_kv * shape.batch)
     heads = select_(upwards, heads, beside)
     scheduler = LongestFirst(scheduler.row_blocks, shape.heads_kv, shape.batch, heads)
     return scheduler, select_(upwards, Int32(1), Int32(0))

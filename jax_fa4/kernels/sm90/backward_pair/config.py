@@ -60,6 +60,16 @@ class PairConfig:
         return self.turn_warps > 0
 
     @property
+    def blocks_of_a_head(self) -> int:
+        """Of keys, at most, whose CTAs start together where they take turns by ascending keys."""
+        return 8
+
+    @property
+    def ascends(self) -> bool:
+        """Whether turns are by ascending keys always."""
+        return False
+
+    @property
     def ctas(self) -> int:
         """Of a cluster."""
         return PAIR

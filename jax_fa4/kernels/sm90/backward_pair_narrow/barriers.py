@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jax_fa4.kernels.sm90.backward import turns
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import PAIR, NarrowConfig
 from jax_fa4.kernels.toolkit.mbarriers import MbarrierSpec
 
@@ -22,4 +23,5 @@ def mbarrier_table(config: NarrowConfig) -> dict[str, MbarrierSpec]:
         "do_freed": MbarrierSpec(config.do_stages, warps),
         "ds_full": MbarrierSpec(config.ds_stages, warps),
         "ds_empty": MbarrierSpec(config.ds_stages, PAIR * 4),
+        **turns.mbarrier_table(config),
     }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jax_fa4.kernels.sm90.backward.config import TURN_WARPS
 from jax_fa4.variants.variant import BackwardVariant
 
 PAIR = 2  # CTAs of a cluster
 KEYS_PER_WARPGROUP = 64
 TILE_M = 64  # queries of a step
 Q_RANK, DO_RANK = 0, 1  # which CTA of the pair loads Q, and which dO, for both
-_LAUNCH_REGISTERS = 168  # a thread, of 65536 for 384 threads, in eights
+_REGISTERS = 65536  # of an SM
 _SMEM_BYTES = 232448  # what one CTA may have on sm_90: 227 KiB
 _BARRIER_BYTES = 1024
 _ELEMENT_BYTES = 2
@@ -26,6 +27,9 @@ class NarrowConfig:
     panels of `dq_columns`, one after the other.
 
     Registers bind at head dim 128: dK and dV take 128 a thread, S and dP 64, their operands 32.
+
+    Where additions to dQ have an order, a fourth warpgroup has `turn_warps` that see to it, and the
+    warp that loads.
     """
 
     head_dim: int
@@ -36,21 +40,48 @@ class NarrowConfig:
     query_registers: int
     consumer_registers: int
     consumers: int = 2
-    ordered: bool = False  # additions to dQ
+    turn_warps: int = 0
+    turn_registers: int = 0
 
     def __post_init__(self) -> None:
         if self.smem_bytes > _SMEM_BYTES:
             raise ValueError(f"{self} needs {self.smem_bytes} bytes of shared memory")
         if self.half % self.dq_columns != 0:
             raise ValueError(f"{self} does not cut half of dQ into whole panels")
-        registers = 128 * (self.query_registers + self.consumers * self.consumer_registers)
-        if registers > self.threads * _LAUNCH_REGISTERS:
+        registers = self.query_registers + self.consumers * self.consumer_registers
+        registers = 128 * (registers + self.turn_registers)
+        if registers > _REGISTERS // self.threads // 8 * 8 * self.threads:
             raise ValueError(f"{self} needs {registers} registers, more than the launch has")
 
     @property
     def ctas(self) -> int:
         """Of a cluster."""
         return PAIR
+
+    @property
+    def ordered(self) -> bool:
+        """Whether additions to dQ have an order."""
+        return self.turn_warps > 0
+
+    @property
+    def blocks_of_a_head(self) -> int:
+        """Of keys, at most, whose CTAs start together where they take turns by ascending keys."""
+        return 4
+
+    @property
+    def ascends(self) -> bool:
+        """Whether turns are by ascending keys always."""
+        return True
+
+    @property
+    def counts_consumers(self) -> bool:
+        """Whether consumers ask if they are, as others are left."""
+        return self.ordered
+
+    @property
+    def few_registers(self) -> bool:
+        """Whether panels of dQ are as sm90/backward/few_registers.py says."""
+        return self.query_registers <= 40
 
     @property
     def head_dim_v(self) -> int:
@@ -87,12 +118,12 @@ class NarrowConfig:
 
     @property
     def key_threads(self) -> int:
-        """Of the warpgroups that read K: all."""
-        return self.threads
+        """Of the warpgroups that read K."""
+        return 128 * (1 + self.consumers)
 
     @property
     def threads(self) -> int:
-        return 128 * (1 + self.consumers)
+        return self.key_threads + (128 if self.ordered else 0)
 
     @property
     def reads_rows_ahead(self) -> bool:
@@ -128,7 +159,19 @@ NARROW_CONFIGS: dict[int, NarrowConfig] = {
     ),
 }
 
+_ORDERED: dict[int, dict[str, int]] = {
+    128: {
+        "dq_columns": 16,
+        "query_registers": 40,
+        "consumer_registers": 224,
+        "turn_registers": 24,
+    },
+}
+
 
 def config_of(variant: BackwardVariant) -> NarrowConfig:
     """How the variant's CTAs are built."""
-    return NARROW_CONFIGS[variant.head_dim]
+    config = NARROW_CONFIGS[variant.head_dim]
+    if not variant.deterministic:
+        return config
+    return replace(config, turn_warps=TURN_WARPS, **_ORDERED[variant.head_dim])

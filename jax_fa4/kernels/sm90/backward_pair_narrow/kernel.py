@@ -15,6 +15,8 @@ the same queries, and load them for each other.
     queries (warps 0-3)
                     dQ = dS K to dq_accum by vector reductions
 
+Where CTAs take turns (sm90/backward/turns.py), a fourth warpgroup has warps for them, and loads.
+
 | barrier | stages    | full                          | empty                                 |
 | kv      | 3         | TMA, 1 arrival + bytes        | never: K, V, other's K, once a CTA    |
 | q       | q_stages  | TMA of Q, bulk of lse_log2    | consumer warps, dK has read Q         |
@@ -28,33 +30,18 @@ the group's query heads. A CTA whose keys are all past the end takes part: they 
 
 from __future__ import annotations
 
-import cutlass.cute as cute
-
-from jax_fa4.kernels.sm90.backward import products
-from jax_fa4.kernels.sm90.backward.base import HopperBackward
-from jax_fa4.kernels.sm90.backward_pair_narrow import consumer
+from jax_fa4.kernels.sm90.backward.kernel import BackwardSm90
+from jax_fa4.kernels.sm90.backward_pair_narrow import consumer, load
 from jax_fa4.kernels.sm90.backward_pair_narrow import queries as queries_role
 from jax_fa4.kernels.sm90.backward_pair_narrow.barriers import mbarrier_table
 from jax_fa4.kernels.sm90.backward_pair_narrow.config import config_of
 
 
-class BackwardPairNarrowSm90(HopperBackward):
+class BackwardPairNarrowSm90(BackwardSm90):
     """One compiled backward kernel for Hopper; see the module's docstring."""
 
     config_of = staticmethod(config_of)
-    make_tiled_mmas = staticmethod(products.make_tiled_mmas)
     mbarrier_table = staticmethod(mbarrier_table)
-
-    @cute.jit
-    def roles(self, context, warp):
-        """Who does what."""
-        config = self.config
-        # ---- queries: dQ, and warp 0 loads
-        if warp < 4:
-            cute.arch.setmaxregister_decrease(config.query_registers)
-            queries_role.run(context, warp)
-
-        # ---- consumers: dK and dV, 64 keys a warpgroup
-        if warp >= 4:
-            cute.arch.setmaxregister_increase(config.consumer_registers)
-            consumer.run(context, warp // 4 - 1)
+    run_queries = staticmethod(queries_role.run)
+    run_consumer = staticmethod(consumer.run)
+    run_loads = staticmethod(load.run)

@@ -115,3 +115,12 @@ def go_on(context, loader, number) -> None:
     q, do = loader
     _next(context, do, number + context.config.do_stages)
     _next(context, q, number + context.config.q_stages)
+
+
+@cute.jit
+def run(context) -> None:
+    """Load all, as a warp that has nothing else to do."""
+    loader = make_loader(context)
+    start(context, loader)
+    for i in cutlass.range(walk.steps(context), unroll=1):
+        go_on(context, loader, i)
