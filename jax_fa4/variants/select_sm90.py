@@ -6,6 +6,8 @@ for each other, both walk the queries that either sees, and one idles behind an 
 The serial form adds nothing to global memory beyond L2 and needs neither zeros nor a kernel after
 it: as long as the queries and sums of a head for every multiprocessor stay in L2. It has a CTA for
 each KV head, and wants many.
+
+Forms whose CTAs take turns lose a share of their speed, the pair less than the usual one.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ from jax_fa4.variants.variant import BackwardVariant, Form
 _KEYS = 128  # of a CTA
 _MULTIPROCESSORS = 132  # of an H100; another count moves few calls
 
-# (head dim, whether a mask cuts something) -> speed of the pair over that of the usual form, main
-# kernel alone, by the steps of 64 queries that a block of keys may walk. Measured on an H100 (bf16,
-# 16384 tokens, 2048 hidden, lengths 512, 2048, 8192; benchmarks/NOTES.md).
+# (head dim, whether a mask cuts something) -> speed of the pair over that of the usual form, by the
+# steps of 64 queries that a block of keys may walk. Measured on an H100 (bf16, 16384 tokens, 2048
+# hidden, lengths 512, 2048, 8192; benchmarks/NOTES.md): at 64 the main kernel alone, at 128 all
+# kernels of the backward together.
 PAIR_SPEED: dict[tuple[int, bool], dict[int, float]] = {
     (64, False): {8: 1.13, 32: 0.86, 128: 0.84},
     (64, True): {8: 0.93, 32: 0.82, 128: 0.80},
-    (128, False): {8: 1.22, 32: 0.96, 128: 0.97},
-    (128, True): {8: 1.01, 32: 0.89, 128: 0.94},
+    (128, False): {8: 1.19, 32: 0.98, 128: 0.96},
+    (128, True): {8: 1.00, 32: 0.94, 128: 0.93},
 }
 
 # Likewise the speed of the serial form over the better of the other two, of all kernels of the
@@ -34,8 +37,15 @@ PAIR_SPEED: dict[tuple[int, bool], dict[int, float]] = {
 SERIAL_SPEED: dict[tuple[int, bool], dict[int, float]] = {
     (64, False): {128: 1.72, 256: 1.50, 512: 1.33, 768: 1.07, 1024: 1.02, 2048: 0.67},
     (64, True): {128: 1.72, 256: 1.64, 512: 1.47, 768: 1.20, 1024: 1.16, 2048: 0.80},
-    (128, False): {128: 1.73, 256: 1.27, 512: 0.98, 768: 0.78, 1024: 0.70},
-    (128, True): {128: 1.73, 256: 1.55, 512: 1.21, 768: 0.93, 1024: 0.82},
+    (128, False): {128: 1.73, 256: 1.27, 512: 1.02, 768: 0.78, 1024: 0.70},
+    (128, True): {128: 1.73, 256: 1.55, 512: 1.27, 768: 0.93, 1024: 0.82},
+}
+
+# Speed of a form whose CTAs take turns over that of the same one without, likewise, from 2048 on.
+TURNS_SPEED: dict[tuple[int, Form], float] = {
+    (64, Form.USUAL): 0.92,
+    (128, Form.USUAL): 0.85,
+    (128, Form.PAIR): 0.95,
 }
 
 
@@ -73,12 +83,15 @@ def serial_speed(head_dim: int, call: Call) -> float:
 
 def fastest(forms: Sequence[BackwardVariant], call: Call) -> BackwardVariant:
     """The one of `forms`, in any order, that gains something over the usual one, else that."""
-    head_dim, of = forms[0].head_dim, {v.form: v for v in forms}
-    over_usual = pair_speed(head_dim, call)
-    # Where there is no pair, the usual form is the better other one.
-    gain = serial_speed(head_dim, call) * (1.0 if Form.PAIR in of else max(1.0, over_usual))
-    if Form.SERIAL in of and gain > 1:
-        return of[Form.SERIAL]
-    if Form.PAIR in of and over_usual > 1:
-        return of[Form.PAIR]
-    return of.get(Form.USUAL, forms[0])
+    over_usual = pair_speed(forms[0].head_dim, call)
+    speeds = {Form.USUAL: 1.0, Form.PAIR: over_usual}
+    if any(variant.form is Form.SERIAL for variant in forms):
+        serial = serial_speed(forms[0].head_dim, call)
+        speeds[Form.SERIAL] = serial * max(1.0, over_usual)
+
+    def speed(variant: BackwardVariant) -> tuple[float, bool]:
+        kept = TURNS_SPEED.get((variant.head_dim, variant.form), 1.0)
+        over = speeds[variant.form] * (kept if variant.deterministic else 1.0)
+        return over, variant.form is Form.USUAL
+
+    return max(forms, key=speed)
