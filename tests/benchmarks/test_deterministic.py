@@ -29,7 +29,9 @@ def test_groups_share_keys():
 def test_rows_name_both_kernels(hopper):
     one = Backward(CELL, 4)
     line = deterministic.row(one, [500.0, 430.0], True)
-    assert line == "| 128 | 4 | causal | 2048 | 500 | d128 | 430 | d128_deterministic | 0.86 |\n"
+    assert (
+        line == "| 128 | 4 | causal | 2048 | 500 | d128 | 430 | d128_pair_deterministic | 0.86 |\n"
+    )
     assert "| BITS DIFFER |" in deterministic.row(one, [500.0, 430.0], False)
     assert deterministic.row(one, [500.0], True).endswith(
         "| 500 | d128 | - | none: portable | - |\n"
