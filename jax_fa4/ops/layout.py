@@ -71,8 +71,11 @@ class Layout:
     def missing(self, dims: str) -> Axes:
         """Mesh axes of other letters: devices along them hold copies of the array, or addends."""
         own = {axis for letter in dims for axis in self.axes.get(letter, ())}
-        every = dict.fromkeys(axis for taken in self.axes.values() for axis in taken)
-        return tuple(axis for axis in every if axis not in own)
+        return tuple(sorted(self.used() - own))
+
+    def used(self) -> set[str]:
+        """Mesh axes that are some letter's."""
+        return {axis for taken in self.axes.values() for axis in taken}
 
     def count(self, letter: str) -> int:
         """Parts that the letter is cut into."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def varying_axes(x: Any) -> frozenset[Any]:
@@ -35,11 +35,14 @@ shape_dtype: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
 def result_type(shape: tuple[int, ...], dtype: Any, like: jax.Array) -> jax.ShapeDtypeStruct:
     """The type of a custom call's result that varies as `like` does."""
     axes = varying_axes(like)
-    if not axes:
-        return shape_dtype(shape, dtype)
     aval = jax.typeof(like)
+    mesh = aval.sharding.mesh
+    if not axes and (mesh.empty or AxisType.Explicit not in mesh.axis_types):
+        return shape_dtype(shape, dtype)
     replicated: Callable[..., PartitionSpec] = PartitionSpec
-    sharding = NamedSharding(aval.sharding.mesh, replicated())
+    sharding = NamedSharding(mesh, replicated())
+    if not axes:
+        return shape_dtype(shape, dtype, sharding=sharding)
     if getattr(aval, "manual_axis_type", None) is not None:
         extra: dict[str, Any] = {"manual_axis_type": jax.sharding.ManualAxisType(varying=axes)}
     else:

@@ -1,6 +1,6 @@
 """One call on arrays that may be spread over several devices, in every way that JAX has.
 
-    explicit_map(fold_vmap(platform_dependent(cuda=partitioned(kernel), default=portable)))
+    fold_vmap(explicit_map(platform_dependent(cuda=partitioned(kernel), default=portable)))
 
 - Under jit the compiler knows shardings and the traced program does not: `partitioned` gives the
   compiler a rule for the kernel's custom call. Portable code it shards by itself.
@@ -52,21 +52,38 @@ def run(
 ) -> Arrays:
     """The function's results, of the letters `results` (see `layout`)."""
 
-    def compute(band: Band, *operands: jax.Array) -> Arrays:
-        def levels(dims: Sequence[str], results: Sequence[str], *operands: jax.Array) -> Arrays:
+    def mapped(dims: Sequence[str], results: Sequence[str], *operands: jax.Array) -> Arrays:
+        def compute(band: Band, *operands: jax.Array) -> Arrays:
             return _on_platform(function, band, operands, dims, results)
 
-        if function.kernel is None and not all("b" in own for own in dims):
+        return _typed(compute, band, operands, dims, results)
+
+    if function.kernel is None and not all("b" in own for own in dims):
+
+        def compute(band: Band, *operands: jax.Array) -> Arrays:
             found: Arrays = mapped_alike(*function.portable(band, *operands))
             return found
-        return fold_vmap(levels, dims, results)(*operands)
 
+        return _typed(compute, band, operands, dims, results)
+    return fold_vmap(mapped, dims, results)(*operands)
+
+
+def _typed(
+    compute: Compute,
+    band: Band,
+    operands: Sequence[jax.Array],
+    dims: Sequence[str],
+    results: Sequence[str],
+) -> Arrays:
+    """The results of `compute`, mapped over the explicit axes in the operands' types."""
     mesh = _explicit_mesh(operands)
     if mesh is None:
         return compute(band, *operands)
     layout = _typed_layout(mesh, operands, dims)
     # Zeros for an unused result's cotangent may come without its sharding.
     settled = _reshard(layout, mesh, operands, dims)
+    if not layout.used():
+        return compute(band, *settled)
     return _explicit_map(layout, mesh, compute, band, dims, results)(*settled)
 
 
@@ -92,8 +109,8 @@ def _on_platform(
     if function.kernel is None:
         return portable(band, *operands)
     kernel = folded(function.kernel, dims, results)
-    if automatic := _left_automatic(operands):
-        _warn_of_automatic_axes(automatic)
+    if _has_typed_mesh(operands):
+        _warn_of_automatic_axes(_left(operands))
         kernel = functools.partial(kernel, band)
     else:
         kernel = partitioned(kernel, band, dims, results, function.name)
@@ -105,17 +122,28 @@ def _on_platform(
     return chosen
 
 
-def _left_automatic(operands: Sequence[jax.Array]) -> Axes:
-    """Axes over which a shard_map around the call leaves shardings to the compiler."""
-    for x in operands:
-        mesh = jax.typeof(x).sharding.mesh
-        if _axes(mesh, AxisType.Manual):
-            return tuple(a for a in _axes(mesh, AxisType.Auto) if mesh.shape[a] > 1)
-    return ()
+def _has_typed_mesh(operands: Sequence[jax.Array]) -> bool:
+    """Whether the compiler is no longer told of the whole mesh.
+
+    A shard_map around the call leaves some of its axes out, or an axis is explicit and mapped away
+    by jax.vmap. A partitioned call is for a mesh that is automatic in all axes.
+    """
+    kinds = [set(jax.typeof(x).sharding.mesh.axis_types or ()) for x in operands]
+    return any(AxisType.Explicit in own or {AxisType.Manual} < own for own in kinds)
+
+
+def _left(operands: Sequence[jax.Array]) -> Axes:
+    """Axes of the mesh that the compiler may have spread operands over, unknown to their types."""
+    meshes = [jax.typeof(x).sharding.mesh for x in operands]
+    return tuple(
+        dict.fromkeys(a for m in meshes for a in _axes(m, AxisType.Auto) if m.shape[a] > 1)
+    )
 
 
 @functools.cache
 def _warn_of_automatic_axes(axes: Axes) -> None:
+    if not axes:
+        return
     warnings.warn(
         f"jax_fa4: axes {', '.join(axes)} of the mesh are left to the compiler where others are "
         "mapped or explicit. It cannot spread a kernel over those alone: it gathers the operands "
@@ -168,7 +196,7 @@ def _explicit_map(
         mesh=mesh,
         in_specs=tuple(map(layout.spec, dims)),
         out_specs=tuple(map(layout.spec, results)),
-        axis_names=set(_axes(mesh, AxisType.Explicit)),
+        axis_names=layout.used(),
     )
     return mapped
 
