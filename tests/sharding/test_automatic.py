@@ -51,6 +51,7 @@ def test_results_and_gradients(laid, implementation):
     ("name", "part"), [("batch-and-heads", "[1,40,4,64]"), ("batch", "[4,40,2,64]")]
 )
 @pytest.mark.parametrize("arch", ["sm90", "sm100"])
+@pytest.mark.usefixtures("emulated")
 def test_a_device_computes_its_part_alone(name, part, arch):
     laid = BY_NAME[name]
     x = make(laid)

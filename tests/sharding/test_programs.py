@@ -20,6 +20,7 @@ CACHED = Path(__file__).parent / "cached_call.py"
 
 
 @pytest.mark.parametrize("kind", ["one", "Auto", "Explicit"])
+@pytest.mark.usefixtures("emulated")
 def test_another_process_finds_the_compiled_call(kind, tmp_path):
     """jax #21159. With another scale it is another call, though all else is the same."""
 
@@ -35,14 +36,14 @@ def test_another_process_finds_the_compiled_call(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
-def test_the_program_says_what_is_called(kind):
+def test_the_program_says_what_is_called(kind, emulated):
     """Scale and band stand in it, so that no cache takes one call for another."""
     devices = mesh(kind, (4,), ("x",))
     x = jax.ShapeDtypeStruct((4, 24, 2, 64), jnp.bfloat16, sharding=NamedSharding(devices, P("x")))
 
     def text(**options):
         run = jax.jit(
-            lambda x: jax_fa4.flash_attention(x, x, x, implementation="emulator", **options)
+            lambda x: jax_fa4.flash_attention(x, x, x, implementation=emulated, **options)
         )
         lines = run.lower(x).as_text().splitlines()
         return [line.split("backend_config")[0] if "SPMD" in line else line for line in lines]
