@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import jax
@@ -12,7 +14,9 @@ from jax.typing import ArrayLike
 from jax_fa4.ops import checks
 from jax_fa4.ops.band import UNBOUNDED, Band, Window
 from jax_fa4.ops.core import Plan, checkpoint_names
+from jax_fa4.ops.packing import Packing
 from jax_fa4.ops.selection import Implementation, select
+from jax_fa4.ops.sinks import include
 from jax_fa4.parallel import errors, layouts, ring, schedule
 from jax_fa4.parallel.layouts import Layout
 from jax_fa4.variants.problem import Problem
@@ -29,7 +33,10 @@ def ring_attention(
     softmax_scale: float | None = ...,
     causal: bool = ...,
     window_size: Window = (None, None),
+    softcap: float = ...,
     learnable_sink: ArrayLike | None = ...,
+    query_segment_ids: ArrayLike | None = ...,
+    key_value_segment_ids: ArrayLike | None = ...,
     deterministic: bool = ...,
     return_lse: Literal[False] = ...,
     implementation: Implementation = ...,
@@ -48,7 +55,10 @@ def ring_attention(
     softmax_scale: float | None = ...,
     causal: bool = ...,
     window_size: Window = (None, None),
+    softcap: float = ...,
     learnable_sink: ArrayLike | None = ...,
+    query_segment_ids: ArrayLike | None = ...,
+    key_value_segment_ids: ArrayLike | None = ...,
     deterministic: bool = ...,
     return_lse: Literal[True],
     implementation: Implementation = ...,
@@ -66,11 +76,15 @@ def ring_attention(
     softmax_scale: float | None = None,
     causal: bool = False,
     window_size: Window = (None, None),
+    softcap: float = 0.0,
     learnable_sink: ArrayLike | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
     deterministic: bool = False,
     return_lse: bool = False,
     implementation: Implementation = None,
     checkpoint_name: str | None = None,
+    **unknown: Any,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """softmax(softmax_scale * Q K^T, over attended keys) V of a sequence split over a mesh axis.
 
@@ -93,9 +107,10 @@ def ring_attention(
       causal: attend no later position of the sequence.
       window_size: (left, right), attend keys i - left <= j <= i + right, positions in the
         sequence; None leaves a side open.
-      learnable_sink: float32 (Hq,), a logit for each head that joins each row's softmax and has
-        no value: out is scaled by exp(lse - logaddexp(lse, sink)). Differentiable.
-      deterministic, implementation, checkpoint_name: as `flash_attention`.
+      query_segment_ids, key_value_segment_ids: integers (B, S), may be traced: a query attends
+        keys of its own id alone, wherever they are. One is enough where both are the same.
+      softcap, learnable_sink, deterministic, implementation, checkpoint_name: as
+        `flash_attention`.
       return_lse: return (out, lse) instead.
 
     Returns:
@@ -105,12 +120,15 @@ def ring_attention(
 
     Raises:
       ValueError: arguments that are wrong, or a call outside `jax.shard_map`;
-      NotImplementedError: right, but not supported (q and k of unequal lengths).
-      Both at trace time, with the argument, its value and the way out.
+      NotImplementedError: right, but not supported (q and k of unequal lengths, a bias);
+      TypeError: an option that is not above.
+      All at trace time, with the argument, its value and the way out.
 
     Method: ring attention (Liu et al., arXiv:2310.01889), its causal balance as in
     `layout_positions`, on the kernels of `flash_attention`.
     """
+    for name in unknown:
+        raise errors.unknown_option(name, "ring_attention", options_of(ring_attention))
     q, k, v = map(jnp.asarray, (q, k, v))
     checks.qkv(("q", "k", "v"), q, k, v)
     shards = axis_size(axis_name)
@@ -122,19 +140,26 @@ def ring_attention(
         raise errors.sequence_too_long(length, shards)
     scale = checks.scale("softmax_scale", softmax_scale, q.shape[3])
     window = checks.window("window_size", window_size)
+    cap = checks.softcap("softcap", softcap)
+    if learnable_sink is not None:
+        checks.sinks("learnable_sink", learnable_sink := jnp.asarray(learnable_sink), q.shape[2])
+    ids = segments(query_segment_ids, key_value_segment_ids, q.shape[0], (length, length))
     problem = Problem(
         dtype=str(q.dtype),
         head_dim=q.shape[3],
         head_dim_v=v.shape[3],
         softmax_scale=scale,
         deterministic=bool(deterministic),
+        has_bounds=bool(ids),
+        has_softcap=cap != 0,
     )
     band = Band.make(shards * length, shards * length, causal=bool(causal), window=window)
-    plan = Plan(scale, band, select(problem, implementation), checkpoint_names(checkpoint_name))
+    path = select(problem, implementation)
+    plan = Plan(scale, band, path, checkpoint_names(checkpoint_name), cap)
     table = schedule.make(layout, shards, length, band)
-    out, lse = ring.attention(ring.Ring(axis_name, table, plan), q, k, v)
+    out, lse = ring.attention(ring.Ring(axis_name, table, plan), q, k, v, *ids)
     if learnable_sink is not None:
-        out, lse = _with_sink(out, lse, jnp.asarray(learnable_sink))
+        out, lse = include(out, lse, learnable_sink)
     return (out, lse) if return_lse else out
 
 
@@ -146,14 +171,17 @@ def axis_size(axis_name: Any) -> int:
         raise errors.no_such_axis(axis_name) from None
 
 
-def _with_sink(out: jax.Array, lse: jax.Array, sink: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The softmax with one more logit, from the one without: rows shrink by what it takes."""
-    if sink.shape != (out.shape[2],):
-        raise errors.bad_sink(sink.shape, out.shape[2])
-    logit = sink.astype(lse.dtype)[None, :, None]
-    # Both are -inf for a row without keys and a head without a sink.
-    nothing = jnp.isneginf(logit)
-    finite = jnp.where(nothing, 0.0, logit)
-    share = jnp.where(nothing, 1.0, jax.nn.sigmoid(lse - finite)).transpose(0, 2, 1)[..., None]
-    total = jnp.where(nothing, lse, jnp.logaddexp(lse, finite))
-    return (out * share).astype(out.dtype), total
+def options_of(function: Callable[..., Any]) -> list[str]:
+    """The names of a call's options."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def segments(
+    queries: ArrayLike | None, keys: ArrayLike | None, batch: int, lengths: tuple[int, int]
+) -> tuple[jax.Array, ...]:
+    """Checked ids of queries and keys as int32, the one given for both; none where none is."""
+    packing = Packing(query_segment_ids=queries, key_value_segment_ids=keys)
+    packing.check((batch,), lengths)
+    given = [jnp.asarray(x).astype(jnp.int32) for x in (queries, keys) if x is not None]
+    return (given[0], given[-1]) if given else ()

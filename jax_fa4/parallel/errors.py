@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-Shape = tuple[int, ...]
+# Options of dot_product_attention that need, or change, single scores.
+_SCORES = ("bias", "mask", "score_mod", "mask_mod")
+_DROPOUT = ("dropout_rate", "dropout_rng", "broadcast_dropout")
+_LENGTHS = ("query_seq_lengths", "key_value_seq_lengths")
 
 
 def no_such_axis(axis_name: Any) -> ValueError:
@@ -57,7 +61,15 @@ def bad_spec(spec: Any, why: str) -> ValueError:
     )
 
 
-def bad_sink(shape: Shape, heads: int) -> ValueError:
-    return ValueError(
-        f"learnable_sink has shape {shape}, expected ({heads},): one logit for each query head"
-    )
+def unknown_option(name: str, call: str, known: Iterable[str]) -> Exception:
+    if name in _SCORES + _DROPOUT:
+        return NotImplementedError(
+            f"{call} takes no {name}; call dot_product_attention, which does, on whole sequences "
+            "(batch and heads may be split over devices)"
+        )
+    if name in _LENGTHS:
+        return NotImplementedError(
+            f"{call} takes no {name}; give the rows past the end query_segment_ids and "
+            "key_value_segment_ids that no other row has"
+        )
+    return TypeError(f"{call} has no option {name!r}; the options are {', '.join(sorted(known))}")

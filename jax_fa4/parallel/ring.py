@@ -23,6 +23,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_fa4.ops import core, manual_axes
+from jax_fa4.ops.band import FULL
+from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.parallel import tiles
 from jax_fa4.parallel.schedule import Hop, Schedule
 
@@ -64,52 +66,70 @@ class Ring:
         return lax.switch(table[rank], branches, *operands)
 
 
-def attention(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """out (B, S, Hq, Dv) and lse (B, Hq, S) float32 of this device's rows; differentiable."""
+def attention(
+    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """out (B, S, Hq, Dv) and lse (B, Hq, S) float32 of this device's rows; differentiable.
+
+    `ids`: those of the segments of queries and keys, (B, S) int32 each, or none.
+    """
+    arrays = (q, k, v, *ids)
     here = lax.axis_index(ring.axis_name)
-    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, (q, k, v, here)))
-    out, lse = _attention(ring, *(manual_axes.vary(x, axes) for x in (q, k, v)))
+    axes = frozenset[Any]().union(*map(manual_axes.varying_axes, (*arrays, here)))
+    out, lse = _attention(ring, *(manual_axes.vary(x, axes) for x in arrays))
     return out, lse
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _forward(ring, q, k, v)
+def _attention(ring: Ring, *arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _forward(ring, *arrays)
 
 
 def _attention_fwd(
-    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], Arrays]:
+    ring: Ring, *arrays: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
-    out, lse = map(name, _forward(ring, q, k, v), ring.plan.names)
-    return (out, lse), (q, k, v, out, lse)
+    results = tuple(map(name, _forward(ring, *arrays), ring.plan.names))
+    return results, (arrays, results)
 
 
 def _attention_bwd(
-    ring: Ring, residuals: Arrays, cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    return _backward(ring, *residuals, *cotangents)
+    ring: Ring, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[Any, ...]:
+    (q, k, v, *ids), results = residuals
+    return *_backward(ring, q, k, v, *ids, *results, *cotangents), *(None for _ in ids)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
-def _forward(ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, *ids: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     out = tiles.zeros_like(q, (*q.shape[:-1], v.shape[-1]))
     lse = tiles.zeros_like(q, (q.shape[0], q.shape[2], q.shape[1])) - jnp.inf
-    for hop, (keys, values) in _visits(ring, (k, v)):
-        out, lse = ring.at(hop, functools.partial(_hop_forward, ring), out, lse, q, keys, values)
+    run = functools.partial(_hop_forward, ring)
+    for hop, arrived in _visits(ring, (k, v, *ids[1:])):
+        out, lse = ring.at(hop, run, out, lse, (q, *ids[:1]), arrived)
     return out.astype(q.dtype), lse
 
 
 def _hop_forward(
-    ring: Ring, groups: list[tiles.Group], out: jax.Array, lse: jax.Array, *qkv: jax.Array
+    ring: Ring,
+    groups: list[tiles.Group],
+    out: jax.Array,
+    lse: jax.Array,
+    home: Arrays,
+    arrived: Arrays,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sums so far, merged with what the hop's keys add."""
-    q, k, v = qkv
+    """The sums so far, merged with what the hop's keys add.
+
+    `home` is q and `arrived` k and v, each with its ids where there are segments.
+    """
     for group in groups:
-        plan = replace(ring.plan, band=group.band)
-        part = core.attention(plan, group.queries(q), group.keys(k), group.keys(v))
+        plan, bounds = _visible(ring, group, home[1:] + arrived[2:])
+        qkv = group.queries(home[0]), *map(group.keys, arrived[:2])
+        part = core.attention(plan, *qkv, bounds=bounds)
         for at, (part_out, part_lse) in group.split(*part):
             merged = _merge(at.take(out), at.take(lse, axis=2), part_out, part_lse)
             out, lse = at.put(out, merged[0]), at.put(lse, merged[1], axis=2)
@@ -129,23 +149,34 @@ def _merge(
     return out + change, jnp.logaddexp(lse, part_lse)
 
 
+def _visible(ring: Ring, group: tiles.Group, ids: Arrays) -> tuple[core.Plan, KeyBounds | None]:
+    """The plan of a group's call, whose band goes into its bounds where there are segments."""
+    if not ids:
+        return replace(ring.plan, band=group.band), None
+    segments = group.queries(ids[0]), group.keys(ids[1])
+    shape = (*segments[0].shape, segments[1].shape[1])
+    return replace(ring.plan, band=FULL), KeyBounds.make(group.band, shape, segments=segments)
+
+
 def _backward(
     ring: Ring, q: jax.Array, k: jax.Array, v: jax.Array, *rest: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """dq stays; dk and dv follow the keys by one hop, so that they too travel during a kernel."""
+    *ids, out, lse, dout, dlse = rest
     # Else XLA takes the forward's sends for the same, and keeps what they brought until now.
-    k, v, rest = lax.optimization_barrier((k, v, rest))
+    k, v, dout = lax.optimization_barrier((k, v, dout))
+    home = q, *ids[:1], out, lse, dout, dlse
     dq = tiles.zeros_like(q, q.shape)
     run = functools.partial(_hop_backward, ring)
     totals: Arrays = ()
     travelling: Arrays = ()
     distance = 0
-    for hop, (keys, values) in _visits(ring, (k, v)):
+    for hop, keys in _visits(ring, (k, v, *ids[1:])):
         if distance and (hop.shift > 0) != (distance > 0):  # the other way round begins
             totals = _sum(totals, ring.send(travelling, -distance))
             travelling, distance = (), 0
         arrived = ring.send(travelling, hop.shift) if travelling else ()
-        dq, *parts = ring.at(hop, run, dq, q, keys, values, *rest)
+        dq, *parts = ring.at(hop, run, dq, home, keys)
         distance += hop.shift
         if hop.shift:
             travelling = _sum(arrived, tuple(parts)) if arrived else tuple(parts)
@@ -157,19 +188,21 @@ def _backward(
 
 
 def _hop_backward(
-    ring: Ring, groups: list[tiles.Group], dq: jax.Array, *operands: jax.Array
+    ring: Ring, groups: list[tiles.Group], dq: jax.Array, home: Arrays, arrived: Arrays
 ) -> Arrays:
     """dq so far with the hop's share added, and the hop's dk and dv, all float32."""
-    q, k, v, out, lse, dout, dlse = operands
+    (q, *own_ids, out, lse, dout, dlse), (k, v, *ids) = home, arrived
     dk, dv = tiles.zeros_like(k, k.shape), tiles.zeros_like(v, v.shape)
     for group in groups:
+        plan, bounds = _visible(ring, group, (*own_ids, *ids))
         parts = core.gradients(
-            replace(ring.plan, band=group.band),
+            plan,
             group.queries(q),
             group.keys(k),
             group.keys(v),
             (group.queries(out), group.queries(lse, axis=2)),
             (group.queries(dout), group.queries(dlse, axis=2)),
+            bounds,
         )
         for at, (part,) in group.split(parts[0]):
             dq = at.add(dq, part)

@@ -30,6 +30,8 @@ def context_parallel_attention(
     strategy: Strategy = "ring",
     mesh: Mesh | None = None,
     learnable_sink: ArrayLike | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
     return_lse: bool = False,
     **options: Any,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -44,7 +46,8 @@ def context_parallel_attention(
       layout: as `ring_attention`.
       strategy: "ring" or "ulysses".
       mesh: None for that of `jax.set_mesh`.
-      learnable_sink: float32 (Hq,).
+      learnable_sink: (Hq,), as `flash_attention`.
+      query_segment_ids, key_value_segment_ids: integers (B, S) in `layout`, as `ring_attention`.
       return_lse: return (out, lse) instead.
       options: the other options of `ring_attention` or `ulysses_attention`.
 
@@ -60,18 +63,25 @@ def context_parallel_attention(
     function = functools.partial(
         _STRATEGIES[strategy], axis_name=sequence, layout=layout, return_lse=True, **options
     )
-    specs = [_spec(batch, sequence, heads)] * 3
-    arrays = [q, k, v]
-    if learnable_sink is not None:
-        specs.append(_spec(heads))
-        arrays.append(learnable_sink)
+    heads_first = _spec(batch, heads, sequence)
+    rows, whole = _spec(batch, sequence), _spec(batch, sequence, heads)
+    given = {
+        "learnable_sink": (learnable_sink, _spec(heads)),
+        "query_segment_ids": (query_segment_ids, rows),
+        "key_value_segment_ids": (key_value_segment_ids, rows),
+    }
+    given = {name: pair for name, pair in given.items() if pair[0] is not None}
 
-    def local(q: Any, k: Any, v: Any, sink: Any = None) -> Any:
-        return function(q, k, v, learnable_sink=sink)
+    def local(q: Any, k: Any, v: Any, more: dict[str, Any]) -> Any:
+        return function(q, k, v, **more)
 
-    out_specs = specs[0], _spec(batch, heads, sequence)
-    mapped = jax.shard_map(local, mesh=mesh, in_specs=tuple(specs), out_specs=out_specs)
-    out, lse = mapped(*arrays)
+    mapped = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(whole, whole, whole, {name: spec for name, (_, spec) in given.items()}),
+        out_specs=(whole, heads_first),
+    )
+    out, lse = mapped(q, k, v, {name: x for name, (x, _) in given.items()})
     return (out, lse) if return_lse else out
 
 

@@ -104,7 +104,7 @@ def test_the_mesh_of_the_context():
     np.testing.assert_allclose(found, jax_fa4.flash_attention(*x[:3]), atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ring"])
+@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
 def test_sinks(strategy):
     """A logit more in each row's softmax; its gradient sums over the mesh."""
     case = dataclasses.replace(CASE, causal=True)
@@ -278,6 +278,9 @@ def test_refusals():
     call = functools.partial(
         jax_fa4.context_parallel_attention, *x[:3], mesh=meshes.mesh(context=2), layout="zigzag"
     )
+    ids = jnp.zeros(x.q.shape[:2], jnp.int32)
+    with pytest.raises(ValueError, match="key_value_segment_ids has shape"):
+        mapped(body(key_value_segment_ids=ids))(*x[:3])
     with pytest.raises(ValueError, match=r"its second entry, is not split; .*data"):
         call(spec=PartitionSpec("context"))
     with pytest.raises(ValueError, match="a head dim is never split"):

@@ -98,6 +98,22 @@ def test_vmap_and_scan():
         np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("heads_kv", "devices"), [(4, 2), (2, 4)])
+def test_fp8(heads_kv, devices):
+    """Each device takes the descales of its heads."""
+    x = inputs.make(dataclasses.replace(CASE, heads_kv=heads_kv, head_dim_v=8), jnp.float32)
+    arrays = [a.astype(jnp.float8_e4m3fn) for a in x[:3]]
+    generator = np.random.default_rng(0)
+    descales = {
+        f"{name}_descale": jnp.asarray(generator.uniform(0.5, 2, (2, heads_kv)), jnp.float32)
+        for name in ("query", "key", "value")
+    }
+    found = ULYSSES(meshes.mesh(context=devices), layout="contiguous", **descales)(*arrays)
+    wanted = jax_fa4.flash_attention(*arrays, return_lse=True, **descales)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), atol=1e-2)
+
+
 def test_refusals():
     x = inputs.make(CASE, jnp.float32)
     attend = functools.partial(jax_fa4.ulysses_attention, axis_name="context")
