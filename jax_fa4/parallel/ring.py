@@ -3,9 +3,9 @@
 Each hop is an ordinary call of the kernels on tiles of the device's queries and the keys that are
 with it (`schedule`), and results are merged by their lse in float32. The keys for the next hop
 are sent before the kernel of this one is called, and nothing of one needs the other, so that XLA
-runs them side by side. The gradient goes round once more: what each hop adds to the gradient of
-keys and values travels behind them, in float32, and comes home with a last hop. Residuals are
-q, k, v, out and lse of a device's own rows.
+runs them side by side (`Ring.stop`). The gradient goes round once more: what each hop adds to the
+gradient of keys and values travels behind them, in float32, and comes home with a last hop.
+Residuals are q, k, v, out and lse of a device's own rows.
 
 Method: Liu, Zaharia and Abbeel (arXiv:2310.01889), on FlashAttention's backward from lse.
 """
@@ -13,7 +13,7 @@ Method: Liu, Zaharia and Abbeel (arXiv:2310.01889), on FlashAttention's backward
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class Ring:
     schedule: Schedule
     plan: core.Plan
 
-    def send(self, arrays: Arrays, shift: int) -> Arrays:
+    def send(self, arrays: Sequence[jax.Array], shift: int) -> Arrays:
         """Each device's arrays to the one `shift` places on, one collective for each array.
 
         A permute of several arrays at once must not mix dtypes (jax#32148).
@@ -47,6 +47,22 @@ class Ring:
         shards = self.schedule.shards
         pairs = [(rank, (rank + shift) % shards) for rank in range(shards)]
         return tuple(lax.ppermute(x, self.axis_name, pairs) for x in arrays)
+
+    def departures(self, arrays: Arrays) -> list[tuple[tuple[Hop, ...], Arrays]]:
+        """Each travel with a device's own arrays, sent on their way to its first hop."""
+        return [(hops, self.send(arrays, hops[0].shift)) for hops in self.schedule.travels]
+
+    def stop(
+        self, arrived: Arrays, state: Arrays, following: Hop | None
+    ) -> tuple[Arrays, Arrays, Arrays]:
+        """What has arrived, the state so far, and what is sent on to the hop that follows.
+
+        Sends and kernels of a hop wait for the kernels of the one before, and for nothing of
+        each other. Without it XLA sends everything round before the first kernel: no send would
+        have a kernel beside it, and a device would hold the keys of all.
+        """
+        arrived, state = lax.optimization_barrier((arrived, state))
+        return arrived, state, self.send(arrived, following.shift) if following else ()
 
     def at(self, hop: Hop, run: Callable[..., Any], *operands: Any) -> Any:
         """`run(tile groups, *operands)` with the tiles that this device has on the hop.
@@ -89,8 +105,8 @@ def _attention_fwd(
     ring: Ring, *arrays: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
     name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
-    results = tuple(map(name, _forward(ring, *arrays), ring.plan.names))
-    return results, (arrays, results)
+    out, lse = map(name, _forward(ring, *arrays), ring.plan.names)
+    return (out, lse), (arrays, (out, lse))
 
 
 def _attention_bwd(
@@ -108,9 +124,14 @@ def _forward(
 ) -> tuple[jax.Array, jax.Array]:
     out = tiles.zeros_like(q, (*q.shape[:-1], v.shape[-1]))
     lse = tiles.zeros_like(q, (q.shape[0], q.shape[2], q.shape[1])) - jnp.inf
-    run = functools.partial(_hop_forward, ring)
-    for hop, arrived in _visits(ring, (k, v, *ids[1:])):
-        out, lse = ring.at(hop, run, out, lse, (q, *ids[:1]), arrived)
+    run, home, keys = functools.partial(_hop_forward, ring), (q, *ids[:1]), (k, v, *ids[1:])
+    departures = ring.departures(keys)
+    out, lse = ring.at(ring.schedule.home, run, out, lse, home, keys)
+    for travel, arrived in departures:
+        for hop, following in _stops(travel):
+            arrived, (out, lse), coming = ring.stop(arrived, (out, lse), following)
+            out, lse = ring.at(hop, run, out, lse, home, arrived)
+            arrived = coming
     return out.astype(q.dtype), lse
 
 
@@ -128,8 +149,8 @@ def _hop_forward(
     """
     for group in groups:
         plan, bounds = _visible(ring, group, home[1:] + arrived[2:])
-        qkv = group.queries(home[0]), *map(group.keys, arrived[:2])
-        part = core.attention(plan, *qkv, bounds=bounds)
+        q, k, v = group.queries(home[0]), group.keys(arrived[0]), group.keys(arrived[1])
+        part = core.attention(plan, q, k, v, bounds=bounds)
         for at, (part_out, part_lse) in group.split(*part):
             merged = _merge(at.take(out), at.take(lse, axis=2), part_out, part_lse)
             out, lse = at.put(out, merged[0]), at.put(lse, merged[1], axis=2)
@@ -154,7 +175,8 @@ def _visible(ring: Ring, group: tiles.Group, ids: Arrays) -> tuple[core.Plan, Ke
     if not ids:
         return replace(ring.plan, band=group.band), None
     segments = group.queries(ids[0]), group.keys(ids[1])
-    shape = (*segments[0].shape, segments[1].shape[1])
+    batch, rows = segments[0].shape
+    shape = batch, rows, segments[1].shape[1]
     return replace(ring.plan, band=FULL), KeyBounds.make(group.band, shape, segments=segments)
 
 
@@ -165,25 +187,23 @@ def _backward(
     *ids, out, lse, dout, dlse = rest
     # Else XLA takes the forward's sends for the same, and keeps what they brought until now.
     k, v, dout = lax.optimization_barrier((k, v, dout))
-    home = q, *ids[:1], out, lse, dout, dlse
+    home, keys = (q, *ids[:1], out, lse, dout, dlse), (k, v, *ids[1:])
     dq = tiles.zeros_like(q, q.shape)
     run = functools.partial(_hop_backward, ring)
-    totals: Arrays = ()
-    travelling: Arrays = ()
-    distance = 0
-    for hop, keys in _visits(ring, (k, v, *ids[1:])):
-        if distance and (hop.shift > 0) != (distance > 0):  # the other way round begins
-            totals = _sum(totals, ring.send(travelling, -distance))
-            travelling, distance = (), 0
-        arrived = ring.send(travelling, hop.shift) if travelling else ()
-        dq, *parts = ring.at(hop, run, dq, home, keys)
-        distance += hop.shift
-        if hop.shift:
-            travelling = _sum(arrived, tuple(parts)) if arrived else tuple(parts)
-        else:  # the first hop, at home
-            totals = tuple(parts)
-    if travelling:
-        totals = _sum(totals, ring.send(travelling, -distance))
+    departures = ring.departures(keys)
+    dq, *parts = ring.at(ring.schedule.home, run, dq, home, keys)
+    totals: Arrays = tuple(parts)
+    for travel, arrived in departures:
+        behind: Arrays = ()
+        for hop, following in _stops(travel):
+            arrived, (dq, *sums), coming = ring.stop(arrived, (dq, *behind), following)
+            behind = ring.send(sums, hop.shift)
+            dq, *parts = ring.at(hop, run, dq, home, arrived)
+            behind = _sum(behind, parts) if behind else tuple(parts)
+            arrived = coming
+        # Else one's way home and the other's last hop become one send, beside no kernel.
+        behind = lax.optimization_barrier(behind)
+        totals = _sum(totals, ring.send(behind, -sum(hop.shift for hop in travel)))
     return dq.astype(q.dtype), totals[0].astype(k.dtype), totals[1].astype(v.dtype)
 
 
@@ -211,17 +231,10 @@ def _hop_backward(
     return dq, dk, dv
 
 
-def _visits(ring: Ring, home: Arrays) -> Iterator[tuple[Hop, Arrays]]:
-    """Each hop with the arrays that have arrived there, the next ones being on their way."""
-    travels = ring.schedule.travels
-    underway = [ring.send(home, travel[0].shift) for travel in travels]
-    yield ring.schedule.home, home
-    for travel, arrays in zip(travels, underway, strict=True):
-        for hop, following in zip(travel, (*travel[1:], None), strict=True):
-            coming = ring.send(arrays, following.shift) if following else ()
-            yield hop, arrays
-            arrays = coming
+def _stops(travel: tuple[Hop, ...]) -> Iterator[tuple[Hop, Hop | None]]:
+    """Each hop and the one after it."""
+    return zip(travel, (*travel[1:], None), strict=True)
 
 
-def _sum(a: Arrays, b: Arrays) -> Arrays:
+def _sum(a: Sequence[jax.Array], b: Sequence[jax.Array]) -> Arrays:
     return tuple(x + y for x, y in zip(a, b, strict=True))
