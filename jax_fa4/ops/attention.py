@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jax_fa4.ops import checks, errors
+from jax_fa4.ops import checks, errors, mods
 from jax_fa4.ops.band import FULL, Alignment, Band, Window
 from jax_fa4.ops.core import Plan, attention, checkpoint_names
 from jax_fa4.ops.packing import Packing
@@ -39,6 +40,11 @@ def dot_product_attention(
     query_segment_ids: ArrayLike | None = ...,
     key_value_segment_ids: ArrayLike | None = ...,
     causal_alignment: Alignment = ...,
+    score_mod: Callable[..., Any] | None = ...,
+    mask_mod: Callable[..., Any] | None = ...,
+    dropout_rate: float = ...,
+    dropout_rng: ArrayLike | None = ...,
+    broadcast_dropout: bool = ...,
     deterministic: bool = ...,
     checkpoint_name: str | None = ...,
 ) -> jax.Array: ...
@@ -64,6 +70,11 @@ def dot_product_attention(
     query_segment_ids: ArrayLike | None = ...,
     key_value_segment_ids: ArrayLike | None = ...,
     causal_alignment: Alignment = ...,
+    score_mod: Callable[..., Any] | None = ...,
+    mask_mod: Callable[..., Any] | None = ...,
+    dropout_rate: float = ...,
+    dropout_rng: ArrayLike | None = ...,
+    broadcast_dropout: bool = ...,
     deterministic: bool = ...,
     checkpoint_name: str | None = ...,
 ) -> tuple[jax.Array, jax.Array]: ...
@@ -88,6 +99,11 @@ def dot_product_attention(
     query_segment_ids: ArrayLike | None = None,
     key_value_segment_ids: ArrayLike | None = None,
     causal_alignment: Alignment = "top_left",
+    score_mod: Callable[..., Any] | None = None,
+    mask_mod: Callable[..., Any] | None = None,
+    dropout_rate: float = 0.0,
+    dropout_rng: ArrayLike | None = None,
+    broadcast_dropout: bool = False,
     deterministic: bool = False,
     checkpoint_name: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
@@ -132,6 +148,16 @@ def dot_product_attention(
       sinks: (N,), learnable: exp(sink) joins the sum of a head's every row, and no value, so
         out = sum_j exp(s_j) v_j / (sum_j exp(s_j) + exp(sink)); lse contains it. -inf is none. A
         row that attends no key has out 0 and lse = sink.
+      score_mod: function (score, batch, head, query index, key index) of scalars that gives the
+        score to use, of the scaled, capped and biased one; traced by JAX, so any of its functions
+        will do. Arrays that it captures have gradients. Indices are those in the arrays, batch
+        that in the flattened batch axes; inside jax.shard_map, in a device's part.
+      mask_mod: function (batch, head, query index, key index) of scalars, True = attend, besides
+        all other masks. Blocks where it keeps nothing are skipped. Both mods run on the portable
+        path; call it under jax.jit, or every call compiles.
+      dropout_rate, dropout_rng: drop probabilities at this rate, known at trace time, by this
+        key, and divide the others by 1 - rate; lse is that of all. On the portable path.
+      broadcast_dropout: drop the same ones in all batch elements and heads.
 
     Returns:
       out (B, T, N, V) or (T, N, V), of query's batch axes and dtype; with return_residual also
@@ -167,6 +193,8 @@ def dot_product_attention(
     softcap = checks.softcap("logits_soft_cap", logits_soft_cap)
     if sinks is not None:
         checks.sinks("sinks", sinks := jnp.asarray(sinks), q.shape[2])
+    chance = mods.dropout(dropout_rate, dropout_rng, bool(broadcast_dropout))
+    own, own_arrays = mods.make(score_mod, mask_mod, chance, q.dtype)
     band = Band.make(
         *lengths,
         causal=bool(is_causal),
@@ -183,12 +211,15 @@ def dot_product_attention(
         deterministic=bool(deterministic),
         has_bounds=packing.is_given,
         has_softcap=softcap != 0,
+        has_mods=score_mod is not None or mask_mod is not None,
+        has_dropout=chance[0] is not None,
     )
     path = select(problem, implementation)
     bounds = packing.bounds(band, batch, lengths, moves=causal_alignment == "bottom_right")
     band = band if bounds is None else FULL
-    plan = Plan(number, band, path, checkpoint_names(checkpoint_name), softcap)
-    out, lse = attention(plan, q, k, v, bias, mask, bounds, sinks)
+    plan = Plan(number, band, path, checkpoint_names(checkpoint_name), softcap, own)
+    arrays_of_mods = own_arrays if own else None
+    out, lse = attention(plan, q, k, v, bias, mask, bounds, sinks, arrays_of_mods)
     out = out.reshape(*arrays[0].shape[:-1], out.shape[-1])
     if not return_residual:
         return out

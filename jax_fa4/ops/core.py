@@ -20,6 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_fa4.ops import errors, kernel_calls, manual_axes, partition, portable
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.key_bounds import KeyBounds
+from jax_fa4.ops.mods import NO_MODS, Captured, ModArrays, Mods
 from jax_fa4.ops.scoring import Operands, Scoring
 from jax_fa4.ops.selection import Path
 from jax_fa4.ops.sinks import include
@@ -38,10 +39,12 @@ class Plan:
     path: Path
     names: tuple[str, str] = CHECKPOINT_NAMES
     softcap: float = 0.0  # of scores; 0 is none
+    mods: Mods = NO_MODS  # on the portable path alone
 
     def scoring(self, band: Band | None = None) -> Scoring:
         """What the portable path needs of it, with another band if one is given."""
-        return Scoring(self.softmax_scale, self.band if band is None else band, self.softcap)
+        band = self.band if band is None else band
+        return Scoring(self.softmax_scale, band, self.softcap, self.mods)
 
     def kernel_options(self) -> dict[str, Any]:
         """What a kernel needs of it beside the band."""
@@ -62,14 +65,15 @@ def attention(
     mask: jax.Array | None = None,
     bounds: KeyBounds | None = None,
     sinks: jax.Array | None = None,
+    mods: ModArrays | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out (B, Sq, Hq, Dv) and lse (B, Hq, Sq) float32 of checked arguments; both differentiable.
 
     q is (B, Sq, Hq, D), k (B, Sk, Hkv, D), v (B, Sk, Hkv, Dv), bias and mask are (B or 1,
     Hq or 1, Sq or 1, Sk or 1). With `bounds`, which contain it, the plan's band is FULL. sinks
-    are (Hq,).
+    are (Hq,), and `mods` the arrays of the plan's.
     """
-    call = _Call.make(q, k, v, Operands(bias, mask, bounds))
+    call = _Call.make(q, k, v, Operands(bias, mask, bounds, mods=mods))
     # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
     # custom_vjp, its gradient comes back with the sum over those axes.
     axes = frozenset[Any]().union(*map(manual_axes.varying_axes, call.arrays))
@@ -100,7 +104,11 @@ def _attention_bwd(
     plan: Plan, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]
 ) -> tuple[Any, ...]:
     found = _backward(plan, *residuals, *cotangents)
-    return found.q, found.k, found.v, Operands(bias=found.bias)
+    # None in the place of any part says that it has no gradient.
+    nothing: Any = None
+    captured = Captured(found.captured, nothing)
+    mods = ModArrays(captured, nothing, nothing) if plan.mods else None
+    return found.q, found.k, found.v, Operands(bias=found.bias, mods=mods)
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
@@ -120,6 +128,10 @@ def _forward(
 
     call = _Call.make(q, k, v, operands)
     has_kernel = plan.path.is_kernel and 0 not in (*q.shape, *k.shape)
+    if plan.mods:
+        whole = functools.partial(portable_forward, plan.band)
+        out, lse = partition.run_whole(whole, call.arrays, call.dims, RESULTS)
+        return out, lse
     function = _function(plan, portable_forward, kernel if has_kernel else None)
     out, lse = partition.run(function, plan.band, call.arrays, call.dims, RESULTS)
     return out, lse
@@ -142,14 +154,18 @@ def _backward(
 
     call = _Call.make(q, k, v, operands)
     has_kernel = bool(plan.path.backward) and 0 not in (*q.shape, *k.shape)
-    found = partition.run(
-        _function(plan, portable_backward, kernel if has_kernel else None),
-        plan.band,
-        (*rest, *call.arrays),
-        (*RESULTS, *RESULTS, *call.dims),
-        call.dims[: 3 if operands.bias is None else 4],
-    )
-    return portable.Gradients(*found)
+    arrays, dims = (*rest, *call.arrays), (*RESULTS, *RESULTS, *call.dims)
+    floats = () if operands.mods is None else operands.mods.score.floats
+    like = portable.Gradients(q, k, v, operands.bias, floats)
+    results = (*call.dims[: 3 if operands.bias is None else 4], *("" for _ in floats))
+    if plan.mods:
+        whole = functools.partial(portable_backward, plan.band)
+        leaves = partition.run_whole(whole, arrays, dims, results)
+    else:
+        function = _function(plan, portable_backward, kernel if has_kernel else None)
+        leaves = partition.run(function, plan.band, arrays, dims, results)
+    found: portable.Gradients = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return found
 
 
 # Letters of out and lse, and of their cotangents, for `layout`.

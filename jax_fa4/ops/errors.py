@@ -110,6 +110,24 @@ def bad_bias_dtype(dtype: Any) -> ValueError:
     )
 
 
+def bad_mod(name: str, found: str, expected: str) -> ValueError:
+    return ValueError(
+        f"{name} is {found}, expected {expected}, for scalars "
+        f"({'score, ' if name == 'score_mod' else ''}batch, head, query index, key index)"
+    )
+
+
+def no_dropout_key(rate: float) -> ValueError:
+    return ValueError(f"dropout_rate={rate:g} needs a key; pass dropout_rng=jax.random.key(...)")
+
+
+def traced_dropout_rate() -> NotImplementedError:
+    return NotImplementedError(
+        "dropout_rate is a traced value, and it must be a number known at trace time; make the "
+        "argument static"
+    )
+
+
 def bad_integers(name: str, dtype: Any) -> ValueError:
     return ValueError(
         f"{name} has dtype {dtype}, expected integers of at most 32 bits; cast with "

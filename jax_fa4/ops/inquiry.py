@@ -34,6 +34,8 @@ _SCALES = ("scale", "softmax_scale")
 _WINDOWS = ("local_window_size", "window_size")
 _SOFTCAPS = ("logits_soft_cap", "softcap")
 _SINKS = ("sinks", "learnable_sink")
+_MODS = ("score_mod", "mask_mod")
+_DROPOUT = ("dropout_rate", "dropout_rng", "broadcast_dropout")
 _OPTIONS = (
     *_SCALES,
     *_NEUTRAL,
@@ -41,6 +43,8 @@ _OPTIONS = (
     *Packing._fields,
     *_SOFTCAPS,
     *_SINKS,
+    *_MODS,
+    *_DROPOUT,
     "implementation",
 )
 
@@ -200,4 +204,6 @@ def _problem(
         deterministic=bool(options.get("deterministic", False)),
         has_bounds=packing.is_given,
         has_softcap=any(caps),
+        has_mods=any(options.get(name) is not None for name in _MODS),
+        has_dropout=bool(options.get("dropout_rate")),
     )

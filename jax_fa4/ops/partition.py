@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,30 @@ def _typed(
     if not layout.used():
         return compute(band, *settled)
     return _explicit_map(layout, mesh, compute, band, dims, results)(*settled)
+
+
+def run_whole(
+    compute: Callable[..., Arrays],
+    operands: Sequence[jax.Array],
+    dims: Sequence[str],
+    results: Sequence[str],
+) -> Arrays:
+    """`compute(*operands)`, spread by the compiler alone: of what knows its place in the arrays."""
+
+    def mapped(*operands: jax.Array) -> Arrays:
+        found: Arrays = mapped_alike(*compute(*operands))
+        return found
+
+    mesh = _explicit_mesh(operands)
+    if mesh is None:
+        return mapped(*operands)
+    layout = _typed_layout(mesh, operands, dims)
+    found: Arrays = jax.sharding.auto_axes(
+        mapped,
+        axes=_axes(mesh, AxisType.Explicit),
+        out_sharding=tuple(NamedSharding(mesh, layout.spec(own)) for own in results),
+    )(*_reshard(layout, mesh, operands, dims))
+    return found
 
 
 def settle(operands: Sequence[jax.Array], dims: Sequence[str]) -> Sequence[jax.Array]:

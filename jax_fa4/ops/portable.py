@@ -37,9 +37,12 @@ def forward(
         found = scores.block(_at(queries, row), _at(keys, column), row, column)
         peak = found.max(axis=-1)
         weights = jnp.exp(found - _finite(peak)[..., None])
-        value = _at(values, column)
+        value, total = _at(values, column), weights.sum(axis=-1)
+        dropped = scores.dropped(row, column)
+        if dropped is not None:
+            weights = weights * dropped
         product = dot("bhgij,bhjd->bhgid", weights.astype(value.dtype), value)
-        return product, weights.sum(axis=-1), peak
+        return product, total, peak
 
     if grid.is_one_block:
         product, total, peak = (x[None] for x in block(0, 0))
@@ -65,6 +68,7 @@ class Gradients(NamedTuple):
     k: jax.Array
     v: jax.Array
     bias: jax.Array | None = None
+    captured: tuple[jax.Array, ...] = ()  # by score_mod
 
 
 class Residuals(NamedTuple):
@@ -96,23 +100,24 @@ def backward(
     """The gradients, P = exp(S - lse), dV = P^T dO, dS = P * (dO V^T - delta), dQ = scale dS K,
     dK = scale dS^T Q, dbias = dS summed over the axes along which bias was broadcast.
 
-    Rows that saw no key (lse -inf) contribute nothing, whatever their delta. Without a bias
-    its gradient is None.
+    Under dropout dO V^T is multiplied as P was, and so is P for dV. Rows that saw no key (lse
+    -inf) contribute nothing, whatever their delta. Without a bias its gradient is None.
     """
     bias = operands.bias
     if 0 in q.shape or 0 in k.shape:
-        return Gradients(*jax.tree.map(jnp.zeros_like, (q, k, v, bias)))
+        captured = () if operands.mods is None else operands.mods.score.floats
+        return Gradients(*jax.tree.map(jnp.zeros_like, (q, k, v, bias, captured)))
     grid = Grid.make(q, k)
     scores = BlockScores.make(grid, scoring, operands)
     block = _backward_block(grid, scores, (q, k, v), residuals)
     if grid.is_one_block:
-        dq, dk, dv, dbias = block(0, 0)
+        dq, dk, dv, dbias, captured = block(0, 0)
         dbias = None if scores.bias is None else scores.bias.sum_into_shape(dbias)
-        sums = Gradients(dq[None], dk[None], dv[None], dbias)
+        sums = Gradients(dq[None], dk[None], dv[None], dbias, captured)
     else:
 
         def step(row: jax.Array, column: jax.Array, state: Gradients) -> Gradients:
-            dq, dk, dv, part = block(row, column)
+            dq, dk, dv, part, captured = block(row, column)
             dbias = state.bias
             if scores.bias is not None and dbias is not None:
                 dbias = scores.bias.add_block(dbias, part, row, column)
@@ -121,17 +126,23 @@ def backward(
                 _add_at(state.k, column, dk),
                 _add_at(state.v, column, dv),
                 dbias,
+                jax.tree.map(jnp.add, state.captured, captured),
             )
 
         (dq,) = grid.like_queries((0.0, q.shape[-1]))
         dk, dv = grid.like_keys(k.shape[-1]), grid.like_keys(v.shape[-1])
         dbias = None if scores.bias is None else grid.varying(scores.bias.zeros())
-        sums = scores.walk(step, Gradients(dq, dk, dv, dbias))
+        captured = tuple(
+            grid.varying(jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)))
+            for x in scores.floats
+        )
+        sums = scores.walk(step, Gradients(dq, dk, dv, dbias, captured))
     return Gradients(
         (grid.unstack_queries(sums.q) * scoring.softmax_scale).astype(q.dtype),
         (grid.unstack_keys(sums.k) * scoring.softmax_scale).astype(k.dtype),
         grid.unstack_keys(sums.v).astype(v.dtype),
         _unpadded(scores.bias, sums.bias, bias),
+        tuple(x.astype(like.dtype) for x, like in zip(sums.captured, scores.floats, strict=True)),
     )
 
 
@@ -146,7 +157,7 @@ def _unpadded(
 def _backward_block(
     grid: Grid, scores: BlockScores, qkv: tuple[jax.Array, ...], residuals: Residuals
 ) -> Any:
-    """The function of (row, column) that gives a block's parts of dq, dk, dv and dbias."""
+    """The function of (row, column) that gives a block's parts of all gradients."""
     q, k, v = qkv
     queries, keys, values = grid.stack_queries(q), grid.stack_keys(k), grid.stack_keys(v)
     douts = grid.stack_queries(residuals.dout)
@@ -155,21 +166,27 @@ def _backward_block(
     lses = grid.stack_rows(jnp.where(unseen, jnp.inf, residuals.lse), padding=jnp.inf)
     deltas = grid.stack_rows(jnp.where(unseen, 0.0, residuals.delta), padding=0.0)
 
-    def block(row: Index, column: Index) -> tuple[jax.Array, ...]:
+    def block(row: Index, column: Index) -> tuple[Any, ...]:
         # Keys lead here: two of the three products then take the scores as they lie.
         query, key, value = _at(queries, row), _at(keys, column), _at(values, column)
         dout = _at(douts, row)
         found, pull = scores.block_by_key(query, key, row, column)
         weights = jnp.exp(found - _at(lses, row)[:, :, None])
         dweights = dot("bhjd,bhgid->bhjgi", value, dout)
+        kept = scores.dropped(row, column)
+        if kept is not None:
+            kept = jnp.moveaxis(kept, -1, 2)
+            dweights = dweights * kept
         dscores = weights * (dweights - _at(deltas, row)[:, :, None])
-        dproducts, dbias = pull(dscores)
+        dproducts, dbias, captured = pull(dscores)
+        weights = weights if kept is None else weights * kept
         rounded = dproducts.astype(query.dtype)
         return (
             dot("bhjgi,bhjd->bhgid", rounded, key),
             dot("bhjgi,bhgid->bhjd", rounded, query),
             dot("bhjgi,bhgid->bhjd", weights.astype(dout.dtype), dout),
             dbias,
+            captured,
         )
 
     return block

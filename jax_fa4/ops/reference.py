@@ -5,6 +5,9 @@ It holds all scores at once and is what every path is tested against.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -29,6 +32,9 @@ def attention(
     bounds: KeyBounds | None = None,
     descales: Descales | None = None,
     softcap: float = 0.0,
+    score_mod: Callable[..., Any] | None = None,
+    mask_mod: Callable[..., Any] | None = None,
+    dropped: jax.Array | None = None,
     dtype: DTypeLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """out = softmax(softmax_scale * Q K^T + bias, over kept keys) V, and its log-sum-exp.
@@ -38,6 +44,9 @@ def attention(
     a mask, too. Returns out (B, Sq, Hq, Dv) and lse (B, Hq, Sq); a row that keeps no key has
     out 0, lse -inf.
     With `softcap` the products S become softcap * tanh(S / softcap), before bias and masks.
+    With `score_mod` the biased ones then become score_mod(S, b, h, i, j), and with `mask_mod` keys
+    are kept where mask_mod(b, h, i, j), too: functions of scalars. Under dropout probabilities are
+    multiplied by `dropped` (B, Hq, Sq, Sk), 0 or 1 / (1 - rate), and lse is without.
 
     With `dtype` everything is computed and returned in it. Without, it is the plain
     computation in the precision of the inputs: products accumulate and softmax runs in
@@ -60,7 +69,14 @@ def attention(
         scale: float | jax.Array = (query * key * softmax_scale)[:, :, None, None]
     else:
         scale = softmax_scale
-    scores = _masked(_capped(_products(q, k, scale), softcap), band, bias, mask)
+    scores = _biased(_capped(_products(q, k, scale), softcap), bias)
+    places = jnp.indices(scores.shape)
+    if score_mod is not None:
+        scores = jnp.vectorize(score_mod)(scores, *places)
+    if mask_mod is not None:
+        keep = jnp.vectorize(mask_mod)(*places)
+        mask = keep if mask is None else mask & keep
+    scores = _masked(scores, band, mask)
     v = jnp.repeat(v, groups, axis=2)
     peak = jnp.max(scores, axis=-1, keepdims=True, initial=-jnp.inf)
     peak = jax.lax.stop_gradient(jnp.where(jnp.isneginf(peak), 0.0, peak))
@@ -68,6 +84,7 @@ def attention(
     total = weights.sum(axis=-1, keepdims=True)
     empty = total == 0
     divisor = jnp.where(empty, 1.0, total)
+    weights = weights if dropped is None else weights * dropped
     if rounds_to_fp8:
         rounded = (weights * _FP8_PEAK).astype(jnp.float8_e4m3fn).astype(jnp.float32)
         out = _product("bhij,bjhd->bhid", rounded, v.astype(jnp.float32)) / (divisor * _FP8_PEAK)
@@ -103,7 +120,7 @@ def gradients(
     """
     groups = q.shape[2] // k.shape[2]
     capped = _capped(_products(q, k, softmax_scale), softcap)
-    scores = _masked(capped, band, bias, mask)
+    scores = _masked(_biased(capped, bias), band, mask)
     keys, values = (jnp.repeat(x, groups, axis=2) for x in (k, v))
     weights = jnp.exp(scores - jnp.where(jnp.isneginf(lse), jnp.inf, lse)[..., None])
     delta = _product("bihd,bihd->bhi", out, dout) - dlse
@@ -137,12 +154,12 @@ def _capped(scores: jax.Array, softcap: float) -> jax.Array:
     return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
-def _masked(
-    scores: jax.Array, band: Band, bias: jax.Array | None, mask: jax.Array | None
-) -> jax.Array:
-    """With the bias, and -inf where a row does not see a key."""
-    if bias is not None:
-        scores = scores + bias.astype(scores.dtype)
+def _biased(scores: jax.Array, bias: jax.Array | None) -> jax.Array:
+    return scores if bias is None else scores + bias.astype(scores.dtype)
+
+
+def _masked(scores: jax.Array, band: Band, mask: jax.Array | None) -> jax.Array:
+    """With -inf where a row does not see a key."""
     keep = kept(band, *scores.shape[2:])[None, None]
     return jnp.where(keep if mask is None else keep & mask, scores, -jnp.inf)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import jax
 
 from jax_fa4 import emulator, ffi
 from jax_fa4.ffi.driver import driver_cuda_version
-from jax_fa4.ops import errors
+from jax_fa4.ops import errors, kernel_warning
 from jax_fa4.ops.band import Band
 from jax_fa4.variants import (
     CATALOG,
@@ -98,7 +97,9 @@ def select(problem: Problem, implementation: str | None) -> Path:
         if reason is not None:
             raise errors.no_kernel("fa4", reason)
     elif reason is not None and (devices or refusal(problem) is not None):
-        _warn_if_left_the_kernel(problem)
+        plain = kernel_warning.without(problem)
+        if problem != plain and unsupported(plain) is None:
+            kernel_warning.warn(problem)
         return Path(reason=reason)
     if devices:
         ffi.register()
@@ -278,22 +279,3 @@ def _serves(variant: ForwardVariant | DecodeVariant, device: jax.Device) -> bool
 def _major(device: jax.Device) -> int | None:
     major = _capability(device).split(".")[0]
     return int(major) if major.isdigit() else None
-
-
-def _warn_if_left_the_kernel(problem: Problem) -> None:
-    """Say once that a bias or mask keeps calls off a kernel that would otherwise run them."""
-    plain = replace(problem, has_bias=False, has_mask=False)
-    if problem != plain and unsupported(plain) is None:
-        _warn_once("bias" if problem.has_bias else "mask")
-
-
-@functools.cache
-def _warn_once(argument: str) -> None:
-    warnings.warn(
-        f"jax_fa4: {argument} is given, which the kernels do not take, so this call runs on the "
-        f"portable path: several times slower, with the (batch, heads, T, S) {argument} read from "
-        "memory. Say a causal mask or window with is_causal= and local_window_size= instead, or "
-        "pass implementation='xla' to choose this path without the warning.",
-        UserWarning,
-        stacklevel=2,
-    )

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from jax_fa4.ops.band import UNBOUNDED, Band
+from jax_fa4.ops.block_mods import BlockMods
 from jax_fa4.ops.blocks import Blocks, Index, State, walk, walk_needed
 from jax_fa4.ops.dense_blocks import Dense
 from jax_fa4.ops.key_bounds import KeyBounds
@@ -26,12 +27,19 @@ class Visible:
     band: Band
     bounds: KeyBounds | None  # stacked: (row, B, rows) and (column, B, columns)
     mask: Dense | None
+    mods: BlockMods | None = None  # with a mask_mod
 
     @classmethod
     def make(
-        cls, blocks: Blocks, band: Band, bounds: KeyBounds | None, mask: Dense | None
+        cls,
+        blocks: Blocks,
+        band: Band,
+        bounds: KeyBounds | None,
+        mask: Dense | None,
+        mods: BlockMods | None = None,
     ) -> Visible:
-        return cls(blocks, band, None if bounds is None else _stacked(bounds, blocks), mask)
+        stacked = None if bounds is None else _stacked(bounds, blocks)
+        return cls(blocks, band, stacked, mask, mods)
 
     def keep(self, row: Index, column: Index) -> KeepMask:
         """Which scores of a block count, broadcastable to (B, Hkv, G, rows, columns)."""
@@ -41,13 +49,18 @@ class Visible:
             found = _both(found, in_band[None, None, None])
         if self.bounds is not None:
             found = _both(found, self._in_bounds(row, column)[:, None, None])
-        return found
+        return found if self.mods is None else _both(found, self.mods.keep(row, column))
 
     def walk(self, step: Callable[[jax.Array, jax.Array, State], State], state: State) -> State:
         """`state` after `step` for every block that some row needs."""
-        if self.bounds is None:
+        if self.bounds is None and self.mods is None:
             return walk(self.blocks.spans(self.band), step, state)
-        return walk_needed(self._reached(self.bounds) & self._spanned(), step, state)
+        needed = jnp.asarray(self._spanned())
+        if self.bounds is not None:
+            needed &= self._reached(self.bounds)
+        if self.mods is not None:
+            needed &= self.mods.needed()
+        return walk_needed(needed, step, state)
 
     def _in_band(self, row: Index, column: Index) -> KeepMask:
         shape = (self.blocks.rows, self.blocks.columns)

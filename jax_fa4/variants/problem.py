@@ -31,6 +31,8 @@ class Problem:
     deterministic: bool = False  # of the gradient: the same bits in every run
     has_bounds: bool = False  # segment ids or sequence lengths: what rows see depends on values
     has_softcap: bool = False
+    has_mods: bool = False  # score_mod or mask_mod
+    has_dropout: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_dim_v", self.head_dim_v or self.head_dim)

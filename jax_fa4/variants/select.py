@@ -48,6 +48,16 @@ def refusal(problem: Problem) -> str | None:
             "mask is given, and the kernels take no dense mask; say it with is_causal= or "
             "local_window_size=, or use implementation='xla', which is blockwise"
         )
+    if problem.has_mods:
+        return (
+            "score_mod or mask_mod is given, which the kernels do not take; use "
+            "implementation='xla', which is blockwise"
+        )
+    if problem.has_dropout:
+        return (
+            "dropout_rate is given, and the kernels have no dropout; leave it 0 (drop outputs of "
+            "the layer instead), or use implementation='xla', which is blockwise"
+        )
     if not problem.softmax_scale > 0:
         return (
             f"scale is {problem.softmax_scale:g}, and the kernels take scale > 0; "

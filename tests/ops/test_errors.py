@@ -129,9 +129,9 @@ class TestWrongInput:
         refuses(ValueError, words, dpa, Q, Q, Q, causal_alignment="middle")
 
     def test_unknown_argument(self):
-        refuses(TypeError, ["dropout_rate"], dpa, Q, Q, Q, dropout_rate=0.1)
-        with pytest.raises(TypeError, match="unexpected option 'dropout_rate'"):
-            jax_fa4.is_supported(Q, Q, Q, dropout_rate=0.1)
+        refuses(TypeError, ["dropout"], dpa, Q, Q, Q, dropout=0.1)
+        with pytest.raises(TypeError, match="unexpected option 'dropout'"):
+            jax_fa4.is_supported(Q, Q, Q, dropout=0.1)
 
 
 class TestNotSupported:

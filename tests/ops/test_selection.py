@@ -1,12 +1,11 @@
 """Which path a call takes, on machines that this one only pretends to be."""
 
-import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from machines import gpu
 
 import jax_fa4
 from jax_fa4 import ffi
@@ -17,30 +16,6 @@ from jax_fa4.variants.catalog import is_deterministic
 from jax_fa4.variants.problem import Problem
 
 PLAIN = Problem(dtype="bfloat16", head_dim=128, softmax_scale=0.1)
-MASKED = Problem(dtype="bfloat16", head_dim=128, softmax_scale=0.1, has_mask=True)
-
-
-def gpu(capability, name="NVIDIA Test"):
-    return SimpleNamespace(id=0, device_kind=name, compute_capability=capability)
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """machine(capability, ..., built=names): such GPUs, and a build with such kernels."""
-    selection._warn_once.cache_clear()
-
-    def make(*capabilities, built=None):
-        names = {v.name for v in CATALOG} if built is None else built
-        devices = tuple(gpu(c) for c in capabilities)
-        registered = []
-        monkeypatch.setattr(selection, "cuda_devices", lambda: devices)
-        monkeypatch.setattr(selection, "driver_cuda_version", lambda: (13, 0))
-        monkeypatch.setattr(ffi, "built_variants", lambda: frozenset(names))
-        monkeypatch.setattr(ffi, "register", lambda: registered.append(True))
-        return registered
-
-    yield make
-    selection._warn_once.cache_clear()
 
 
 @pytest.mark.parametrize("capability", ["9.0", "10.0", "10.3"])
@@ -227,93 +202,3 @@ def test_the_message_for_a_missing_extension(monkeypatch):
         assert "missing" in jax_fa4.build_info()["extension"]
     finally:
         ffi.extension.cache_clear()
-
-
-def test_a_mask_that_costs_the_kernel_warns_once(machine):
-    machine("9.0")
-    with pytest.warns(UserWarning, match=r"mask is given.*is_causal="):
-        selection.select(MASKED, None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not selection.select(MASKED, None).is_kernel
-
-
-@pytest.mark.parametrize("capabilities", [(), ("8.0",)])
-def test_a_mask_that_costs_nothing_does_not_warn(machine, capabilities):
-    machine(*capabilities)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not selection.select(MASKED, None).is_kernel
-
-
-def test_asking_for_xla_does_not_warn(machine):
-    machine("9.0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        selection.select(MASKED, "xla")
-
-
-class TestInquiry:
-    X = jax.ShapeDtypeStruct((1, 8, 2, 64), jnp.bfloat16)
-
-    def test_supported(self, machine):
-        machine("9.0")
-        assert jax_fa4.is_supported(self.X, self.X, self.X, is_causal=True) is None
-        text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
-        assert text == (
-            "kernel fwd_sm90_bf16_d64 on NVIDIA Test (compute capability 9.0); "
-            "gradient: kernel bwd_sm90_bf16_d64_serial"
-        )
-        machine("10.3")
-        text = jax_fa4.explain(self.X, self.X, self.X, causal=True)
-        assert text.startswith("kernel fwd_sm100_bf16_d64")
-
-    def test_explain_says_why_a_gradient_is_portable(self, machine):
-        machine("9.0", built={"fwd_sm90_bf16_d64"})
-        text = jax_fa4.explain(self.X, self.X, self.X, deterministic=True)
-        assert text.startswith("kernel fwd_sm90_bf16_d64 on NVIDIA Test")
-        assert "gradient: portable path (XLA): no deterministic backward kernel" in text
-
-    def test_workspace(self, machine):
-        machine("9.0")
-        rows = 2 * 128  # 2 heads of 8 queries
-        expected = 4 * (rows * (64 + 2) + rows // 64)
-        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X, causal=True) == expected
-        batches = jax.ShapeDtypeStruct((3, 5, 8, 2, 64), jnp.bfloat16)
-        assert jax_fa4.backward_workspace_bytes(batches, batches, batches) == 15 * expected
-        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X, implementation="xla") == 0
-        empty = jax.ShapeDtypeStruct((1, 0, 2, 64), jnp.bfloat16)
-        assert jax_fa4.backward_workspace_bytes(empty, self.X, self.X) == 0
-        machine("8.0")
-        assert jax_fa4.backward_workspace_bytes(self.X, self.X, self.X) == 0
-
-    def test_explain_takes_what_calls_take(self, machine):
-        """Empty arrays, which no kernel is asked about, and several batch axes."""
-        machine("10.0")
-        empty = jax.ShapeDtypeStruct((1, 0, 2, 64), jnp.bfloat16)
-        assert "nothing to compute" in jax_fa4.explain(empty, self.X, self.X)
-        assert "nothing to compute" in jax_fa4.explain(self.X, empty, empty)
-        batches = jax.ShapeDtypeStruct((3, 5, 8, 2, 64), jnp.bfloat16)
-        assert "fwd_sm100_bf16_d64" in jax_fa4.explain(batches, batches, batches)
-        nested = [[[0.0] * 8]] * 4  # a list, which becomes float32
-        assert "float32" in jax_fa4.explain(nested, nested, nested)
-
-    def test_unsupported(self, machine):
-        machine()
-        assert "no CUDA device" in jax_fa4.is_supported(self.X, self.X, self.X)
-        assert jax_fa4.explain(self.X, self.X, self.X).startswith("portable path (XLA): JAX sees")
-
-    def test_asked_for_xla(self, machine):
-        machine("9.0")
-        text = jax_fa4.explain(self.X, self.X, self.X, implementation="xla")
-        assert text == "portable path (XLA): implementation='xla' was asked for"
-
-    def test_bad_input_raises(self):
-        with pytest.raises(ValueError, match="rank"):
-            jax_fa4.is_supported(self.X, jax.ShapeDtypeStruct((2, 4), jnp.bfloat16), self.X)
-
-    def test_build_info(self):
-        info = jax_fa4.build_info()
-        assert info["jax"] == jax.__version__
-        assert info["jax_fa4"] == jax_fa4.__version__
-        assert all(isinstance(value, str) for value in info.values())
