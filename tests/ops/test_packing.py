@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from jax.sharding import AxisType, PartitionSpec
 
 import jax_fa4
 from jax_fa4.ops import blocks
 from jax_fa4.ops.band import Band
-from jax_fa4.ops.key_bounds import KeyBounds
-from jax_fa4.ops.visible import Visible
 from jax_fa4.testing import expected, inputs, tolerances
 from jax_fa4.testing.inputs import Case
 
@@ -184,163 +181,6 @@ def test_empty_arrays(batch, sq, sk):
     out = jax_fa4.dot_product_attention(q, k, k, **ids)
     assert out.shape == q.shape
     assert not out.any()
-
-
-class TestTransforms:
-    x = inputs.make(SELF, jnp.float32)
-
-    @staticmethod
-    def loss(q, k, v, ids, lengths):
-        out, lse = jax_fa4.dot_product_attention(
-            q,
-            k,
-            v,
-            query_segment_ids=ids,
-            key_value_seq_lengths=lengths,
-            is_causal=True,
-            return_residual=True,
-        )
-        weights = jnp.arange(out.size, dtype=jnp.float32).reshape(out.shape) / out.size
-        return (out * weights).sum() + jnp.where(jnp.isfinite(lse), lse, 0).sum()
-
-    @pytest.mark.parametrize(
-        "axes", [(0, 0, 0, 0, 0), (0, None, None, None, 0), (None, 0, 0, 0, None)]
-    )
-    def test_vmap_of_gradient_is_a_loop(self, axes):
-        arrays = (*self.x[:3], jnp.asarray(IDS), jnp.array([90, 50]))
-        stacked = [
-            a if axis is None else jnp.stack([a, jnp.roll(a, 1, 0), a[::-1]])
-            for a, axis in zip(arrays, axes, strict=True)
-        ]
-        gradient = jax.grad(self.loss, argnums=(0, 1, 2))
-        found = jax.vmap(gradient, axes)(*stacked)
-        for i in range(3):
-            one = gradient(*(a if x is None else a[i] for a, x in zip(stacked, axes, strict=True)))
-            for a, b in zip(found, one, strict=True):
-                np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
-
-    def test_integers_have_float0_cotangents(self):
-        arguments = (*self.x[:3], jnp.asarray(IDS), jnp.array([90, 50]))
-        *_, ids, lengths = jax.grad(self.loss, argnums=(0, 1, 2, 3, 4), allow_int=True)(*arguments)
-        assert ids.dtype == lengths.dtype == jax.dtypes.float0
-
-    def test_scan_and_remat_under_jit(self):
-        @jax.jit
-        def run(x, ids):
-            def layer(x, _):
-                return jax_fa4.dot_product_attention(x, x, x, query_segment_ids=ids), None
-
-            return jax.lax.scan(jax.checkpoint(layer), x, None, length=2)[0].sum()
-
-        assert jnp.isfinite(jax.grad(run)(self.x.q, IDS)).all()
-
-    def test_second_derivative(self):
-        small = (*(a[:1, :6, :, :4] for a in self.x[:3]), IDS[:1, 28:34], jnp.array([5]))
-        found = jax.jit(jax.hessian(self.loss))(*small)
-        step = 1e-2 * jax.random.normal(jax.random.key(0), small[0].shape)
-        gradient = jax.grad(self.loss)
-        change = gradient(small[0] + step, *small[1:]) - gradient(small[0] - step, *small[1:])
-        wanted = jnp.tensordot(found, 2 * step, axes=step.ndim)
-        np.testing.assert_allclose(change, wanted, atol=1e-4)
-
-    @pytest.mark.parametrize("shared", [False, True])
-    def test_shard_map(self, shared):
-        """Lengths and ids that differ between devices, or that all devices share."""
-        mesh = jax.make_mesh(
-            (2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:2]
-        )
-        ids, lengths = (jnp.asarray(IDS), jnp.array([90, 50]))
-        spec, other = PartitionSpec("x"), PartitionSpec() if shared else PartitionSpec("x")
-        if shared:
-            ids, lengths = ids[:1], lengths[:1]
-
-        def local(q, k, v, ids, lengths):
-            return jax.lax.psum(self.loss(q, k, v, ids, lengths), "x")
-
-        sharded = jax.shard_map(
-            local, mesh=mesh, in_specs=(spec, spec, spec, other, other), out_specs=PartitionSpec()
-        )
-        ours = jax.jit(jax.grad(sharded, argnums=(0, 1, 2)))(*self.x[:3], ids, lengths)
-
-        def whole(*qkv):
-            parts = (
-                self.loss(
-                    *(a[n : n + 1] for a in qkv),
-                    *(a[n * (not shared)][None] for a in (ids, lengths)),
-                )
-                for n in range(2)
-            )
-            return sum(parts)
-
-        for a, b in zip(ours, jax.grad(whole, argnums=(0, 1, 2))(*self.x[:3]), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-    def test_gradient_over_many_blocks_in_shard_map(self):
-        """The loop over needed blocks, its trip count differing between devices."""
-        mesh = jax.make_mesh(
-            (2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices("cpu")[:2]
-        )
-        q = jax.random.normal(jax.random.key(0), (2, 640, 1, 8))
-        ids = jnp.asarray(np.repeat([[0, 1, 2, 3], [0, 0, 1, 1]], 160, axis=1))
-        spec = PartitionSpec("x")
-
-        def local(q, ids):
-            return jax.lax.psum(self.loss(q, q, q, ids, jnp.array([600])), "x")
-
-        sharded = jax.shard_map(local, mesh=mesh, in_specs=(spec, spec), out_specs=PartitionSpec())
-        ours = jax.jit(jax.grad(sharded))(q, ids)
-
-        def whole(q):
-            return sum(
-                self.loss(*[q[n : n + 1]] * 3, ids[n : n + 1], jnp.array([600])) for n in range(2)
-            )
-
-        np.testing.assert_allclose(ours, jax.grad(whole)(q), rtol=1e-4, atol=1e-5)
-
-
-class TestBounds:
-    def test_reach_contains_what_is_seen_and_no_more(self):
-        rng = np.random.default_rng(0)
-        ids, other = (rng.integers(0, 40, (3, n)).astype(np.int32) for n in (50, 70))
-        band = Band.make(50, 70, causal=True, alignment="bottom_right")
-        bounds = KeyBounds.make(band, (3, 50, 70), segments=(jnp.asarray(ids), jnp.asarray(other)))
-        same = ids[:, :, None] == other[:, None]
-        i, j = np.ogrid[:50, :70]
-        np.testing.assert_array_equal(bounds.sees(), same & (j - i <= 20))
-        for b in range(3):
-            for row in range(50):
-                (own,) = np.nonzero(same[b, row])
-                if own.size:
-                    assert bounds.first[b, row] == own[0]
-                    assert bounds.last[b, row] == min(own[-1], row + 20)
-                else:
-                    assert bounds.last[b, row] < bounds.first[b, row]
-
-    def test_extreme_ids(self):
-        ids = np.array([[2**31 - 1, -(2**31), 0, -1, 2**31 - 1]], np.int32)
-        bounds = KeyBounds.make(Band(), (1, 5, 5), segments=(jnp.asarray(ids),) * 2)
-        np.testing.assert_array_equal(bounds.sees()[0], ids == ids.T)
-
-    def test_blocks_are_visited_where_a_row_sees_a_key(self):
-        """For sorted documents exactly there, whichever batch element needs them."""
-        cut = blocks.Blocks(100, 100, 20, 25)
-        ids = jnp.asarray(np.repeat([[0, 1, 2, 3, 4], [7, 7, 7, 8, 8]], 20, axis=1))
-        bounds = KeyBounds.make(Band(upper=0), (2, 100, 100), segments=(ids, ids))
-        visible = Visible.make(cut, Band(), bounds, None)
-        trips = visible.walk(
-            lambda row, column, state: state.at[row, column].add(1), jnp.zeros((5, 4))
-        )
-        needed = np.asarray(bounds.sees()).reshape(2, 5, 20, 4, 25).any((0, 2, 4))
-        np.testing.assert_array_equal(trips, needed)
-        assert needed.sum() < 20
-
-    def test_a_single_long_document_needs_what_causal_needs(self):
-        cut = blocks.Blocks(100, 100, 20, 20)
-        bounds = KeyBounds.make(
-            Band(upper=0), (1, 100, 100), segments=(jnp.ones((1, 100), int),) * 2
-        )
-        visible = Visible.make(cut, Band(), bounds, None)
-        assert visible.walk(lambda row, column, n: n + 1, jnp.int32(0)) == 15
 
 
 Q = jax.ShapeDtypeStruct((2, 5, 4, 16), jnp.bfloat16)
