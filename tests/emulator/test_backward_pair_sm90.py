@@ -91,15 +91,15 @@ def test_any_order_of_events(name, level, pairs):
 
 @pytest.mark.parametrize("name", ["one-cta", "odd", "band", "grouped-pairs", "rows-without-keys"])
 @pytest.mark.parametrize("level", ["ptx", "hardware"])
-def test_turns_fix_the_bits_of_dq_too(name, level, pairs):
-    """In every order of events, and whatever the number of multiprocessors."""
+def test_pairs_take_turns(name, level, pairs):
+    """None waits for a later one, in any order of events, on any number of multiprocessors.
+
+    The emulator runs pairs one after another, so that equal bits say nothing of the order: see
+    tests/kernels/test_turns_sm90.py.
+    """
     case = replace((CASES | FURTHER)[name], head_dim=128, head_dim_v=128, batch=1)
-    first = None
     for seed, completion in enumerate(("earliest", "latest", "random", "random")):
         with jax_fa4.emulator.options(
             seed=seed, completion=completion, level=level, sm_count=(132, 3, 132, 7)[seed]
         ):
-            found = checked(case, jnp.bfloat16, deterministic=True)
-        first = first or found
-        for gradient in ("dq", "dk", "dv"):
-            np.testing.assert_array_equal(found[gradient], first[gradient])
+            checked(case, jnp.bfloat16, deterministic=True)
