@@ -1,7 +1,8 @@
 """A consumer: one warpgroup that owns 64 keys of every block of keys, their dK and dV.
 
-A step is as in backward/consumer.py. Steps run on from one block of keys to the next: its first
-scores are issued in the last step of the one before, and dK and dV leave under them.
+A step is as in backward/consumer.py, and so is who loads (`consumer_loads`). Steps run on from one
+block of keys to the next: with `lookahead` its first scores are issued in the last step of the one
+before, and dK and dV leave under them.
 
 CONTRACT: for every step of the walk a consumer takes one stage of `q` and one of `do` and gives
 each back once, and fills its half of one stage of `ds`; one arrival a warp each. For every block
@@ -11,6 +12,7 @@ of keys it takes one stage of `k` and the one of `v`; see load.py for when they 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cutlass
 import cutlass.cute as cute
@@ -18,8 +20,8 @@ from cutlass import Int32
 from cutlass.cute.nvgpu import warpgroup
 
 from jax_fa4.kernels.sm90.backward import consumer, early_rows
-from jax_fa4.kernels.sm90.backward.config import KEYS_PER_WARPGROUP
-from jax_fa4.kernels.sm90.backward_serial import epilogue, walk
+from jax_fa4.kernels.sm90.backward.config import CONSUMER_WARP, KEYS_PER_WARPGROUP
+from jax_fa4.kernels.sm90.backward_serial import epilogue, load, walk
 from jax_fa4.kernels.sm90.backward_serial.config import KEY_STAGES
 from jax_fa4.kernels.toolkit import mbarriers
 from jax_fa4.kernels.toolkit.accumulators import ThreadCoordinates, convert
@@ -91,14 +93,15 @@ def _gradients(context, me, stage):
         warpgroup.wait_group(0)
         score_gradients(state.acc_S, state.acc_dP, deltas)
     else:
+        early = early_rows.load_if_any(context, context.shared.sDelta, stage, me.thread)
         warpgroup.wait_group(0)
-        early_rows.score_gradients(context, state.acc_S, state.acc_dP, stage, me.thread)
+        early_rows.score_gradients(context, state.acc_S, state.acc_dP, stage, me.thread, early)
     convert(state.acc_S, state.tVrP)
     convert(state.acc_dP, state.tKrdS)
 
 
 @cute.jit
-def _walk_keys(context, me, number, goes_on):
+def _walk_keys(context, me, number, goes_on, load_next):
     """The blocks of queries that see one block of keys."""
     config, barriers = context.config, context.barriers
     key = context.position.key_block * config.tile_n + me.wg * KEYS_PER_WARPGROUP
@@ -127,7 +130,16 @@ def _walk_keys(context, me, number, goes_on):
         # NOTES: with a product in flight across the loop's end, ptxas serialises all of them.
         warpgroup.wait_group(0)
         barriers["q_empty"].arrive_as_warp(stage)
+        if cutlass.const_expr(load_next is not None):
+            load_next(i, number)
         head, block = walk.next_step(context, head, block)
+
+
+@cute.jit
+def _load_next(context, loader, loads, i, number) -> None:
+    """Into the stage of the step before, which the other consumer has left, too."""
+    if loads & ((i > 0) | (number > 0)):
+        load.go_on(context, loader)
 
 
 @cute.jit
@@ -135,6 +147,13 @@ def run(context, wg: Int32) -> None:
     """Do all of this CTA's keys as consumer number `wg`; see the contract above."""
     units, barriers = context.units, context.barriers
     me = _make_consumer(context, wg)
+    load_next = None
+    if cutlass.const_expr(context.config.consumer_loads):
+        loader = load.make_loader(context)
+        loads = cute.arch.make_warp_uniform(cute.arch.warp_idx()) == CONSUMER_WARP
+        if loads:
+            load.start(context, loader)
+        load_next = partial(_load_next, context, loader, loads)
     if cutlass.const_expr(context.config.lookahead):
         barriers["k_full"].wait(0, 0)
         mbarriers.wait_stage(barriers["q_full"], me.ring)
@@ -147,7 +166,7 @@ def run(context, wg: Int32) -> None:
                 barriers["k_full"].wait(number % KEY_STAGES, number // KEY_STAGES % 2)
             barriers["v_full"].wait(0, number % 2)
             here = walk.at(context, unit, key_block)
-            _walk_keys(here, me, number, walk.goes_on(context, unit, key_block))
+            _walk_keys(here, me, number, walk.goes_on(context, unit, key_block), load_next)
             epilogue.run(here, me, number % KEY_STAGES)
             number = number + 1
     epilogue.wait_for_copies(wg, me.thread_index)

@@ -1,10 +1,11 @@
 """Loads, by one warp: K, V, and Q, dO and their rows' numbers in rings, on and on over all keys.
 
 CONTRACT: for every step of the walk one stage of `q` (Q and lse_log2) and one of `do` (dO and
-delta) is filled, as many steps ahead of dQ as there are stages. For every block of keys one stage
-of `k` and the one of `v` are filled. V's is free when all consumers have written dS of the last
-step of the block before. K's is free when they have written dS of that block's first step: before
-it they wait for the copy of dV out of this stage (epilogue.py).
+delta) is filled: by the queries as many steps ahead of dQ as there are stages, by a consumer
+(`consumer_loads`) one step less ahead of its sums. For every block of keys one stage of `k` and
+the one of `v` are filled. V's is free when all consumers have written dS of the last step of the
+block before. K's is free when they have written dS of that block's first step: before it they wait
+for the copy of dV out of this stage (epilogue.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The queries' warpgroup: dQ = dS K, summed over the blocks of keys; its first warp also loads.
+"""The queries' warpgroup: dQ = dS K, summed over the blocks of keys.
+
+Its first warp also loads, where the first consumer's does not (`consumer_loads`).
 
 Sums go to a scratch of the CTA's own, small enough to stay in L2. Each float of it belongs to one
 thread, which stores, adds to and reads it in the order of the program: no barrier, no fence, and
@@ -143,8 +145,9 @@ def _walk_keys(context, operands, acc_dQ, ds_ring, loader, number, unit):
             _finish(context, operands, acc_dQ, step, place, is_first, target, sums)
         else:
             _accumulate(context, operands, acc_dQ, step, place, is_first)
-        if warp == 0:
-            load.go_on(context, loader)
+        if cutlass.const_expr(loader is not None):  # noqa: SIM102
+            if warp == 0:
+                load.go_on(context, loader)
         head, block = walk.next_step(context, head, block)
     if key_block + 1 == context.units.key_blocks:
         blocks = cute.ceil_div(context.band.seqlen_q, config.tile_m)
@@ -160,9 +163,11 @@ def run(context, warp: Int32) -> None:
     tQrK = thr_q.make_fragment_B(thr_q.partition_B(products.transposed(shared.sK)))
     ds_ring = mbarriers.make_ring(config.ds_stages)
     acc_dQ = products.accumulator(context.tiled_mma_q, config.dq_columns)
-    loader = load.make_loader(context)
-    if warp == 0:
-        load.start(context, loader)
+    loader = None
+    if cutlass.const_expr(not config.consumer_loads):
+        loader = load.make_loader(context)
+        if warp == 0:
+            load.start(context, loader)
     number = Int32(0)
     for unit in cutlass.range(units.first, units.count, units.step, unroll=1):
         for key_block in cutlass.range(units.key_blocks, unroll=1):
