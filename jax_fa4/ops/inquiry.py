@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import math
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from jax_fa4.ops import checks, errors, selection
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
 from jax_fa4.ops.packing import Packing
+from jax_fa4.ops.varlen import flash_attention_varlen
 from jax_fa4.variants.problem import Problem
 from jax_fa4.variants.workspace import Workspace
 
@@ -36,6 +38,15 @@ _SOFTCAPS = ("logits_soft_cap", "softcap")
 _SINKS = ("sinks", "learnable_sink")
 _MODS = ("score_mod", "mask_mod")
 _DROPOUT = ("dropout_rate", "dropout_rng", "broadcast_dropout")
+# Those of `flash_attention_varlen` alone.
+_DOCUMENTS = (
+    "cu_seqlens_q",
+    "cu_seqlens_k",
+    "max_seqlen_q",
+    "max_seqlen_k",
+    "seqused_q",
+    "seqused_k",
+)
 _OPTIONS = (
     *_SCALES,
     *_NEUTRAL,
@@ -46,6 +57,7 @@ _OPTIONS = (
     *_MODS,
     *_DROPOUT,
     "implementation",
+    *_DOCUMENTS,
 )
 
 
@@ -64,10 +76,12 @@ def is_supported(
 
     With implementation="emulator": whether the emulator does.
 
-    Takes the arguments of `dot_product_attention` or `flash_attention`; arrays may be
-    `jax.ShapeDtypeStruct`. implementation="fa4" (or "emulator") raises the same reason.
+    Takes the arguments of `dot_product_attention`, `flash_attention` or, all but the first three by
+    name, `flash_attention_varlen`; arrays may be `jax.ShapeDtypeStruct`. implementation="fa4" (or
+    "emulator") raises the same reason.
     """
     try:
+        query, key, value, options = _without_documents(query, key, value, options)
         problem = _problem(query, key, value, bias, mask, options)
         if options.get("implementation") == "emulator":
             return selection.unsupported_by_emulator(problem)
@@ -83,6 +97,7 @@ def explain(
     if options.get("implementation") == "xla":
         return "portable path (XLA): implementation='xla' was asked for"
     emulated = options.get("implementation") == "emulator"
+    query, key, value, options = _without_documents(query, key, value, options)
     reason = is_supported(query, key, value, bias, mask, **options)
     if reason is not None:
         return (
@@ -117,6 +132,7 @@ def backward_workspace_bytes(
     """
     if options.get("implementation") == "xla":
         return 0
+    query, key, value, options = _without_documents(query, key, value, options)
     if is_supported(query, key, value, bias, mask, **options) is not None:
         return 0
     path = selection.select(
@@ -149,6 +165,28 @@ def _gradient(path: selection.Path, kernels: tuple[str, ...]) -> str:
     if path.backward_reason is None:
         return "no gradient: differentiating 8-bit elements raises"
     return f"gradient: portable path (XLA): {path.backward_reason}"
+
+
+def _without_documents(
+    query: Any, key: Any, value: Any, options: dict[str, Any]
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """A call of `flash_attention_varlen` as one of a batch of 1 with segment ids.
+
+    To kernels both are what each row sees, by values. Other calls stay as they are.
+    """
+    if not set(_DOCUMENTS) & set(options):
+        return query, key, value, options
+    arrays = _arrays(query, key, value)
+    given = {name: x for name, x in options.items() if hasattr(x, "dtype")}
+    fixed = {name: x for name, x in options.items() if name not in given}
+    fixed["implementation"] = "xla"  # which takes whatever is no mistake
+    q, k, v = (shape_dtype(x.shape, x.dtype) for x in arrays)
+    jax.eval_shape(functools.partial(flash_attention_varlen, **fixed), q, k, v, **given)
+    rest = {name: x for name, x in options.items() if name not in _DOCUMENTS}
+    batch = [shape_dtype((1, *x.shape), x.dtype) for x in (q, k, v)]
+    ids = [shape_dtype(x.shape[:2], jnp.int32) for x in batch]
+    rest |= dict(zip(Packing._fields[2:], ids, strict=False))
+    return batch[0], batch[1], batch[2], rest
 
 
 def _arrays(*arguments: Any) -> list[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 import jax_fa4
 from tests.fuzz import arguments, problem
 from tests.fuzz.problem import Problem
@@ -48,15 +46,10 @@ def explained(asked: Problem, implementation: str) -> Path:
     """What `explain` says of the problem."""
     x = problem.arrays(asked)
     options = arguments.options(asked, x)
-    if asked.entry == "flash_attention_varlen":
-        # What rows see depends on values, as with segments, and nothing else of it matters.
-        for name in ("cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k"):
-            del options[name]
-        for name, array in (("query_segment_ids", x["q"]), ("key_value_segment_ids", x["k"])):
-            options[name] = np.zeros(array.shape[:2], np.int32)
+    arrays = [x[name][0] if "cu_seqlens_q" in x else x[name] for name in "qkv"]
     dense = (x.get("bias"), x.get("mask"))
     chosen = None if implementation == "fa4" else implementation
-    text = jax_fa4.explain(x["q"], x["k"], x["v"], *dense, **options, implementation=chosen)
+    text = jax_fa4.explain(*arrays, *dense, **options, implementation=chosen)
     forward = text.startswith("kernel")
     gradient = "gradient: kernel" in text
     return Path(forward, gradient if asked.gradients and forward else None)
