@@ -22,6 +22,7 @@ def include(out: jax.Array, lse: jax.Array, sinks: jax.Array) -> tuple[jax.Array
     seen = ~jnp.isneginf(lse)
     # -inf - -inf has no derivative: rows without keys take 0 in its place.
     excess = jnp.where(seen, sink - jnp.where(seen, lse, 0), 0)
-    share = jax.nn.sigmoid(-excess).swapaxes(1, 2)[..., None]
+    # Not jax.nn.sigmoid, whose derivative s (1 - s) is 0 for a sink of little weight.
+    share = jnp.exp(jax.nn.log_sigmoid(-excess)).swapaxes(1, 2)[..., None]
     total = jnp.where(seen, lse + jax.nn.softplus(excess), sink)
     return (out * share).astype(out.dtype), total

@@ -172,3 +172,17 @@ def test_kernels_take_sinks():
     x = inputs.make(CASE, jnp.bfloat16)
     assert jax_fa4.is_supported(*x[:3], sinks=jnp.ones(4)) is None
     assert "kernel fwd_sm90" in jax_fa4.explain(*x[:3], learnable_sink=jnp.ones(4))
+
+
+@pytest.mark.parametrize("sink", [-30.0, -12.0, 0.0, 12.0])
+def test_sinks_of_any_weight_have_their_gradient(sink):
+    """Relative to itself: of out = v0 / (1 + e^sink), where score and lse are 0."""
+    q = k = jnp.zeros((1, 1, 1, 8), jnp.float32)
+    v = jnp.full((1, 1, 1, 8), 3.0, jnp.float32)
+
+    def first(sinks):
+        return jax_fa4.flash_attention(q, k, v, learnable_sink=sinks)[0, 0, 0, 0]
+
+    found = jax.grad(first)(jnp.full(1, sink, jnp.float32))[0]
+    wanted = -3.0 * np.exp(sink) / (1 + np.exp(sink)) ** 2
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
