@@ -8,10 +8,12 @@
 
 linen passes only the arguments that it finds by name in the signature, and nnx passes all
 of its own, so every one is named here; those that would have to be dropped are refused.
+What Flax has no argument for (segment ids, a soft cap, ...) is given by functools.partial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +44,14 @@ def attention_fn(
     attn_weights_value_einsum: Any = None,
     *,
     local_window_size: int | tuple[int | None, int | None] | None = None,
+    query_segment_ids: ArrayLike | None = None,
+    key_value_segment_ids: ArrayLike | None = None,
+    query_seq_lengths: ArrayLike | None = None,
+    key_value_seq_lengths: ArrayLike | None = None,
+    logits_soft_cap: float | None = None,
+    sinks: ArrayLike | None = None,
+    score_mod: Callable[..., Any] | None = None,
+    mask_mod: Callable[..., Any] | None = None,
     implementation: Implementation = None,
     checkpoint_name: str | None = None,
 ) -> jax.Array:
@@ -51,22 +61,23 @@ def attention_fn(
       query: (batch..., T, N, H). key: (batch..., S, N, H). value: (batch..., S, N, V).
       bias, mask: broadcastable to (batch..., N, T, S), on the portable path. A mask that is
         not boolean (Flax's `make_causal_mask` defaults to float32) attends where it is not 0.
-      dropout_rate: must be 0 unless deterministic; dropout_rng and broadcast_dropout serve it.
+      dropout_rate, dropout_rng, broadcast_dropout: unless deterministic, drop probabilities, the
+        same ones in all batch elements and heads if broadcast_dropout; on the portable path.
+        Which ones fall differs from Flax's for the same key.
       dtype: query, key and value are cast to it, as Flax's own function does.
       is_causal: nnx passes the argument of the layer's call; in linen use functools.partial.
+        One query with a mask and more keys is a step of decode=True: its mask alone counts.
       force_fp32_for_softmax: softmax is float32 in any case.
-      local_window_size, implementation, checkpoint_name: as in `dot_product_attention`, for
-        functools.partial.
+      local_window_size and all others: as in `dot_product_attention`, for functools.partial.
 
     Returns:
       (batch..., T, N, V). Rows that attend nothing are 0 (Flax: the mean of value).
 
     Raises:
-      NotImplementedError: dropout, sow_weights, an einsum override, precision or
-        input_positions was asked for, which this function would have to ignore.
+      NotImplementedError: sow_weights, an einsum override, precision or input_positions was
+        asked for, which this function would have to ignore; or local_window_size in decoding.
     """
     _refuse_dropped(
-        dropout_rate=0.0 if deterministic else dropout_rate,
         module=module,
         precision=precision,
         input_positions=input_positions,
@@ -77,6 +88,15 @@ def attention_fn(
         query, key, value = (jnp.asarray(x, dtype) for x in (query, key, value))
     if mask is not None and jnp.asarray(mask).dtype != jnp.bool:
         mask = jnp.asarray(mask) != 0
+    if mask is not None and query.shape[-3] == 1 < key.shape[-3]:
+        # A token and its cache: at which position, only the mask says.
+        if local_window_size is not None:
+            raise NotImplementedError(
+                f"jax_fa4.flax.attention_fn does not support local_window_size={local_window_size} "
+                "for one query of a cache, whose position it does not know; pass the layer a mask "
+                "of the window"
+            )
+        is_causal = False
     return dot_product_attention(
         query,
         key,
@@ -85,6 +105,17 @@ def attention_fn(
         mask,
         is_causal=is_causal,
         local_window_size=local_window_size,
+        query_segment_ids=query_segment_ids,
+        key_value_segment_ids=key_value_segment_ids,
+        query_seq_lengths=query_seq_lengths,
+        key_value_seq_lengths=key_value_seq_lengths,
+        logits_soft_cap=logits_soft_cap,
+        sinks=sinks,
+        score_mod=score_mod,
+        mask_mod=mask_mod,
+        dropout_rate=0.0 if deterministic else dropout_rate,
+        dropout_rng=dropout_rng,
+        broadcast_dropout=broadcast_dropout,
         implementation=implementation,
         checkpoint_name=checkpoint_name,
     )
@@ -92,7 +123,6 @@ def attention_fn(
 
 _EINSUM = "leave the layer's einsum class unset"
 _REMEDIES = {
-    "dropout_rate": "set dropout_rate=0.0 on the layer or call it with deterministic=True",
     "module": "the weights are never formed: call the layer with sow_weights=False",
     "precision": "leave it None on the layer; jax.default_matmul_precision sets it for float32",
     "input_positions": "rotate query and key in a function that calls this one without it",
@@ -103,7 +133,7 @@ _REMEDIES = {
 
 def _refuse_dropped(**asked: Any) -> None:
     for name, value in asked.items():
-        if value is not None and not (name == "dropout_rate" and value == 0.0):
+        if value is not None:
             shown = value if isinstance(value, (int, float, str)) else type(value).__name__
             raise NotImplementedError(
                 f"jax_fa4.flax.attention_fn does not support {name}={shown}; {_REMEDIES[name]}, "

@@ -67,22 +67,59 @@ def test_dtype_of_the_layer():
     np.testing.assert_allclose(ours.astype(np.float32), theirs.astype(np.float32), atol=3e-2)
 
 
-def test_decode():
-    """One token at a time through the cache: the dense mask of Flax's decoding."""
-    ours, theirs = layer(attention_fn, decode=True), layer(decode=True)
+def test_decode_is_the_causal_pass_step_by_step():
+    """One token at a time through the cache, by the function that trains: causal by partial."""
     x = X[0]
-    variables = theirs.init(jax.random.key(1), x)
-    caches = [variables["cache"]] * 2
-    for i in range(4):
-        token = x[:, i : i + 1]
-        results = []
-        for n, module in enumerate((ours, theirs)):
-            out, updated = module.apply(
-                {"params": variables["params"], "cache": caches[n]}, token, mutable=["cache"]
-            )
-            caches[n] = updated["cache"]
-            results.append(out)
-        close(*results)
+    causal = functools.partial(attention_fn, is_causal=True)
+    module = layer(causal, decode=True)
+    variables = module.init(jax.random.key(1), x)
+    whole = layer(causal).apply({"params": variables["params"]}, x)
+    mask = nn.make_causal_mask(jnp.ones((3, 9)))
+    close(whole, layer().apply({"params": variables["params"]}, x, mask=mask))
+
+    @jax.jit
+    def step(cache, token):
+        return module.apply({**variables, "cache": cache}, token, mutable=["cache"])
+
+    cache = variables["cache"]
+    for i in range(9):
+        out, updated = step(cache, x[:, i : i + 1])
+        cache = updated["cache"]
+        close(out, whole[:, i : i + 1])
+
+
+def test_dropout():
+    """Flax's broadcast: the same drops in all batch elements and heads."""
+    ones = jnp.ones((2, 9, 4, 4))
+    values = jnp.broadcast_to(jnp.eye(9)[None, :, None], (2, 9, 4, 9))
+    options = {"dropout_rate": 0.4, "dropout_rng": jax.random.key(0), "deterministic": False}
+    kept = 9 * attention_fn(ones, ones, values, **options)
+    np.testing.assert_allclose(np.unique(np.round(kept, 4)), [0, 1 / 0.6], atol=1e-3)
+    close(kept, jnp.broadcast_to(kept[:1, :, :1], kept.shape))
+    own = 9 * attention_fn(ones, ones, values, broadcast_dropout=False, **options)
+    assert np.abs(own - own[:1, :, :1]).max() > 1
+
+    module = layer(attention_fn, dropout_rate=0.4, deterministic=False)
+    parameters = layer().init(jax.random.key(1), X)
+    one, other = (module.apply(parameters, X, rngs={"dropout": jax.random.key(n)}) for n in (1, 2))
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_what_flax_has_no_argument_for():
+    """By functools.partial, as an array of the trace or outside of it."""
+    x = X[0]
+    ids = jnp.repeat(jnp.arange(3), 3)[None].repeat(3, 0)
+    parameters = layer().init(jax.random.key(1), x)
+
+    @jax.jit
+    def packed(ids):
+        function = functools.partial(attention_fn, query_segment_ids=ids, logits_soft_cap=1e3)
+        return layer(function).apply(parameters, x)
+
+    mask = ids[:, None, :, None] == ids[:, None, None, :]
+    np.testing.assert_allclose(
+        packed(ids), layer().apply(parameters, x, mask=mask), rtol=1e-3, atol=1e-4
+    )
 
 
 class TestRefusals:
@@ -91,9 +128,6 @@ class TestRefusals:
         parameters = layer().init(jax.random.key(1), X)
         with pytest.raises(NotImplementedError, match=words):
             module.apply(parameters, X, rngs={"dropout": jax.random.key(2)}, **(call or {}))
-
-    def test_dropout(self):
-        self.apply(r"dropout_rate=0\.1.*deterministic", dropout_rate=0.1, deterministic=False)
 
     def test_dropout_that_is_off(self):
         module = layer(attention_fn, dropout_rate=0.1, deterministic=True)

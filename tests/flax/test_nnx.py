@@ -1,5 +1,7 @@
 """attention_fn in flax.nnx layers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,21 +50,36 @@ def test_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 
-def test_decode():
-    ours, theirs = layer(attention_fn, decode=True), layer(decode=True)
-    for module in (ours, theirs):
-        module.init_cache((2, 6, 16))
-    for i in range(4):
-        token = X[:, 0, i : i + 1]
-        close(ours(token), theirs(token))
+def test_decode_is_the_causal_pass_step_by_step():
+    """And under jit, with fewer key heads than query heads."""
+    options = {"num_kv_heads": 2}
+    whole = layer(attention_fn, **options)(X[:, 0], is_causal=True)
+    close(whole, layer(**options)(X[:, 0], is_causal=True))
+    module = layer(attention_fn, decode=True, **options)
+    module.init_cache((2, 12, 16))
+    step = nnx.jit(lambda module, token: module(token, is_causal=True))
+    for i in range(9):
+        close(step(module, X[:, 0, i : i + 1]), whole[:, i : i + 1])
+
+
+def test_dropout():
+    module = layer(attention_fn, dropout_rate=0.4)
+    close(module(X, deterministic=True), layer()(X))
+    one, other = (module(X, deterministic=False, rngs=nnx.Rngs(dropout=n)) for n in (1, 2))
+    assert np.abs(one - other).max() > 1e-3
+    close(module(X, deterministic=False, rngs=nnx.Rngs(dropout=1)), one)
+    assert jnp.isfinite(
+        nnx.grad(lambda m: m(X, deterministic=False).sum())(module).out.kernel
+    ).all()
 
 
 class TestRefusals:
-    def test_dropout(self):
-        module = layer(attention_fn, dropout_rate=0.1)
-        with pytest.raises(NotImplementedError, match=r"dropout_rate=0\.1.*deterministic"):
-            module(X, deterministic=False)
-        close(module(X, deterministic=True), layer()(X))
+    def test_window_in_decoding(self):
+        windowed = functools.partial(attention_fn, local_window_size=(3, 0))
+        module = layer(windowed, decode=True)
+        module.init_cache((2, 6, 16))
+        with pytest.raises(NotImplementedError, match=r"local_window_size=\(3, 0\).*mask"):
+            module(X[:, 0, :1])
 
     def test_sow_weights(self):
         with pytest.raises(NotImplementedError, match="sow_weights=False"):
