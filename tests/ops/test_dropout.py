@@ -32,6 +32,8 @@ def test_gradients_are_those_of_the_same_drops(side, monkeypatch):
     x = inputs.make(CASE, jnp.float32)
     key = jax.random.key(5)
     factors = kept(key)
+    rows = np.asarray(factors).reshape(-1, factors.shape[-1])
+    assert len(np.unique(rows, axis=0)) == len(rows)  # no block repeats another's draws
 
     def ours(q, k, v):
         return attend(q, k, v, dropout_rate=RATE, dropout_rng=key, return_residual=True)

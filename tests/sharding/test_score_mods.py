@@ -66,11 +66,15 @@ def test_meshes(kind, dropout):
     assert found[1][0].sharding.is_equivalent_to(spread.sharding, 4)
 
 
-@pytest.mark.parametrize("check", [False, True])
-def test_replicated_captured_arrays_in_shard_map(check):
-    """Each device's blocks, and the gradient of the slopes summed over devices."""
+@pytest.mark.parametrize(("check", "varies"), [(False, False), (True, False), (True, True)])
+def test_captured_arrays_in_shard_map(check, varies):
+    """Each device's blocks; the gradient of slopes that all share is summed over devices."""
     q = jax.random.normal(jax.random.key(0), (4, 24, 2, 8))
     devices = mesh(AUTO, (4,), ("x",))
     specs = {"in_specs": (P("x"), P()), "out_specs": P("x")}
-    call = jax.shard_map(attend, mesh=devices, check_vma=check, **specs)
+
+    def local(q, slopes):
+        return attend(q, jax.lax.pcast(slopes, "x", to="varying") if varies else slopes)
+
+    call = jax.shard_map(local, mesh=devices, check_vma=check, **specs)
     same(results(call, q, SLOPES), results(attend, q, SLOPES))
