@@ -186,7 +186,7 @@ def _backward(
     """dq stays; dk and dv follow the keys by one hop, so that they too travel during a kernel."""
     *ids, out, lse, dout, dlse = rest
     # Else XLA takes the forward's sends for the same, and keeps what they brought until now.
-    k, v, dout = lax.optimization_barrier((k, v, dout))
+    k, v, lse, dout = lax.optimization_barrier((k, v, lse, dout))
     home, keys = (q, *ids[:1], out, lse, dout, dlse), (k, v, *ids[1:])
     dq = tiles.zeros_like(q, q.shape)
     run = functools.partial(_hop_backward, ring)
