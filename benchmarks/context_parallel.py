@@ -1,26 +1,25 @@
 """Attention of one sequence over 1, 2, 4 ... devices of a host: time, scaling, and overlap.
 
     python -m benchmarks.context_parallel --seqlens 32768 131072 --markdown results.md
+    python -m benchmarks.context_parallel --quick  # about a minute
 
 Strong scaling: the sequence stays and the devices grow. A figure is the median of interleaved
 samples, each several executions and one wait. Per device: TFLOP/s are 4 S S H D (half when causal,
 times 3.5 with the backward) over time and devices; the efficiency is that over one device's, which
-runs `flash_attention`. The overlap is from a profile: of the time that a device's NCCL kernels
-take, the share in which one of our kernels runs on that device, too. Results are compared with
-one device's before they are timed.
+runs `flash_attention`. The overlap is from a profile (`overlap`). Results are compared with one
+device's before they are timed. All programs are compiled first, side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import gzip
 import itertools
-import json
 import os
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jax_fa4
-from benchmarks import environment
+from benchmarks import environment, overlap
 from jax_fa4.testing import timing
 
 SPEC = PartitionSpec(None, "context")
@@ -41,10 +40,11 @@ HEADER = """\
 | pass | S | window | strategy | layout | devices | ms | TFLOP/s a device | efficiency | overlap |
 | --- | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |
 """
-PROFILED = 5  # executions in a profile
 WAYS = (("ring", "zigzag"), ("ring", "striped"), ("ring", "contiguous"), ("ulysses", "contiguous"))
-
-Interval = tuple[float, float]
+# For --quick: without a window and with one.
+QUICK = {False: (WAYS[0], WAYS[3]), True: (WAYS[2],)}
+# Around the kernels there are only sums and copies: nothing worth its tuning.
+COMPILER_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
 
 @dataclass(frozen=True)
@@ -110,63 +110,26 @@ class Cell:
     def inputs(self) -> list[jax.Array]:
         """Normal arrays in the layout, drawn alike for any number of devices."""
         place = NamedSharding(self.mesh, SPEC)
-        generator = np.random.default_rng(0)
+        keys = jax.random.split(jax.random.key(0), 4)
         arrays = [
-            generator.standard_normal(shape, dtype=np.float32).astype(jnp.bfloat16)
-            for shape in self.shapes
+            jax.random.normal(key, shape, jnp.bfloat16)
+            for key, shape in zip(keys, self.shapes, strict=True)
         ]
-        positions = jax_fa4.layout_positions(self.layout, self.devices, self.seqlen)
-        return [jax.device_put(x[:, positions], place) for x in arrays]
+        laid = (jax_fa4.to_layout(x, self.layout, self.devices) for x in arrays)
+        return [jax.device_put(x, place) for x in laid]
 
-    def in_order(self, results: Any) -> list[np.ndarray]:
-        """Results on the host, in the order of the sequence."""
-        inverse = np.argsort(jax_fa4.layout_positions(self.layout, self.devices, self.seqlen))
-        return [np.asarray(x)[:, inverse].astype(np.float32) for x in results]
+    def in_order(self, results: Any) -> list[jax.Array]:
+        """Results on the first device, in the order of the sequence."""
+        gathered = jax.device_put(results, jax.devices()[0])
+        return [jax_fa4.from_layout(x, self.layout, self.devices) for x in gathered]
 
-
-def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same time in intervals that do not touch."""
-    joined: list[Interval] = []
-    for start, end in sorted(intervals):
-        if joined and start <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-        else:
-            joined.append((start, end))
-    return joined
-
-
-def common(a: Iterable[Interval], b: Iterable[Interval]) -> float:
-    """Time in intervals of both."""
-    pairs = itertools.product(union(a), union(b))
-    return sum(max(0.0, min(x[1], y[1]) - max(x[0], y[0])) for x, y in pairs)
-
-
-def overlap(trace: dict[str, Any]) -> float | None:
-    """Share of the time of NCCL's kernels in which one of ours runs on the same device."""
-    sent: dict[int, list[Interval]] = {}
-    computed: dict[int, list[Interval]] = {}
-    for event in trace["traceEvents"]:
-        if event.get("ph") != "X":
-            continue
-        name, interval = event["name"], (event["ts"], event["ts"] + event["dur"])
-        if name.startswith("ncclDevKernel"):
-            sent.setdefault(event["pid"], []).append(interval)
-        elif name.startswith("kernel_cutlass") and "jax_fa4" in name:
-            computed.setdefault(event["pid"], []).append(interval)
-    total = sum(end - start for device in sent.values() for start, end in union(device))
-    hidden = sum(common(device, computed.get(pid, ())) for pid, device in sent.items())
-    return hidden / total if total else None
-
-
-def profiled(call: Callable[[], Any]) -> float | None:
-    """The overlap in a few executions."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(PROFILED):
-                result = call()
-            jax.block_until_ready(result)
-        (path,) = Path(folder).rglob("*.trace.json.gz")
-        return overlap(json.loads(gzip.decompress(path.read_bytes())))
+    def compile(self) -> Callable[..., Any]:
+        """The program, ready to run."""
+        place = NamedSharding(self.mesh, SPEC)
+        arrays = (jax.ShapeDtypeStruct(x, jnp.bfloat16, sharding=place) for x in self.shapes)
+        program: Any = self.function().lower(*arrays)
+        compiled: Callable[..., Any] = program.compile(compiler_options=COMPILER_OPTIONS)
+        return compiled
 
 
 def differs(one: Cell, found: Any, wanted: list[np.ndarray]) -> str | None:
@@ -176,9 +139,10 @@ def differs(one: Cell, found: Any, wanted: list[np.ndarray]) -> str | None:
     Rows or keys out of place are off by as much as there is.
     """
     for name, a, b in zip(("out", "dq", "dk", "dv"), one.in_order(found), wanted, strict=False):
-        error, allowed = np.linalg.norm(a - b), 4 * 2.0**-8 * np.linalg.norm(b)
-        if not error <= allowed:
-            return f"{name} is off by {error / np.linalg.norm(b):.2g}"
+        a, b = (x.astype(jnp.float32) for x in (a, b))
+        error, length = float(jnp.linalg.norm(a - b)), float(jnp.linalg.norm(b))
+        if not error <= 4 * 2.0**-8 * length:
+            return f"{name} is off by {error / length:.2g}"
     return None
 
 
@@ -188,14 +152,17 @@ def cells_of(options: argparse.Namespace, seqlen: int, window: int | None, backw
         Cell, seqlen, options.heads, options.heads_kv, options.head_dim, window, backward
     )
     counts = [n for n in options.devices if 1 < n <= jax.device_count()]
+    ways = QUICK[window is not None] if options.quick else WAYS
     return [make(1, "one", "contiguous")] + [
-        make(n, *way) for n in counts for way in WAYS if way[0] == "ring" or not options.heads % n
+        make(n, *way) for n in counts for way in ways if way[0] == "ring" or not options.heads % n
     ]
 
 
-def measure(cells: Sequence[Cell], rounds: int) -> Iterable[str]:
+def measure(
+    cells: Sequence[Cell], programs: dict[Cell, Callable[..., Any]], rounds: int
+) -> Iterable[str]:
     """A line of the table for each cell, the first being one device's."""
-    calls = {cell: functools.partial(cell.function(), *cell.inputs()) for cell in cells}
+    calls = {cell: functools.partial(programs[cell], *cell.inputs()) for cell in cells}
     wanted = cells[0].in_order(calls[cells[0]]())
     wrong = {cell: differs(cell, call(), wanted) for cell, call in calls.items()}
     executions = {str(cell): timing.calibrate(call) for cell, call in calls.items()}
@@ -204,7 +171,7 @@ def measure(cells: Sequence[Cell], rounds: int) -> Iterable[str]:
     alone = timed[str(cells[0])].seconds
     for cell in cells:
         seconds = timed[str(cell)].seconds
-        share = profiled(calls[cell]) if cell.devices > 1 else None
+        share = overlap.profiled(calls[cell]) if cell.devices > 1 else None
         yield row(cell, seconds, alone, share, wrong[cell])
 
 
@@ -237,27 +204,44 @@ def parser() -> argparse.ArgumentParser:
     add("--head-dim", type=int, default=128)
     add("--rounds", type=int, default=5)
     add("--markdown", type=Path)
+    add("--quick", action="store_true", help="S 65536, the best ways alone, fewer samples")
+    add("--seconds", type=float, default=float("inf"), help="begin no further problem after them")
     return result
+
+
+def page_head(options: argparse.Namespace, argv: Sequence[str]) -> str:
+    """What was measured on what, and the head of the table."""
+    found = environment.describe()
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    return (
+        f"# Sequences split over the devices of a host: {found['gpu']} x {jax.device_count()}\n\n"
+        f"Written by `{environment.command(argv, 'context_parallel')}`.\nCausal, bf16, batch 1, "
+        f"{options.heads} heads, {options.heads_kv} key heads of {options.head_dim}; median of "
+        f"{options.rounds} interleaved samples.\nDriver {found['driver']}, {packages}, "
+        f"XLA_FLAGS {os.environ.get('XLA_FLAGS', 'none')!r}.\n\n{HEADER}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 1 if a result is wrong."""
+    start = time.monotonic()
+    argv = sys.argv[1:] if argv is None else argv
     options = parser().parse_args(argv)
-    found = environment.describe()
-    command = environment.command(sys.argv[1:] if argv is None else argv, "context_parallel")
-    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    page = (
-        f"# Sequences split over the devices of a host: {found['gpu']} x {jax.device_count()}\n\n"
-        f"Written by `{command}`.\nCausal, bf16, batch 1, {options.heads} heads, "
-        f"{options.heads_kv} key heads of {options.head_dim}; median of {options.rounds} "
-        f"interleaved samples.\nDriver {found['driver']}, {packages}, "
-        f"XLA_FLAGS {os.environ.get('XLA_FLAGS', 'none')!r}.\n\n{HEADER}"
-    )
+    if options.quick:
+        options.seqlens, options.rounds = [65536], 3
+    page = page_head(options, argv)
     print(page, end="", flush=True)
-    for seqlen, window, backward in itertools.product(
-        options.seqlens, options.windows, (False, True)
-    ):
-        for line in measure(cells_of(options, seqlen, window or None, backward), options.rounds):
+    problems = itertools.product(options.seqlens, options.windows, (False, True))
+    groups = [cells_of(options, s, window or None, backward) for s, window, backward in problems]
+    every = list(itertools.chain(*groups))
+    with ThreadPoolExecutor() as pool:
+        programs = dict(zip(every, pool.map(Cell.compile, every), strict=True))
+    print(f"compiled {len(every)} programs by {time.monotonic() - start:.0f} s", file=sys.stderr)
+    for cells in groups:
+        if time.monotonic() - start > options.seconds:
+            page += f"\nOut of time before {cells[0]}.\n"
+            break
+        for line in measure(cells, programs, options.rounds):
             print(line, end="", flush=True)
             page += line
             if options.markdown:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import context_parallel
+from benchmarks import context_parallel, overlap
 from benchmarks.context_parallel import Cell
 
 CELL = Cell(64, 4, 2, 8, None, False, 4, "ring", "zigzag")
@@ -29,8 +29,8 @@ def test_overlap():
         event(ours, 1, 0, 10),  # not there
         event(nccl, 1, 20, 30),
     ]
-    assert context_parallel.overlap({"traceEvents": events}) == 5 / 20
-    assert context_parallel.overlap({"traceEvents": events[4:6]}) is None
+    assert overlap.overlap({"traceEvents": events}) == 5 / 20
+    assert overlap.overlap({"traceEvents": events[4:6]}) is None
 
 
 def test_rows():
@@ -49,7 +49,7 @@ def test_it_runs(capsys, monkeypatch, broken):
             lambda q, k, v, **options: wrong(q, k[:, ::-1], v, **options),
         )
     monkeypatch.setattr(context_parallel, "WAYS", (("ring", "zigzag"),))
-    monkeypatch.setattr(context_parallel, "profiled", lambda call: None)
+    monkeypatch.setattr(overlap, "profiled", lambda call: None)
     arguments = (
         "--seqlens 32 --devices 2 --windows 0 --heads 2 --heads-kv 1 --head-dim 8 --rounds 1"
     )
