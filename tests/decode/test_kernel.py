@@ -26,6 +26,11 @@ CASES = {
     "ragged": DecodeCase(lengths=(0, 1, 37, 300, 700), capacity=700, heads=4, heads_kv=2),
     "group-16": DecodeCase(lengths=(15, 700), capacity=704, heads=16),
     "two-tiles": DecodeCase(lengths=(3, 5, 299), capacity=300, queries=5, heads=4),
+    "team-of-two": DecodeCase(lengths=(3, 700), capacity=704, queries=4, heads=8),
+    "team-of-four": DecodeCase(
+        lengths=(900, 0, 350), capacity=960, queries=7, heads=8, page_size=32, window=(500, 0)
+    ),
+    "two-teams-of-four": DecodeCase(lengths=(500,), capacity=512, queries=16, heads=6, sinks=True),
     "sixteen-queries": DecodeCase(lengths=(9, 400), capacity=400, queries=16, heads=6, heads_kv=2),
     "not-causal": DecodeCase(lengths=(3, 290), capacity=300, queries=8, causal=False),
     "window": DecodeCase(lengths=(2, 90, 600), capacity=640, queries=4, window=(100, None)),

@@ -115,6 +115,15 @@ def test_visits_only_blocks_that_somebody_sees(monkeypatch):
     assert sorted(visited) == list(range((4699 - 300) // 256, 5000 // 256 + 1))
 
 
+def test_long_caches_have_few_blocks():
+    """A step of the loop costs a GPU more than 256 keys do."""
+    case = DecodeCase(lengths=(16000, 3), capacity=2**14, head_dim=8)
+    check(case, jnp.float32)
+    x = decode.make(case, jnp.float32)
+    blocks = portable._Blocks(x, x.lengths, case.plan.band)
+    assert [int(n) for n in blocks.span()] == [0, 16]
+
+
 def test_a_contiguous_cache_is_pages_of_one_sequence():
     case = DecodeCase(lengths=(100, 7), capacity=128, queries=2)
     x = decode.make(case, jnp.float32)

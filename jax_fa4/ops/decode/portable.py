@@ -18,7 +18,10 @@ from jax_fa4.ops.band import Band
 from jax_fa4.ops.decode.plan import DecodePlan, Operands
 from jax_fa4.ops.grid import dot
 
+# A step of the loop costs a GPU tens of microseconds, whatever is in it, so that blocks grow where
+# there would be many. But a sequence shorter than a block costs a whole one.
 _BLOCK_KEYS = 256
+_MOST_BLOCKS = 16
 
 _Sums = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -53,14 +56,16 @@ def forward(plan: DecodePlan, *operands: jax.Array | None) -> tuple[jax.Array, j
 
 
 class _Blocks:
-    """Blocks of the cache: `_BLOCK_KEYS` keys or so, whole pages where there are pages."""
+    """Blocks of the cache, of equal numbers of keys; whole pages where there are pages."""
 
     def __init__(self, x: Operands, lengths: jax.Array, band: Band) -> None:
         self.x = x
         self.unit, self.units = (1, x.k.shape[1])  # what a block consists of: keys, or pages
         if x.page_table is not None:
             self.unit, self.units = x.k.shape[1], x.page_table.shape[1]
-        self.units_of_block = max(1, min(self.units, _BLOCK_KEYS // self.unit))
+        reach = min(x.capacity, band.upper - band.lower + x.q.shape[1])  # of all queries
+        keys = max(_BLOCK_KEYS, reach // _MOST_BLOCKS)
+        self.units_of_block = max(1, min(self.units, keys // self.unit))
         self.lengths = lengths
         steps = jnp.arange(x.q.shape[1], dtype=jnp.int32)[None]
         self.positions = lengths[:, None] - x.q.shape[1] + steps
