@@ -8,6 +8,7 @@ block; a kernel may compile the same jaxpr.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ def trace(name: str, function: Function, *, score: Any = None) -> tuple[Mod, Cap
     scalars = [jax.ShapeDtypeStruct((), jnp.int32)] * _INDICES
     if score is not None:
         scalars = [jax.ShapeDtypeStruct((), score), *scalars]
+    _check_parameters(name, function, len(scalars))
     closed, out = jax.make_jaxpr(function, return_shape=True)(*scalars)
     results = jax.tree.leaves(out)
     wanted = jnp.floating if score is not None else jnp.bool_
@@ -69,6 +71,19 @@ def trace(name: str, function: Function, *, score: Any = None) -> tuple[Mod, Cap
     used |= {id(x) for x in closed.jaxpr.outvars}
     captured = Captured(tuple(x for x, f in pairs if f), tuple(x for x, f in pairs if not f))
     return Mod(closed.jaxpr, floating, id(batch) in used, id(head) in used), captured
+
+
+def _check_parameters(name: str, function: Function, count: int) -> None:
+    """ValueError unless the function takes so many arguments, as far as Python can say."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # of a function in C
+        return
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        expected = f"one of {count} arguments"
+        raise errors.bad_mod(name, f"a function of parameters {signature}", expected) from None
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,8 @@ def test_the_portable_path_runs_them_and_says_so():
     ("options", "words"),
     [
         ({"score_mod": 3}, "score_mod is 3, expected a function"),
+        ({"score_mod": lambda s, b: s}, "parameters \\(s, b\\), expected one of 5"),
+        ({"mask_mod": lambda s, b, h, i, j: True}, "expected one of 4 arguments, for scalars"),
         ({"mask_mod": lambda b, h, i, j: j}, "mask_mod is a function that returns int32"),
         ({"score_mod": lambda s, b, h, i, j: j}, "returns int32 .*one floating-point number"),
         ({"score_mod": lambda s, b, h, i, j: (s, s)}, "float32 of shape \\(\\), float32"),
