@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from tests.fuzz.problem import Problem
 
 
@@ -23,6 +25,7 @@ def options(asked: Problem, x: Mapping[str, Any]) -> dict[str, Any]:
             "key_value_segment_ids": x.get("key_ids"),
             "causal_alignment": asked.alignment,
             "deterministic": asked.deterministic,
+            **_mods(x),
         }
     found = {
         "softmax_scale": asked.scale,
@@ -35,4 +38,16 @@ def options(asked: Problem, x: Mapping[str, Any]) -> dict[str, Any]:
     if asked.entry == "flash_attention_varlen":
         names = ("cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k")
         found |= {name: x.get(name) for name in names}
+    return found
+
+
+def _mods(x: Mapping[str, Any]) -> dict[str, Any]:
+    """The functions that `definition.Inputs` and `problem.visible` describe."""
+    found: dict[str, Any] = {}
+    if "gain" in x:
+        gain, tilt = jnp.asarray(x["gain"]), jnp.asarray(x["tilt"])
+        found["score_mod"] = lambda s, b, h, i, j: s * gain[h] + tilt[h] * (j - i) / 64
+    if "period" in x:
+        period = jnp.asarray(x["period"])
+        found["mask_mod"] = lambda b, h, i, j: (i // 3 + j) % period[h] == 0
     return found

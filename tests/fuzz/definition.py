@@ -18,7 +18,8 @@ Arrays = dict[str, np.ndarray]
 class Inputs:
     """q (B, T, N, H), k (B, S, K, H), v (B, S, K, V), cotangents (B, T, N, V) and (B, N, T).
 
-    `visible` is (B, N, T, S); bias broadcasts to it; sinks are (N,); softcap 0 is none.
+    `visible` is (B, N, T, S); bias broadcasts to it; sinks are (N,); softcap 0 is none. With gain
+    and tilt (N,) a head's scores become gain x score + tilt x (key - query) / 64, last of all.
     """
 
     q: Any
@@ -31,6 +32,8 @@ class Inputs:
     bias: Any = None
     softcap: float = 0.0
     sinks: Any = None
+    gain: Any = None
+    tilt: Any = None
 
 
 def exact(x: Inputs) -> Arrays:
@@ -41,6 +44,10 @@ def exact(x: Inputs) -> Arrays:
 def plain(x: Inputs, dtype: Any) -> Arrays:
     """Results of the same formulas, computed in float32 and rounded to `dtype` where kernels do."""
     return _Computation(x, np.float32, dtype).results(terms=False)
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 class _Computation:
@@ -54,9 +61,13 @@ class _Computation:
         )
         self.k, self.v = (np.repeat(a, self.groups, axis=1) for a in (keys, values))
         self.dlse = self._as_wide(x.dlse)
+        T, S = x.visible.shape[2:]
+        self.distance = (np.arange(S) - np.arange(T)[:, None]) / self.wide(64)
+        modified = x.gain is not None
+        self.gain = self._as_wide(x.gain)[:, None, None] if modified else self.wide(1)
 
     def results(self, *, terms: bool) -> Arrays:
-        p, sink, lse, slope = self._softmax()
+        p, sink, lse, slope, scores = self._softmax()
         rounded = self._round(p)
         out = self._round(rounded @ self.v)
         dp = self.dout @ self.v.mT
@@ -65,20 +76,23 @@ class _Computation:
         found = {"out": _swapped(out), "lse": lse} | self._gradients(
             rounded, self._round(ds * slope), self.q, self.k, self.dout
         )
-        self._add_dense(found, ds, -sink * (mean - self.dlse))
+        self._add_others(found, ds, -sink * (mean - self.dlse), scores)
         if terms:
             size = p * (np.abs(dp) + (np.abs(mean) + np.abs(self.dlse))[..., None])
-            sizes = self._gradients(p, size * slope, *map(np.abs, (self.q, self.k, self.dout)))
-            self._add_dense(sizes, size, sink * (np.abs(mean) + np.abs(self.dlse)))
-            scores = np.abs(self.q) @ np.abs(self.k).mT * abs(self.x.scale)
+            dsinks = sink * (np.abs(mean) + np.abs(self.dlse))
+            arrays = map(np.abs, (self.q, self.k, self.dout))
+            sizes = self._gradients(p, size * np.abs(slope), *arrays)
+            self._add_others(sizes, size, dsinks, np.abs(scores), np.abs)
+            products = np.abs(self.q) @ np.abs(self.k).mT * abs(self.x.scale)
             # A soft cap is cap * (1 - 2 / (1 + e^2y)) where no unit computes tanh.
-            sizes["lse"] = (p * (scores + self.x.softcap)).sum(-1)
+            products = (products + self.x.softcap) * np.abs(self.gain)
+            sizes["lse"] = (p * products).sum(-1)
             sizes["out"] = p @ np.abs(self.v)
             found |= {f"{name}_terms": np.abs(a).max(initial=0.0) for name, a in sizes.items()}
         return found
 
-    def _softmax(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """P, the sink's share, lse, and what the soft cap multiplies gradients by."""
+    def _softmax(self) -> tuple[np.ndarray, ...]:
+        """P, the sink's share, lse, what cap and gain multiply gradients by, scores before gain."""
         scores = self.q @ self.k.mT * self.wide(self.x.scale)
         slope = np.ones_like(scores)
         if self.x.softcap:
@@ -86,6 +100,10 @@ class _Computation:
             scores, slope = self.wide(self.x.softcap) * tanh, 1 - tanh**2
         if self.x.bias is not None:
             scores = scores + self._as_wide(self.x.bias)
+        before = scores
+        if self.x.gain is not None:
+            tilt = self._as_wide(self.x.tilt)[:, None, None]
+            scores, slope = scores * self.gain + tilt * self.distance, slope * self.gain
         scores = np.where(self.x.visible, scores, -np.inf).astype(self.wide)
         sinks = np.full(scores.shape[1], -np.inf)
         sinks = self._as_wide(sinks if self.x.sinks is None else self.x.sinks)[None, :, None]
@@ -96,7 +114,7 @@ class _Computation:
         with np.errstate(divide="ignore"):
             lse = np.log(total) + peak
         divisor = np.where(total == 0, self.wide(1), total)
-        return weights / divisor[..., None], sink / divisor, lse, slope
+        return weights / divisor[..., None], sink / divisor, lse, slope, before
 
     def _gradients(
         self, p: np.ndarray, ds: np.ndarray, q: np.ndarray, k: np.ndarray, dout: np.ndarray
@@ -108,11 +126,23 @@ class _Computation:
             "dv": self._round(self._shared(p.mT @ dout)),
         }
 
-    def _add_dense(self, found: Arrays, ds: np.ndarray, dsinks: np.ndarray) -> None:
+    def _add_others(
+        self,
+        found: Arrays,
+        ds: np.ndarray,
+        dsinks: np.ndarray,
+        scores: np.ndarray,
+        size: Any = _same,
+    ) -> None:
+        """Gradients of bias, gain, tilt and sinks, or with `size` absolute values of terms."""
         if self.x.bias is not None:
             shape = (1,) * (4 - self.x.bias.ndim) + self.x.bias.shape
             axes = tuple(axis for axis in range(4) if shape[axis] == 1)
-            found["dbias"] = ds.sum(axis=axes, keepdims=True).reshape(self.x.bias.shape)
+            dbias = (ds * size(self.gain)).sum(axis=axes, keepdims=True)
+            found["dbias"] = dbias.reshape(self.x.bias.shape)
+        if self.x.gain is not None:
+            found["dgain"] = (ds * scores).sum(axis=(0, 2, 3))
+            found["dtilt"] = (ds * size(self.distance)).sum(axis=(0, 2, 3))
         if self.x.sinks is not None:
             found["dsinks"] = dsinks.sum(axis=(0, 2))
 

@@ -38,7 +38,7 @@ class Problem:
     alignment: str
     scale: float | None
     softcap: float
-    has: frozenset[str]  # of bias, mask, query_lengths, key_lengths, segments, sinks, used
+    has: frozenset[str]  # further arguments, by names that `arrays` knows
     dense: tuple[bool, bool, bool, bool]  # which axes bias and mask have
     transform: str
     mapped: tuple[bool, bool, bool]
@@ -68,7 +68,7 @@ class _Domain:
     scales: tuple[float | None, ...] = (None, None, 0.3, 1.0, 0.0, -0.5)
     deterministic: tuple[bool, ...] = (False, False, True)
     transforms: tuple[str, ...] = TRANSFORMS
-    dense: tuple[str, ...] = ("bias", "mask")
+    dense: tuple[str, ...] = ("bias", "mask", "score_mod", "mask_mod")
 
 
 _PORTABLE = _Domain()
@@ -178,6 +178,11 @@ def arrays(problem: Problem) -> dict[str, np.ndarray]:
             found[name] = ids if random.random() < 0.3 else np.sort(ids, axis=1)
     if problem.entry == "flash_attention_varlen":
         found |= varlen.arrays(random, problem.lengths, used="used" in problem.has)
+    if "score_mod" in problem.has:
+        found["gain"] = random.uniform(0.5, 1.5, N).astype(np.float32)
+        found["tilt"] = random.standard_normal(N).astype(np.float32)
+    if "mask_mod" in problem.has:
+        found["period"] = random.integers(1, 5, N).astype(np.int32)
     if "sinks" in problem.has:
         found["sinks"] = random.standard_normal(N).astype(np.float32)
     return found
@@ -203,6 +208,9 @@ def visible(problem: Problem, x: dict[str, np.ndarray]) -> np.ndarray:
     seen = seen[:, None]
     if "mask" in x:
         seen = seen & x["mask"]
+    if "period" in x:
+        i, j = np.arange(T)[:, None], np.arange(S)
+        seen = seen & ((i // 3 + j) % x["period"][:, None, None] == 0)
     return np.broadcast_to(seen, shape)
 
 
@@ -215,4 +223,6 @@ def inputs(problem: Problem, x: dict[str, np.ndarray]) -> definition.Inputs:
         bias=x.get("bias"),
         softcap=problem.softcap,
         sinks=x.get("sinks"),
+        gain=x.get("gain"),
+        tilt=x.get("tilt"),
     )

@@ -19,7 +19,7 @@ from tests.fuzz.problem import Problem
 Arrays = dict[str, np.ndarray]
 
 # Arguments that a call is differentiated by.
-_DIFFERENTIATED = ("q", "k", "v", "bias", "sinks")
+_DIFFERENTIATED = ("q", "k", "v", "bias", "sinks", "gain", "tilt")
 
 
 def check(asked: Problem, implementation: str) -> str:
@@ -45,7 +45,7 @@ def _as_precise_as_their_terms(found: Arrays, asked: Problem) -> Arrays:
 
     The rule's floor is an ulp of a result's dtype, and these have the terms' error in float32.
     """
-    names = {"dbias", "dsinks"} & set(found)
+    names = {"dbias", "dsinks", "dgain", "dtilt"} & set(found)
     return found | {name: found[name].astype(jnp.dtype(asked.dtype)) for name in names}
 
 

@@ -74,7 +74,8 @@ def test_each_transform(transform):
 
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize(
-    "has", ["bias", "mask", "query_lengths", "key_lengths", "segments", "sinks"]
+    "has",
+    ["bias", "mask", "query_lengths", "key_lengths", "segments", "sinks", "score_mod", "mask_mod"],
 )
 def test_each_argument(has, gradients):
     asked = dataclasses.replace(FULL, has=frozenset([has]), gradients=gradients, softcap=2.0)
