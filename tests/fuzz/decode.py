@@ -135,7 +135,8 @@ def expected(asked: DecodeProblem, x: Arrays) -> tuple[Arrays, Arrays]:
         softcap=asked.softcap,
         sinks=x.get("sinks"),
     )
-    return definition.exact(given), definition.plain(given, jnp.dtype(asked.dtype))
+    exact = definition.exact(given)
+    return exact, definition.plain(given, jnp.dtype(asked.dtype), exact)
 
 
 def check(asked: DecodeProblem, implementation: str) -> str:

@@ -69,7 +69,10 @@ def run_lot(seed: int, implementation: str, *, shrink: bool = False) -> Report:
             text = f"seed {seed}: {what}\n{traceback.format_exc(limit=-3)}"
             report.failures.append(text)
 
-    one()
+    # Hopper and Blackwell by turns, few SMs and many, and warps in an order of the seed's.
+    arch, sm_count = ("sm90", "sm100")[seed % 2], (132, 3)[seed // 2 % 2]
+    with emulator.options(arch=arch, sm_count=sm_count, seed=seed):
+        one()
     return report
 
 
@@ -79,10 +82,7 @@ def job(seed: int, *, implementation: str, shrink: bool) -> Report:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     warnings.filterwarnings("ignore", "jax_fa4: (bias|mask) is given")
     try:
-        # Hopper and Blackwell by turns, few SMs and many, and warps in an order of the seed's.
-        arch, sm_count = ("sm90", "sm100")[seed % 2], (132, 3)[seed // 2 % 2]
-        with emulator.options(arch=arch, sm_count=sm_count, seed=seed):
-            return run_lot(seed, implementation, shrink=shrink)
+        return run_lot(seed, implementation, shrink=shrink)
     finally:
         jax.clear_caches()
 

@@ -116,7 +116,7 @@ def expected(asked: Problem) -> tuple[Arrays, Arrays]:
     given = [problem.inputs(asked, part) for part in parts]
     dtype = jnp.dtype(asked.dtype)
     exact = [definition.exact(x) for x in given]
-    plain = [definition.plain(x, dtype) for x in given]
+    plain = [definition.plain(x, dtype, found) for x, found in zip(given, exact, strict=True)]
     if not mapped:
         return exact[0], plain[0]
     return _together(asked, exact), _together(asked, plain)
