@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -30,6 +31,9 @@ KINDS = (
     "apart",
     "reversed",
 )
+
+
+_sees = jax.jit(KeyBounds.sees)
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def definition(case: Case, operands: Operands, visible: KeyBounds, *, exact: boo
     options: dict[str, Any] = {
         "softmax_scale": case.scale,
         "band": FULL,
-        "mask": visible.sees()[:, None],
+        "mask": _sees(visible)[:, None],
         "softcap": case.softcap,
     }
     return in_float64(x, **options) if exact else expected.plain(x, gradients=True, **options)

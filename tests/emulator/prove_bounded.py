@@ -73,44 +73,82 @@ def _case(random, number: int, variant):
     )
 
 
-def prove(problem, seeds: int) -> Outcome:
-    """All schedules of one problem."""
+def _settings(case, run: int, seeds: int) -> dict:
+    """Of run number `run`: all seeds at one level, then at the other."""
+    seed = run % seeds
+    return {
+        "seed": seed,
+        "completion": COMPLETIONS[(seed + case.seed) % 3],
+        "level": LEVELS[run // seeds],
+        "exact": seed % EXACT_EVERY == 0,
+        "sm_count": SMS[seed // 3 % 3],
+    }
+
+
+def _results(problem, operands, visible, runs: range, seeds: int) -> list[dict]:
+    """What each of these runs gives; one program, which compiles once."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
     import jax_fa4
     from jax_fa4.emulator import one_kernel
-    from jax_fa4.testing import tolerances
-    from jax_fa4.testing.bounded import definition, make
-    from jax_fa4.variants import parse
-    from jax_fa4.variants.catalog import is_deterministic
 
     case, backward, forward = problem
-    kept = ("out", "lse", "dk", "dv", *(("dq",) if is_deterministic(parse(backward)) else ()))
+    options = {"softmax_scale": case.scale, "softcap": case.softcap}
+
+    @jax.jit
+    def all_runs(operands, visible):
+        results = []
+        for run in runs:
+            with jax_fa4.emulator.options(**_settings(case, run, seeds)):
+                out, lse = one_kernel.forward_bounded(forward, *operands[:3], visible, **options)
+                found = one_kernel.backward_bounded(backward, operands, visible, **options)[0]
+            results.append({"out": out, "lse": lse, **found._asdict()})
+        return results
+
+    return jax.tree.map(np.asarray, all_runs(operands, visible))
+
+
+def prove(problem, seeds: int) -> Outcome:
+    """All schedules of one problem."""
+    import jax
+    import jax.numpy as jnp
+
+    from jax_fa4.testing.bounded import definition, make
+
+    case, backward, _ = problem
     words = f"{case}: {backward}"
     operands, visible = make(case, jnp.float16 if "fp16" in backward else jnp.bfloat16)
     wanted = [definition(case, operands, visible, exact=exact) for exact in (True, False)]
-    options = {"softmax_scale": case.scale, "softcap": case.softcap}
+    found: list[dict] = []
+    try:
+        for begin in range(0, seeds * len(LEVELS), seeds):
+            found += _results(problem, operands, visible, range(begin, begin + seeds), seeds)
+    except jax.errors.JaxRuntimeError as error:
+        return Outcome(words, len(found), f"from run {len(found)} on: {error}")
+    return Outcome(words, len(found), _wrong(problem, found, wanted, seeds))
+
+
+def _wrong(problem, found: list[dict], wanted: list, seeds: int) -> str:
+    """What is wrong with the results of the first run that is not right, if any."""
+    import numpy as np
+
+    from jax_fa4.testing import tolerances
+    from jax_fa4.variants import parse
+    from jax_fa4.variants.catalog import is_deterministic
+
+    kept = ("out", "lse", "dk", "dv", *(("dq",) if is_deterministic(parse(problem[1])) else ()))
     first: dict = {}
-    for run in range(seeds * len(LEVELS)):
-        seed, level = run % seeds, LEVELS[run // seeds]
-        how = {"seed": seed, "completion": COMPLETIONS[(seed + case.seed) % 3], "level": level}
-        how["exact"] = exact = seed % EXACT_EVERY == 0
-        how["sm_count"] = SMS[seed // 3 % 3]
+    for run, result in enumerate(found):
+        how = _settings(problem[0], run, seeds)
         try:
-            with jax_fa4.emulator.options(**how):
-                out, lse = one_kernel.forward_bounded(forward, *operands[:3], visible, **options)
-                found = one_kernel.backward_bounded(backward, operands, visible, **options)[0]
-            found = {"out": out, "lse": lse, **found._asdict()}
-            found = {name: np.asarray(x) for name, x in found.items()}
-            tolerances.check(found, *wanted)
-        except (AssertionError, jax.errors.JaxRuntimeError) as error:
-            return Outcome(words, run, f"{level}, seed {seed}: {error}")
-        first.setdefault(exact, found)
-        if any(not np.array_equal(found[name], first[exact][name]) for name in kept):
-            return Outcome(words, run, f"{level}, seed {seed}: other bits than at first")
-    return Outcome(words, seeds * len(LEVELS), "")
+            tolerances.check(result, *wanted)
+        except AssertionError as error:
+            return f"{how}: {error}"
+        before = first.setdefault(how["exact"], result)
+        if any(not np.array_equal(result[name], before[name]) for name in kept):
+            return f"{how}: other bits than at first"
+    return ""
 
 
 def page(command: str, outcomes: list[Outcome], seconds: float) -> str:

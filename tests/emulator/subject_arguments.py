@@ -102,6 +102,28 @@ def _inputs(variant: Any, problem: Problem, random: np.random.Generator) -> dict
     return values
 
 
+def _bounds(problem: Problem, seed: int) -> dict[str, Any]:
+    """What bounded kernels take: the band, row by row; of every other problem ids that hide keys.
+
+    With what the ids leave whole: the first keys and rows have one.
+    """
+    from jax_fa4.ops.band import Band
+    from jax_fa4.ops.bound_tables import bound_tables
+    from jax_fa4.ops.key_bounds import KeyBounds
+
+    random, shape = np.random.default_rng(seed), (1, problem.rows, problem.keys)
+    ids = [random.integers(0, 5, (1, length)) // 4 for length in shape[1:]]
+    for x in ids:
+        x[:, : x.shape[1] // 2 if seed % 2 else None] = 0
+    segments = tuple(x.astype(np.int32) for x in ids)
+    bounds = KeyBounds.make(Band(problem.lower, problem.upper), shape, segments=segments)
+    tables = bound_tables(*bounds)._asdict()
+    return {name: aligned(np.asarray(x)) for name, x in tables.items()} | {
+        "sinks": aligned(np.linspace(-1, 1, problem.heads, dtype=np.float32)),
+        "softcap": 5.0,
+    }
+
+
 def forward(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     """All arguments of the forward, by name."""
     random = np.random.default_rng(seed)
@@ -114,6 +136,8 @@ def forward(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     for name in ("q_descale", "k_descale", "v_descale"):
         numbers = random.uniform(0.5, 2, (1, problem.heads_kv)).astype(np.float32)
         values[name] = aligned(numbers)
+    if variant.bounded:
+        values |= _bounds(problem, seed)
     return values | _numbers(variant, problem)
 
 
@@ -145,6 +169,7 @@ def backward(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     padded = lse_log2.shape[1]
     keys = (problem.keys, problem.heads_kv)
     return {
+        **(_bounds(problem, seed) if variant.bounded else {}),
         **numbers,
         **values,
         "dout": aligned(dout.astype(ELEMENTS[variant.dtype.value])),
