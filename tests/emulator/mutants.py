@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,3 +162,22 @@ def marked(ptx: str, line: int) -> str:
     guard = re.match(r"\s*(@\S+)\s", lines[line - 1])
     lines[line - 1] = f"{guard[1] if guard else ''} mbarrier.arrive.shared.b64 _, [7];"
     return "\n".join(lines)
+
+
+def chosen(ptx: str, every: int, twin: str) -> Iterator[Mutant]:
+    """Each nth mutant, of those that `twin`, another kernel or none, does not have.
+
+    Whatever registers and labels are called there.
+    """
+
+    def words(mutant: Mutant) -> str:
+        what = re.sub(r"%\w+|[$]L\w+", "_", mutant.what)
+        return f"{mutant.family}: {what}"
+
+    there, further = collections.Counter(map(words, mutants(twin) if twin else ())), 0
+    for mutant in mutants(ptx):
+        there[words(mutant)] -= 1
+        if there[words(mutant)] < 0:
+            if further % every == 0:
+                yield mutant
+            further += 1

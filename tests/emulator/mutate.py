@@ -2,6 +2,7 @@
 
     python -m jax_fa4.aot -o build/kernels
     python tests/emulator/mutate.py run --results DIR build/kernels/fwd_sm100_bf16_d128.ptx ...
+    python tests/emulator/mutate.py run --results DIR --beside TWIN.ptx KERNEL.ptx
     python tests/emulator/mutate.py run --results DIR --name KERNEL launch.npz ...
     python tests/emulator/mutate.py page --results DIR
 
@@ -34,9 +35,9 @@ from typing import Any
 from conftest import FLAGS, HERE, Emulator, EmulatorError, build
 from mutant_checks import Survivor
 from mutant_reasons import reason
-from mutants import Mutant, marked, mutants
+from mutants import Mutant, chosen, marked, mutants
 from mutation_page import page
-from subjects import Schedule, Subject, captured_subject, package_subject, schedules
+from subjects import Schedule, Subject, captured_subject, package_subject, plain, schedules
 
 TIMEOUT_SECONDS = 600.0  # of a machine that has other things to do, too
 FIRST = Schedule("random", 0)
@@ -94,7 +95,7 @@ def judge(subject: Subject, mutant: Mutant, expected: list[bytes]) -> tuple[str,
 
 
 def run(subject: Subject, options: argparse.Namespace) -> None:
-    """Judge every mutant, or every nth; results/<kernel>.json has them all."""
+    """Judge every mutant, or those that are chosen; results/<kernel>.json has them all."""
     began = time.time()
     kind, expected = outcome(subject, subject.ptx, FIRST, None)
     if kind == "finding":
@@ -103,8 +104,9 @@ def run(subject: Subject, options: argparse.Namespace) -> None:
         kind, text = outcome(subject, subject.ptx, schedule, expected)
         if kind != "none":
             sys.exit(f"{subject.name} itself, {schedule}: {kind} {text}")
-    judged = []
-    for mutant in itertools.islice(mutants(subject.ptx), 0, None, options.every):
+    judged: list[dict[str, Any]] = []
+    twin = plain(options.beside.read_text()) if options.beside else ""
+    for mutant in chosen(subject.ptx, options.every, twin):
         if not mutant.family.startswith(options.families):
             continue
         kind, text = judge(subject, mutant, expected)
@@ -120,6 +122,8 @@ def run(subject: Subject, options: argparse.Namespace) -> None:
     print(f"{subject.name}: {len(judged)} mutants, {caught} caught, {time.time() - began:.0f} s")
     options.results.mkdir(parents=True, exist_ok=True)
     saved = {"ptx": subject.ptx, "every": options.every, "mutants": judged}
+    if options.beside:
+        saved |= {"twin": twin, "beside": options.beside.stem}
     (options.results / f"{subject.name}.json").write_text(json.dumps(saved))
 
 
@@ -176,6 +180,7 @@ def main() -> None:
     parser.add_argument("--name", help="of captured launches' kernel")
     parser.add_argument("--families", default="", help="only mutators that begin so")
     parser.add_argument("--every", type=int, default=1, help="a sample: each nth mutant")
+    parser.add_argument("--beside", type=Path, help="only mutants that this kernel does not have")
     parser.add_argument("--show", action="store_true", help="print what each mutant was caught by")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "emulator")
     options = parser.parse_intermixed_args()

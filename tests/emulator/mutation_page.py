@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import json
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from mutants import mutants
+from mutants import chosen
 from subjects import plain
 
 HEAD = """# Mutants
@@ -73,7 +72,7 @@ def _table(first: str, rows: dict[str, collections.Counter[str]]) -> list[str]:
 
 def _is_older(results: dict[str, Any]) -> bool:
     """Whether today's mutators make other mutants of the kernel's text."""
-    today = itertools.islice(mutants(plain(results["ptx"])), 0, None, results.get("every", 1))
+    today = chosen(plain(results["ptx"]), results.get("every", 1), results.get("twin", ""))
     return [m["what"] for m in results["mutants"]] != [mutant.what for mutant in today]
 
 
@@ -102,6 +101,12 @@ def page(files: list[Path]) -> str:
         lines += [*textwrap.wrap(words, 100), ""]
     if samples:
         lines += [*textwrap.wrap(f"Of these, a sample ran: {', '.join(samples)}.", 100), ""]
+    twins = [f"`{name}` ({x['beside']})" for name, x in saved.items() if "beside" in x]
+    if twins:
+        words = (
+            "Only mutants ran that a twin, here in brackets, does not have, of code that differs: "
+        )
+        lines += [*textwrap.wrap(f"{words}{', '.join(twins)}.", 100), ""]
     for name, judged in kernels.items():
         families: dict[str, collections.Counter[str]] = {}
         for mutant in judged:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mutant_checks import Survivor, over_when_used
 from mutant_reasons import reason
-from mutants import marked, mutants
+from mutants import chosen, marked, mutants
 from subjects import Sums, plain
 
 PTX = """
@@ -176,3 +176,15 @@ def test_a_block_in_one_line_is_mutated_by_statements():
 def test_a_move_passes_the_access():
     (mutant,) = (mutant for mutant in MUTANTS if mutant.family == "move wait")
     assert re.search(r"ld\.shared.*LAB_WAIT:", mutant.text, re.S)
+
+
+def test_only_what_a_twin_does_not_have():
+    renamed = PTX.replace("%r3", "%r13").replace("$L_made", "$L_done")
+    assert not list(chosen(PTX, 1, renamed))
+    assert list(chosen(PTX, 1, "")) == list(mutants(PTX))
+    assert list(chosen(PTX, 3, "")) == list(mutants(PTX))[::3]
+    without = PTX.replace("bar.sync 0;", "", 1)
+    (line,) = {mutant.line for mutant in chosen(PTX, 1, without)} - {
+        mutant.line for mutant in mutants(PTX) if "bar.sync" not in mutant.what
+    }
+    assert "bar.sync 0" in PTX.split("\n")[line - 1]
