@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from jax_fa4.ops import checks, errors
+from jax_fa4.ops import checks, errors, partition
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.checks import ShapeDtype
 from jax_fa4.ops.key_bounds import KeyBounds
@@ -52,25 +53,32 @@ class Packing(NamedTuple):
         if not self.is_given:
             return None
         size = math.prod(batch)
+        given = {name: x for name, x in zip(self._fields, self, strict=True) if x is not None}
+        arrays = [
+            jnp.asarray(x).reshape(size, *np.shape(x)[-1:] * name.endswith("ids"))
+            for name, x in given.items()
+        ]
+
+        def compute(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+            found = Packing(**dict(zip(given, arrays, strict=True)))
+            return tuple(found._key_bounds(band, (arrays[0].shape[0], *lengths), moves))
+
+        return KeyBounds(*partition.by_batch(compute, arrays, len(KeyBounds._fields)))
+
+    def _key_bounds(self, band: Band, shape: tuple[int, int, int], moves: bool) -> KeyBounds:
+        """Of arrays of one batch axis."""
         queries, keys = (
-            jnp.full(size, length) if x is None else jnp.asarray(x).reshape(size)
-            for x, length in zip(self[:2], lengths, strict=True)
+            jnp.full(shape[0], length) if x is None else jnp.asarray(x)
+            for x, length in zip(self[:2], shape[1:], strict=True)
         )
-        first, second = self[2:]
-        ids = (first if first is not None else second, second if second is not None else first)
+        ids = [jnp.asarray(x, jnp.int32) for x in self[2:] if x is not None]
         return KeyBounds.make(
             band,
-            (size, *lengths),
+            shape,
             lengths=(queries, keys) if any(x is not None for x in self[:2]) else None,
-            segments=None if ids[0] is None else (_ids(ids[0], size), _ids(ids[1], size)),
+            segments=(ids[0], ids[-1]) if ids else None,
             moves=moves,
         )
-
-
-def _ids(x: ArrayLike | None, batch: int) -> jax.Array:
-    assert x is not None
-    x = jnp.asarray(x)
-    return x.astype(jnp.int32).reshape(batch, x.shape[-1])
 
 
 def _array(x: ArrayLike) -> ShapeDtype:

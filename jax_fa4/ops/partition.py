@@ -25,7 +25,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AxisType, NamedSharding
 
-from jax_fa4.ops.band import Band
+from jax_fa4.ops.band import FULL, Band
 from jax_fa4.ops.batching import fold_vmap, folded, mapped_alike
 from jax_fa4.ops.layout import Arrays, Axes, Compute, Layout, sizes
 
@@ -109,6 +109,21 @@ def run_whole(
         out_sharding=tuple(NamedSharding(mesh, layout.spec(own)) for own in results),
     )(*_reshard(layout, mesh, operands, dims))
     return found
+
+
+def by_batch(compute: Callable[..., Arrays], operands: Sequence[jax.Array], count: int) -> Arrays:
+    """`count` arrays (B, N) of operands (B, ...) whose elements are independent: integers of rows.
+
+    Where explicit shardings are part of types, each device computes its own: sorting and gathering
+    within an element is refused there, and a fold of axes by jax.vmap.
+    """
+
+    def levels(dims: Sequence[str], results: Sequence[str], *operands: jax.Array) -> Arrays:
+        own = folded(lambda _, *x: compute(*x), dims, results)
+        return _typed(own, FULL, operands, dims, results)
+
+    dims = ["b" + "." * (x.ndim - 1) for x in operands]
+    return fold_vmap(levels, dims, ("b.",) * count)(*operands)
 
 
 def settle(operands: Sequence[jax.Array], dims: Sequence[str]) -> Sequence[jax.Array]:
