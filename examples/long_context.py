@@ -20,6 +20,7 @@ import sys
 import time
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("PJRT_NPROC", "32")  # threads in which fake devices wait for each other
 
 import jax
 import jax.numpy as jnp

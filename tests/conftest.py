@@ -20,6 +20,8 @@ os.environ["XLA_FLAGS"] = (
     # Most of a test's time is compiling for the CPU; light optimisation halves it.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# Threads of XLA on the CPU: devices wait for each other in them, in several collectives at a time.
+os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax  # noqa: E402

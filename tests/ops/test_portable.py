@@ -25,7 +25,7 @@ def run(x, bias, mask, side, **options):
         call = (Scoring(**options), Operands(bias, mask))
         out, lse = portable.forward(q, k, v, *call)
         residuals = portable.Residuals(lse, dout, portable.row_delta(out, dout, dlse))
-        return out, lse, *portable.backward(q, k, v, residuals, *call)
+        return out, lse, *portable.backward(q, k, v, residuals, *call)[:4]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_WIDEST", side)
