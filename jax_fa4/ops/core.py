@@ -1,10 +1,10 @@
-"""The differentiable heart of every call: custom_vjp over what meshes and vmap make of a kernel.
+"""The differentiable heart of every call: its rules over what meshes and vmap make of a kernel.
 
-    custom_vjp( custom_jvp( partition.run( kernel or portable ) ) )
+    derivatives( custom_jvp( partition.run( kernel or portable ) ) )
 
 Residuals are (q, k, v, operands, out, lse). What lies below, vmap, meshes and the choice by
 platform, is `partition`'s.
-The custom_jvp is for second derivatives, which the rules of the custom_vjp are differentiated for.
+The inner custom_jvp is for second derivatives, which the outer rules are differentiated for.
 """
 
 from __future__ import annotations
@@ -15,9 +15,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jax_fa4.ops import errors, kernel_calls, manual_axes, partition, portable
+from jax_fa4.ops import (
+    derivatives,
+    errors,
+    forward_mode,
+    kernel_calls,
+    manual_axes,
+    partition,
+    portable,
+)
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.ops.mods import NO_MODS, Captured, ModArrays, Mods
@@ -74,15 +83,15 @@ def attention(
     are (Hq,), and `mods` the arrays of the plan's.
     """
     call = _Call.make(q, k, v, Operands(bias, mask, bounds, mods=mods))
-    # In shard_map an operand may vary over fewer axes than another. Widened here, outside the
-    # custom_vjp, its gradient comes back with the sum over those axes.
+    # In shard_map an operand may vary over fewer axes than another. Widened here, outside of the
+    # rules, its gradient comes back with the sum over those axes.
     axes = frozenset[Any]().union(*map(manual_axes.varying_axes, call.arrays))
     arrays = partition.settle([manual_axes.vary(x, axes) for x in call.arrays], call.dims)
     out, lse = _attention(plan, *call.unflatten(arrays))
     return (out, lse) if sinks is None else include(out, lse, sinks)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _attention(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
 ) -> tuple[jax.Array, jax.Array]:
@@ -90,28 +99,51 @@ def _attention(
     return out, lse
 
 
-def _attention_fwd(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, operands: Operands
-) -> tuple[tuple[jax.Array, jax.Array], tuple[Any, ...]]:
-    out, lse = _forward(plan, q, k, v, operands)
+@functools.partial(_attention.defjvp, symbolic_zeros=True)
+def _attention_jvp(
+    plan: Plan, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    out, lse = _forward(plan, *primals)
     # Named here, both of them: a policy that saves them never runs the kernel twice.
     name: Callable[[jax.Array, str], jax.Array] = checkpoint_name
     out, lse = name(out, plan.names[0]), name(lse, plan.names[1])
-    return (out, lse), (q, k, v, operands, out, lse)
+    arrays, structure = jax.tree.flatten(primals)
+    given = [(i, t) for i, t in enumerate(jax.tree.leaves(tangents)) if isinstance(t, jax.Array)]
+    moving = tuple(i for i, _ in given)
+    linear = _Derivative(plan, structure, moving)
+    dout, dlse = derivatives.apply(linear, (*arrays, out, lse), [t for _, t in given])
+    return (out, lse), (dout, dlse)
 
 
-def _attention_bwd(
-    plan: Plan, residuals: tuple[Any, ...], cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[Any, ...]:
-    found = _backward(plan, *residuals, *cotangents)
-    # None in the place of any part says that it has no gradient.
-    nothing: Any = None
-    captured = Captured(found.captured, nothing)
-    mods = ModArrays(captured, nothing, nothing) if plan.mods else None
-    return found.q, found.k, found.v, Operands(bias=found.bias, mods=mods)
+@dataclass(frozen=True)
+class _Derivative(derivatives.Linear):
+    """Of the results by those arrays of (q, k, v, operands) that `moving` counts."""
 
+    plan: Plan
+    structure: Any
+    moving: tuple[int, ...]
+    results = 2
 
-_attention.defvjp(_attention_fwd, _attention_bwd)
+    def forward(self, residuals: Sequence[Any], tangents: Sequence[Any]) -> Sequence[Any]:
+        if self.plan.path.is_kernel:
+            raise errors.no_forward_mode()
+        arrays = residuals[:-2]
+        dims = _Call.make(*jax.tree.unflatten(self.structure, arrays)).dims
+        own = forward_mode.Directions(self.plan, self.structure, self.moving, dims, RESULTS)
+        found: Sequence[Any] = forward_mode.tangents(own, arrays, tangents)
+        return found
+
+    def backward(self, residuals: Sequence[Any], cotangents: Sequence[Any]) -> Sequence[Any]:
+        primals = jax.tree.unflatten(self.structure, residuals[:-2])
+        found = _backward(self.plan, *primals, *residuals[-2:], *cotangents)
+        mods = ModArrays(Captured(found.captured)) if self.plan.mods else None
+        gradients = (found.q, found.k, found.v, Operands(bias=found.bias, mods=mods))
+        by_path = dict(jax.tree.leaves_with_path(gradients))
+        found_at = [by_path.get(path) for path, _ in jax.tree.leaves_with_path(primals)]
+        # What is not there has no gradient: a number that a mask_mod compares with.
+        return [
+            jnp.zeros_like(residuals[i]) if (x := found_at[i]) is None else x for i in self.moving
+        ]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

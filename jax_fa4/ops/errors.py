@@ -63,6 +63,14 @@ def no_fp8_gradient() -> NotImplementedError:
     )
 
 
+def no_forward_mode() -> NotImplementedError:
+    return NotImplementedError(
+        "attention was differentiated in forward mode (jax.jvp, jax.jacfwd), which the kernels "
+        "cannot do; pass implementation='xla', which can, or take reverse mode (jax.grad, jax.vjp, "
+        "jax.jacrev)"
+    )
+
+
 def no_second_derivative() -> NotImplementedError:
     return NotImplementedError(
         "the gradient of attention was differentiated again, which the kernels cannot do; pass "

@@ -169,12 +169,6 @@ def test_integer_operands_have_float0_cotangents():
     assert gradients[2][:, 6].any()
 
 
-def test_forward_mode_is_refused_by_jax():
-    q, k, v = qkv()
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda q: jax_fa4.flash_attention(q, k, v), (q,), (q,))
-
-
 @pytest.mark.parametrize("argument", ["bias", "mask"])
 def test_vmap_over_values_alone_with_a_bias_or_mask(argument):
     """lse does not depend on v, and must be mapped beside an out that does."""
