@@ -78,7 +78,7 @@ def problems(draw: st.DrawFn, implementation: str = "xla") -> DecodeProblem:
         softcap=draw(st.sampled_from((0.0, 0.0, 2.0, 30.0))),
         sinks=draw(st.booleans()),
         num_splits=draw(st.sampled_from((None, None, 1, 2, 3, 7))),
-        transform=draw(st.sampled_from(TRANSFORMS[: 3 if kernels else 4])),
+        transform=draw(st.sampled_from(TRANSFORMS[:3] * 4 + (() if kernels else TRANSFORMS[3:]))),
         mapped=draw(st.tuples(*[st.booleans()] * 5).filter(any)),
         seed=draw(st.integers(0, 2**31)),
     )
