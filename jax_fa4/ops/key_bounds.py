@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from jax_fa4.ops.band import UNBOUNDED, Band, Window
 
+_SPAN = 64  # of ordered numbers that are compared at once
+
 
 class Documents(NamedTuple):
     """Where each document of a packed array begins (N + 1; the last is the end), and its length."""
@@ -90,7 +92,7 @@ class KeyBounds(NamedTuple):
         """
         rows = jnp.arange(sizes[0], dtype=jnp.int32)
         # The last that begins at or before the row: no row belongs to an empty one in between.
-        own = jnp.searchsorted(queries.starts, rows, side="right").astype(jnp.int32) - 1
+        own = _count_below(queries.starts[None], rows[None], or_equal=True)[0] - 1
         is_any = (own >= 0) & (own < queries.lengths.shape[0])
         own = jnp.clip(own, 0, queries.lengths.shape[0] - 1)
         row, begin = rows - queries.starts[own], keys.starts[own]
@@ -135,6 +137,23 @@ def _moved(bound: int, shift: jax.Array | int) -> jax.Array | int:
     return bound if abs(bound) >= UNBOUNDED else jnp.clip(bound + shift, -UNBOUNDED, UNBOUNDED)
 
 
+def _count_below(ordered: jax.Array, numbers: jax.Array, *, or_equal: bool) -> jax.Array:
+    """How many of each row of `ordered`, ascending, are below (or equal to) each of `numbers`.
+
+    By the first of each _SPAN of them, and then by all of one: on a GPU each step of a binary
+    search is a launch of its own, or more.
+    """
+    is_below = jnp.less_equal if or_equal else jnp.less
+    batch, length = ordered.shape
+    padded = jnp.pad(ordered, ((0, 0), (0, -length % _SPAN)), mode="edge")
+    spans = padded.reshape(batch, -(-length // _SPAN), _SPAN)
+    begun = jnp.sum(is_below(spans[:, None, :, 0], numbers[..., None]), axis=2, dtype=jnp.int32)
+    span = jnp.maximum(begun - 1, 0)
+    own = jnp.take_along_axis(spans, span[..., None], axis=1)
+    within = jnp.sum(is_below(own, numbers[..., None]), axis=2, dtype=jnp.int32)
+    return jnp.minimum(span * _SPAN + within, length)
+
+
 def _reach(query_ids: jax.Array, key_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First and last key with each row's id, (B, Sq); -1 as last where no key has it."""
     length = key_ids.shape[1]
@@ -143,12 +162,7 @@ def _reach(query_ids: jax.Array, key_ids: jax.Array) -> tuple[jax.Array, jax.Arr
     # Sorted by id, in order of position within one: O(S log S), and exact for ids in any order.
     order = jnp.argsort(key_ids, axis=1, stable=True).astype(jnp.int32)
     ordered = jnp.take_along_axis(key_ids, order, axis=1)
-    begin, end = (
-        jax.vmap(lambda keys, ids, side=side: jnp.searchsorted(keys, ids, side=side))(
-            ordered, query_ids
-        )
-        for side in ("left", "right")
-    )
+    begin, end = (_count_below(ordered, query_ids, or_equal=x) for x in (False, True))
     first = jnp.take_along_axis(order, jnp.minimum(begin, length - 1), axis=1)
     last = jnp.take_along_axis(order, jnp.maximum(end - 1, 0), axis=1)
     return first, jnp.where(begin < end, last, -1)

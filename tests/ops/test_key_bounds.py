@@ -1,9 +1,11 @@
 """Which keys a row sees, as an interval and ids, and the blocks that this needs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from jax_fa4.ops import blocks
+from jax_fa4.ops import blocks, key_bounds
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.key_bounds import KeyBounds
 from jax_fa4.ops.visible import Visible
@@ -25,6 +27,28 @@ def test_reach_contains_what_is_seen_and_no_more():
                 assert bounds.last[b, row] == min(own[-1], row + 20)
             else:
                 assert bounds.last[b, row] < bounds.first[b, row]
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 300])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_places_among_ordered_numbers(length, side):
+    rng = np.random.default_rng(length)
+    ordered = np.sort(rng.integers(-20, 20, (2, length)).astype(np.int32), axis=1)
+    ordered[:, -1] = 2**31 - 1
+    numbers = rng.integers(-21, 21, (2, 50)).astype(np.int32)
+    numbers[:, :2] = 2**31 - 1, -(2**31)
+    found = key_bounds._count_below(
+        jnp.asarray(ordered), jnp.asarray(numbers), or_equal=side == "right"
+    )
+    wanted = [np.searchsorted(*pair, side=side) for pair in zip(ordered, numbers, strict=True)]
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_no_loop_makes_bounds_of_ids():
+    """On a GPU its every step would be a launch."""
+    ids = jnp.zeros((2, 300), jnp.int32)
+    made = jax.make_jaxpr(lambda x: KeyBounds.make(Band(), (2, 300, 300), segments=(x, x)))(ids)
+    assert not {"while", "scan"} & {word.strip("[") for word in str(made).split()}
 
 
 def test_extreme_ids():
