@@ -154,6 +154,14 @@ def softcap(name: str, value: Any) -> float:
     return number
 
 
+def dropout_rate(value: Any) -> float:
+    if isinstance(value, jax.core.Tracer):
+        raise errors.traced_dropout_rate()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise errors.bad_number("dropout_rate", value, "a number from 0 to below 1")
+    return float(value)
+
+
 def sinks(name: str, x: ShapeDtype, heads: int) -> None:
     """One floating-point number for each query head."""
     if not jnp.issubdtype(x.dtype, jnp.floating):

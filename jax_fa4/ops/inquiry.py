@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_fa4 import ffi
-from jax_fa4.ops import checks, errors, selection
+from jax_fa4.ops import checks, errors, mods, selection
 from jax_fa4.ops.band import Band
 from jax_fa4.ops.manual_axes import shape_dtype
 from jax_fa4.ops.packing import Packing
@@ -97,7 +97,11 @@ def explain(
     if options.get("implementation") == "xla":
         return "portable path (XLA): implementation='xla' was asked for"
     emulated = options.get("implementation") == "emulator"
-    query, key, value, options = _without_documents(query, key, value, options)
+    try:
+        query, key, value, options = _without_documents(query, key, value, options)
+        problem = _problem(query, key, value, bias, mask, options)
+    except NotImplementedError as error:
+        return f"no path, the call raises: {error}"
     reason = is_supported(query, key, value, bias, mask, **options)
     if reason is not None:
         return (
@@ -105,7 +109,6 @@ def explain(
             if emulated
             else (f"portable path (XLA): {reason}")
         )
-    problem = _problem(query, key, value, bias, mask, options)
     query, key = _arrays(query, key)
     if 0 in query.shape or 0 in key.shape:
         return "portable path (XLA): there is nothing to compute, the arrays are empty"
@@ -220,11 +223,19 @@ def _problem(
             raise errors.bad_option(name, _OPTIONS)
     arrays = _arrays(query, key, value)
     q, k, v = (shape_dtype((1, *x.shape[-3:]), x.dtype) for x in arrays)
-    checks.qkv(("query", "key", "value"), q, k, v, takes_fp8=True)
+    packing = Packing(*(options.get(name) for name in Packing._fields))
+    score_mod, mask_mod = (options.get(name) for name in _MODS)
+    rate = checks.dropout_rate(options.get("dropout_rate", 0.0))
+    if rate and options.get("dropout_rng") is None:
+        raise errors.no_dropout_key(rate)
+    # What dot_product_attention alone takes, which takes no 8 bits.
+    of_level_1 = (bias, mask, *packing, score_mod, mask_mod, rate or None)
+    takes_fp8 = all(x is None for x in of_level_1)
+    checks.qkv(("query", "key", "value"), q, k, v, takes_fp8=takes_fp8)
+    mods.make(score_mod, mask_mod, (None, None), q.dtype)
     for name in checks.DESCALES:
         if options.get(name) is not None:
             checks.descale(name, *_arrays(options[name], *arrays[:2]))
-    packing = Packing(*(options.get(name) for name in Packing._fields))
     packing.check(arrays[0].shape[:-3], (q.shape[1], k.shape[1]))
     for name in _SINKS:
         if options.get(name) is not None:
@@ -242,6 +253,6 @@ def _problem(
         deterministic=bool(options.get("deterministic", False)),
         has_bounds=packing.is_given,
         has_softcap=any(caps),
-        has_mods=any(options.get(name) is not None for name in _MODS),
-        has_dropout=bool(options.get("dropout_rate")),
+        has_mods=score_mod is not None or mask_mod is not None,
+        has_dropout=rate > 0,
     )

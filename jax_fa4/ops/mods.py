@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from jax_fa4.ops import errors
+from jax_fa4.ops import checks, errors
 from jax_fa4.ops.jaxprs import evaluate
 
 Function = Callable[..., Any]
@@ -100,20 +100,17 @@ class Dropout:
 
 def dropout(rate: Any, key: Any, shared: bool) -> tuple[Dropout | None, jax.Array | None]:
     """Checked arguments, and the key's data; None for a rate of 0."""
-    if isinstance(rate, jax.core.Tracer):
-        raise errors.traced_dropout_rate()
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate < 1:
-        raise errors.bad_number("dropout_rate", rate, "a number from 0 to below 1")
+    rate = checks.dropout_rate(rate)
     if rate == 0:
         return None, None
     if key is None:
-        raise errors.no_dropout_key(float(rate))
+        raise errors.no_dropout_key(rate)
     key = jnp.asarray(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.shape:
         raise errors.wrong_shape("dropout_rng", key.shape, "(), one key")
-    return Dropout(float(rate), str(jax.random.key_impl(key)), shared), jax.random.key_data(key)
+    return Dropout(rate, str(jax.random.key_impl(key)), shared), jax.random.key_data(key)
 
 
 @dataclass(frozen=True)
@@ -146,9 +143,9 @@ def make(
     dtype: Any,
 ) -> tuple[Mods, ModArrays]:
     """Both parts of a call's arguments; `dtype` is that of the inputs."""
-    wide = jnp.promote_types(dtype, jnp.float32)
     score, scored = (None, Captured())
     if score_mod is not None:
+        wide = jnp.promote_types(dtype, jnp.float32)
         score, scored = trace("score_mod", score_mod, score=wide)
     mask, masked = (None, Captured())
     if mask_mod is not None:

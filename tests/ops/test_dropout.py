@@ -32,8 +32,8 @@ def test_gradients_are_those_of_the_same_drops(side, monkeypatch):
     x = inputs.make(CASE, jnp.float32)
     key = jax.random.key(5)
     factors = kept(key)
-    rows = np.asarray(factors).reshape(-1, factors.shape[-1])
-    assert len(np.unique(rows, axis=0)) == len(rows)  # no block repeats another's draws
+    cut = np.asarray(factors[:, :, :32]).reshape(2, 4, 2, 16, 2, 12).swapaxes(3, 4)
+    assert len(np.unique(cut.reshape(32, -1), axis=0)) == 32  # no block repeats another's draws
 
     def ours(q, k, v):
         return attend(q, k, v, dropout_rate=RATE, dropout_rng=key, return_residual=True)
@@ -81,6 +81,8 @@ class TestRefusals:
     def test_rates(self, rate):
         with pytest.raises(ValueError, match=r"dropout_rate is .*below 1"):
             jax.eval_shape(functools.partial(attend, dropout_rate=rate), *[self.q] * 3)
+        with pytest.raises(ValueError, match=r"dropout_rate is .*below 1"):
+            jax_fa4.explain(*[self.q] * 3, dropout_rate=rate)
 
     def test_no_key_or_many(self):
         with pytest.raises(ValueError, match=r"dropout_rate=0.1 needs a key; pass dropout_rng="):

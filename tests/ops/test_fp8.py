@@ -1,6 +1,7 @@
 """flash_attention of float8_e4m3fn with descales: the formula, its refusals, its transforms."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +183,22 @@ def test_refusals(name):
     if options:
         with pytest.raises(error, match=words):
             jax_fa4.is_supported(*arrays, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mask": jnp.ones((5, 5), bool)},
+        {"query_seq_lengths": jnp.ones(2, jnp.int32)},
+        {"score_mod": lambda s, *_: s},
+        {"dropout_rate": 0.1, "dropout_rng": jax.random.key(0)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_explain_refuses_what_no_call_takes(options):
+    """Options of dot_product_attention alone, with arrays of flash_attention alone."""
+    text = jax_fa4.explain(Q, K, K, **options)
+    assert re.match(r"no path, the call raises: .*float8_e4m3fn.*flash_attention.*astype", text)
 
 
 def test_level_1_points_to_level_2():

@@ -193,7 +193,7 @@ def test_blocks_without_a_pair_are_skipped(monkeypatch):
 def test_the_portable_path_runs_them_and_says_so():
     x = inputs.make(CASE, jnp.bfloat16)
     for name in ("score_mod", "mask_mod"):
-        options = {name: lambda *scalars: scalars[0]}
+        options = {name: lambda *scalars: scalars[0] if len(scalars) == 5 else scalars[0] < 1}
         assert "score_mod or mask_mod" in jax_fa4.explain(*x[:3], **options)
         with pytest.raises(NotImplementedError, match="implementation='xla'"):
             attend(*x[:3], implementation="fa4", mask_mod=lambda b, h, i, j: j < 3)
@@ -214,5 +214,6 @@ def test_the_portable_path_runs_them_and_says_so():
 )
 def test_refusals(options, words):
     x = inputs.make(CASE, jnp.float32)
-    with pytest.raises(ValueError, match=words):
-        attend(*x[:3], **options)
+    for call in (attend, jax_fa4.explain):
+        with pytest.raises(ValueError, match=words):
+            call(*x[:3], **options)
