@@ -79,6 +79,49 @@ def test_ring(options, hops):
     assert set(sent(gradient(ring), over, *QKV)) == set(forward)
 
 
+def equations(jaxpr):
+    """All equations in it, those of calls inside too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def waits(function, *arrays):
+    """For each hop's sends, in order: the attention calls before them, and those they wait for."""
+    (mapped,) = (
+        equation.params["jaxpr"]
+        for equation in equations(jax.make_jaxpr(function)(*arrays).jaxpr)
+        if equation.primitive.name == "shard_map"
+    )
+    (ring,) = (
+        equation.params["call_jaxpr"].jaxpr
+        for equation in mapped.eqns
+        if "ppermute" in str(equation.params.get("call_jaxpr"))
+    )
+    calls, needs, found = 0, {}, []
+    for equation in ring.eqns:
+        inputs = [v for v in equation.invars if not hasattr(v, "val")]
+        needed = frozenset().union(*(needs.get(v, frozenset()) for v in inputs))
+        if equation.primitive.name.startswith("custom_vjp"):  # a call of the kernels
+            needed |= {calls}
+            calls += 1
+        elif equation.primitive.name == "ppermute":
+            found.append((calls, sorted(needed)))
+        needs.update(dict.fromkeys(equation.outvars, needed))
+    return found
+
+
+def test_sends_wait_for_the_kernels_of_the_hop_before_and_no_other():
+    """The call beside a send is not what it waits for, and nothing is sent ahead of its hop."""
+    over = meshes.mesh(context=4)
+    arrays = sharded(over, *QKV)
+    found = waits(attention(over, layout="zigzag"), *arrays)
+    # before the first call: k and v of the next hop; then beside each but the last the same
+    assert found == [(0, []), (0, []), (1, [0]), (1, [0]), (2, [0, 1]), (2, [0, 1])]
+
+
 def test_every_permute_sends_one_array():
     """jax#32148: several arrays of different dtypes in one permute do not compile on GPUs."""
     over = meshes.mesh(context=4)

@@ -14,7 +14,6 @@ from jax_fa4.testing import inputs, meshes
 CASE = inputs.Case(
     name="packed", query_length=48, key_length=48, heads=4, heads_kv=2, head_dim=8, head_dim_v=12
 )
-WAYS = [("ring", "zigzag"), ("ring", "contiguous"), ("ring", "striped"), ("ulysses", "zigzag")]
 SINKS = jnp.asarray([0.3, -1.0, 2.0, 0.5])
 
 
@@ -80,17 +79,27 @@ def check(case, over, strategy, layout, **options):
         np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("window", [(None, None), (9, None), (6, 3)])
-@pytest.mark.parametrize(("strategy", "layout"), WAYS)
+@pytest.mark.parametrize(
+    ("strategy", "layout", "window"),
+    [
+        ("ring", "zigzag", (None, None)),
+        ("ring", "zigzag", (6, 3)),
+        ("ring", "striped", (6, 3)),
+        ("ring", "contiguous", (9, None)),
+        ("ulysses", "contiguous", (None, None)),
+        ("ulysses", "zigzag", (6, 3)),
+    ],
+)
 def test_documents_soft_cap_sinks_and_windows(strategy, layout, window):
     over = meshes.mesh(data=2, context=2)
     check(CASE, over, strategy, layout, window=window, softcap=2.0)
 
 
-@pytest.mark.parametrize(("strategy", "layout"), [WAYS[0], WAYS[-1]])
-def test_head_dims_of_192_and_128(strategy, layout):
+@pytest.mark.parametrize("strategy", ["ring", "ulysses"])
+def test_head_dims_of_192_and_128(strategy):
     case = inputs.Case(**{**vars(CASE), "head_dim": 192, "head_dim_v": 128})
-    check(case, meshes.mesh(data=1, context=4), strategy, layout, window=(20, None), softcap=0.0)
+    over = meshes.mesh(data=1, context=4)
+    check(case, over, strategy, "zigzag", window=(20, None), softcap=0.0)
 
 
 def test_rows_without_keys():
