@@ -1,4 +1,4 @@
-"""A program for one process: a call compiled with a persistent cache, and what the cache did.
+"""A program for one process: a gradient compiled with a persistent cache, and what the cache did.
 
     python cached_call.py DIRECTORY AXIS_TYPE SCALE
 
@@ -31,16 +31,18 @@ def main(directory, kind, scale):
     x = jax.device_put(jax.numpy.asarray(x, "bfloat16"), sharding)
 
     @jax.jit
+    @jax.grad
     def call(x):
-        return jax_fa4.flash_attention(
+        out = jax_fa4.flash_attention(
             x, x, x, softmax_scale=scale, causal=True, implementation="emulator"
         )
+        return (out.astype("float32") ** 2).sum()
 
     events = collections.Counter()
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event]))
-    out = call(x)
+    gradient = call(x)
     hits = events["/jax/compilation_cache/cache_hits"]
-    print(hits, float(np.asarray(out, np.float32).std()))
+    print(hits, float(np.asarray(gradient, np.float32).std()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """decode_attention over the devices of automatic and explicit meshes: batch and heads spread."""
 
+import dataclasses
 import re
 
 import jax
@@ -89,3 +90,34 @@ def test_explicit(case, implementation):
         np.testing.assert_allclose(
             np.asarray(a).astype(np.float32), np.asarray(b).astype(np.float32), rtol=1e-6
         )
+
+
+@pytest.mark.parametrize("implementation", PATHS)
+@pytest.mark.parametrize("shared", [False, True], ids=["own-caches", "one-cache"])
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_mapped(kind, shared, implementation):
+    """jax.vmap on a mesh, of all arrays or of queries and lengths alone."""
+    case = dataclasses.replace(CASE, sinks=False)
+    x = decode.make(case, jnp.bfloat16)
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(kind, kind))
+    axes = type(x)(*(None if a is None or (shared and i in (1, 2)) else 0 for i, a in enumerate(x)))
+
+    def put(array, axis):
+        if array is None:
+            return None
+        moved = array if axis is None else jnp.stack([array, jnp.flip(array, 0)])
+        spec = P("y") if axis is None else P("x", "y")
+        return jax.device_put(moved, NamedSharding(mesh, spec))
+
+    spread = type(x)(*map(put, x, axes))
+    out, lse = jax.jit(jax.vmap(call(case, implementation), (axes,)))(spread)
+    for i in range(2):
+        one = type(x)(
+            *(
+                a if a is None or n is None or i == 0 else jnp.flip(a, 0)
+                for a, n in zip(x, axes, strict=True)
+            )
+        )
+        for a, b in zip((out, lse), call(case, implementation)(one), strict=True):
+            a, b = (np.asarray(n).astype(np.float32) for n in (a, b))
+            np.testing.assert_allclose(a[i], b, rtol=2.0**-7, atol=2.0**-7)

@@ -227,3 +227,39 @@ def test_mapped(kind, names, implementation):
         for a, b in zip(found, wanted, strict=True):
             a, b = (np.asarray(jax.device_get(n), np.float32) for n in (a[i], b))
             assert np.abs(a - b).max() <= 2.0**-6 * np.abs(b).max()
+
+
+def packed(implementation, q, k, v, starts, sinks):
+    out, lse = jax_fa4.flash_attention_varlen(
+        q,
+        k,
+        v,
+        starts,
+        causal=True,
+        learnable_sink=sinks,
+        return_lse=True,
+        implementation=implementation,
+    )
+    return (out.astype(jnp.float32) ** 2).sum() + jnp.sin(lse).sum()
+
+
+@pytest.mark.parametrize("spec", [P(None, "x"), P("x")], ids=["heads", "rows"])
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])
+def test_packed_documents(kind, spec, implementation):
+    """flash_attention_varlen by heads, and by rows of the packed array."""
+    devices = mesh(kind, (2,), ("x",))
+    x = make()
+    arrays = (x.q[0], x.k[0], x.v[0], jnp.asarray([0, 20, 20, 50, LENGTH]), x.sinks)
+    heads = P(*spec[1:])
+    specs = (spec, spec, spec, P(), heads)
+    placed = [
+        jax.device_put(a, NamedSharding(devices, s)) for a, s in zip(arrays, specs, strict=True)
+    ]
+    run = lambda name: jax.grad(functools.partial(packed, name), (0, 1, 2, 4))  # noqa: E731
+    program = jax.jit(run(implementation)).lower(*placed).compile()
+    wide = [a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a for a in arrays]
+    for a, b, c in zip(program(*placed), run("xla")(*arrays), run("xla")(*wide), strict=True):
+        a, b, c = (np.asarray(jax.device_get(n), np.float32) for n in (a, b, c))
+        assert np.abs(a - c).max() <= 2 * np.abs(b - c).max() + np.abs(c).max() * 2.0**-8
+    if implementation != "xla" and spec == P(None, "x"):
+        assert not collectives(program)

@@ -138,3 +138,17 @@ def test_a_shard_map_that_leaves_axes_to_the_compiler(x, emulated):
         axis_names={"x"},
     )
     check(jax.jit(run)(placed(x, devices, P(("x", "y")))), CASE, x)
+
+
+def test_jacrev(implementation):
+    """The backward mapped over its cotangents alone, of sequences on two devices."""
+    devices = mesh(AUTO, (2,), ("x",))
+    x = inputs.make(
+        case("rows", query_length=3, key_length=5, batch=2, heads=2, heads_kv=1), jnp.bfloat16
+    )
+    run = lambda name: jax.jacrev(lambda *qkv: attend(name)(*qkv)[1][:, :, 0], (0, 1))  # noqa: E731
+    wide = [a.astype(jnp.float32) for a in x[:3]]
+    found = jax.jit(run(implementation))(*(placed(a, devices, P("x")) for a in x[:3]))
+    for a, b, c in zip(found, run("xla")(*x[:3]), run("xla")(*wide), strict=True):
+        a, b, c = (np.asarray(jax.device_get(n), np.float32) for n in (a, b, c))
+        assert np.abs(a - c).max() <= 2 * np.abs(b - c).max() + np.abs(c).max() * 2.0**-8
