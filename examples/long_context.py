@@ -102,6 +102,7 @@ def forward(weights: dict, tokens: jax.Array, positions: jax.Array, *, options, 
     """Logits (B, S, SPECIAL) of every position, float32."""
     dtype = jnp.dtype(options.dtype)
     heads = (*tokens.shape, options.heads, options.width // options.heads)
+    # --8<-- [start:attention]
     # (2) Attention over the whole sequence, each device with its rows.
     attention = functools.partial(
         jax_fa4.context_parallel_attention, mesh=mesh, spec=ROWS, layout=LAYOUT, causal=True
@@ -114,6 +115,7 @@ def forward(weights: dict, tokens: jax.Array, positions: jax.Array, *, options, 
         x = x + out.reshape(x.shape) @ w["out"]
         return x + jax.nn.gelu(norm(x) @ w["up"]) @ w["down"], None
 
+    # --8<-- [end:attention]
     # (3) Keep the ring's out and lse, compute the rest again: the ring then runs forward once.
     saved = jax.checkpoint_policies.save_only_these_names(*jax_fa4.CHECKPOINT_NAMES)
     x = weights["embed"].astype(dtype)[tokens]
