@@ -39,6 +39,13 @@ def test_rows():
     assert "WRONG: out" in context_parallel.row(CELL, 2e-3, 6e-3, None, "out is off by 0.1")
 
 
+def test_the_quick_table_has_the_best_ways_alone():
+    options = context_parallel.parser().parse_args(["--quick", "--devices", "2", "4"])
+    for window, ways in ((None, 2), (16, 1)):
+        cells = context_parallel.cells_of(options, 64, window, True)
+        assert [cell.devices for cell in cells] == [1, *[2] * ways, *[4] * ways]
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_it_runs(capsys, monkeypatch, broken):
     if broken:  # keys out of place
