@@ -35,7 +35,9 @@ def forward(
 
     def block(row: Index, column: Index) -> _Sums:
         found = scores.block(_at(queries, row), _at(keys, column), row, column)
-        peak = found.max(axis=-1)
+        # Results do not depend on it. Its tangent would compare scores with it, which a compiler
+        # may round anew: no score is then the largest, and 0 / 0 its tangent.
+        peak = lax.stop_gradient(found.max(axis=-1))
         weights = jnp.exp(found - _finite(peak)[..., None])
         value, total = _at(values, column), weights.sum(axis=-1)
         dropped = scores.dropped(row, column)

@@ -136,6 +136,26 @@ def test_remat_and_scan_over_layers():
     same(*(result_and_gradients(f, x.dout, x.q, slopes) for f in (scanned, unrolled)))
 
 
+@pytest.mark.usefixtures("side")
+def test_forward_mode():
+    x = inputs.make(CASE, jnp.float32)
+    slopes, direction = jax.random.normal(jax.random.key(0), (2, 4))
+
+    def call(attention, q, slopes):
+        return attention(
+            q,
+            *x[1:3],
+            score_mod=lambda s, b, h, i, j: jnp.tanh(s) + slopes[h] * (i - j) / 40,
+            mask_mod=lambda b, h, i, j: j <= i + 8 * h,
+        )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(attention, *primals):
+        return jax.jvp(functools.partial(call, attention), primals, (x.dout, direction))
+
+    same(*(run(f, x.q, slopes) for f in (attend, plain)))
+
+
 def test_second_derivative_through_a_mod():
     x = inputs.make(CASE, jnp.float32)
     q, k, v = (a[:1, :5, :, :2] for a in x[:3])
