@@ -87,25 +87,6 @@ def test_what_is_left_to_the_compiler_is_said(emulated):
         jax.jit(call(laid.case, emulated)).lower(*placed[:3])
 
 
-def test_layers_in_a_scan(implementation):
-    laid = BY_NAME["grouped"]
-    x = make(laid, jnp.bfloat16)
-    q, k, v = place(mesh(EXPLICIT), laid, x)[:3]
-
-    def model(q, k, v):
-        @jax.checkpoint
-        def layer(x, _):
-            return jax_fa4.flash_attention(x, k, v, implementation=implementation), None
-
-        return jax.lax.scan(layer, q, None, length=3)[0].astype(jnp.float32).sum()
-
-    run = jax.grad(model, argnums=(0, 1, 2))
-    found, wanted = jax.jit(run)(q, k, v), run(*x[:3])
-    for a, b, primal in zip(found, wanted, (q, k, v), strict=True):
-        assert spec(a) == spec(primal)
-        assert jnp.abs(jax.device_get(a) - b).max() <= 2**-5 * jnp.abs(b).max()
-
-
 def test_a_bias_and_a_mask():
     """The portable path's own arrays, whole or in parts, and the sums of their gradients."""
     laid = BY_NAME["batch-and-heads"]

@@ -1,5 +1,6 @@
 """A compiled call: cached for another process, exported, in donated buffers, on many devices."""
 
+import functools
 import subprocess
 import sys
 import threading
@@ -11,7 +12,19 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from meshes import AUTO, BY_NAME, EXPLICIT, call, check, gradients, make, mesh, place
+from meshes import (
+    AUTO,
+    BY_NAME,
+    EXPLICIT,
+    call,
+    check,
+    collectives,
+    gradients,
+    make,
+    mesh,
+    place,
+    spec,
+)
 
 import jax_fa4
 from jax_fa4.ffi import BACKWARD_TARGET, FORWARD_TARGET
@@ -108,6 +121,32 @@ def test_donated_buffers(kind, emulated):
         np.testing.assert_allclose(
             np.asarray(a, np.float32), np.asarray(b, np.float32), atol=2.0**-8 * 4
         )
+
+
+SAVED = jax.checkpoint_policies.save_only_these_names(*jax_fa4.CHECKPOINT_NAMES)
+
+
+@pytest.mark.parametrize("policy", [None, SAVED], ids=["saves-nothing", "saves-names"])
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])
+def test_remat_of_layers_in_a_scan(kind, policy, implementation):
+    laid = BY_NAME["grouped"]
+    x = make(laid)
+    q, k, v = place(mesh(kind), laid, x)[:3]
+
+    def model(q, k, v):
+        @functools.partial(jax.checkpoint, policy=policy)
+        def layer(x, _):
+            return jax_fa4.flash_attention(x, k, v, implementation=implementation), None
+
+        return jax.lax.scan(layer, q, None, length=3)[0].astype(jnp.float32).sum()
+
+    run = jax.grad(model, argnums=(0, 1, 2))
+    compiled = jax.jit(run).lower(q, k, v).compile()
+    for a, b, primal in zip(compiled(q, k, v), run(*x[:3]), (q, k, v), strict=True):
+        assert spec(a) == spec(primal)
+        assert jnp.abs(jax.device_get(a) - b).max() <= 2**-5 * jnp.abs(b).max()
+    if implementation != "xla":
+        assert not collectives(compiled)
 
 
 def test_threads_and_devices(implementation):
