@@ -64,7 +64,8 @@ def exact(
         scores = scores + np.asarray(bias).astype(np.float64)
     p, lse = _softmax(np.where(_attended(q, k, band, mask), scores, -np.inf))
     score_terms = np.einsum("bihd,bjhd->bhij", *map(np.abs, (q, keys)), optimize=True)
-    lse_terms = softmax_scale * (p * score_terms).sum(axis=-1)
+    # tanh is made as 1 less something, by an exponential, so that a capped score has a term cap.
+    lse_terms = softmax_scale * (p * score_terms).sum(axis=-1) + softcap
     dp = np.einsum("bihd,bjhd->bhij", dout, values, optimize=True)
     mean = (p * dp).sum(axis=-1, keepdims=True)
     ds = p * (dp - mean + dlse[..., None])

@@ -1,5 +1,7 @@
 """The rule of closeness lets the plain computation through, and little more."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,16 @@ def test_lse_may_move_by_the_last_bit_of_its_sum():
     tolerances.check({"lse": np.full(1, 2.0**-23, np.float32)}, exact, plain)
     with pytest.raises(AssertionError, match="lse: error"):
         tolerances.check({"lse": np.full(1, 2.0**-22, np.float32)}, exact, plain)
+
+
+@pytest.mark.parametrize("softcap", [5.0, 50.0])
+@pytest.mark.parametrize(("bits", "is_right"), [(24, True), (18, False), (11, False)])
+def test_a_soft_cap_may_round_tanh_to_a_bit_below_1(softcap, bits, is_right):
+    """And not as tanh.approx does, to 11 bits; all of a row slip alike, and so does its lse."""
+    case = CASES["square"]
+    x = inputs.make(case, "bfloat16")
+    options = {"softmax_scale": case.scale, "band": case.band, "softcap": softcap}
+    exact, plain = expected.exact(x, **options), expected.plain(x, **options)
+    slipped = (exact["lse"] + softcap * 2.0**-bits).astype(np.float32)
+    with contextlib.nullcontext() if is_right else pytest.raises(AssertionError, match="lse:"):
+        tolerances.check({"lse": slipped}, exact, plain)
