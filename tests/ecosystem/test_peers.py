@@ -153,8 +153,18 @@ def test_head_dims_have_kernels_and_gradients(arch, dims):
 
 
 def test_no_private_name_of_jax():
-    """keras#21507, keras#21970, keras#21333: what is private moves with each release."""
-    files = [path for path in (CHECKOUT / "jax_fa4").rglob("*.py")]
-    assert files
+    """keras#21507, keras#21970, keras#21333: what is private moves with each release.
+
+    Of jax.interpreters one file takes what JAX's own guide to primitives does.
+    """
+    package = CHECKOUT / "jax_fa4"
+    texts = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*.py")}
+    texts["ops/derivatives.py"], count = re.subn(
+        r"^from jax\.interpreters import ad, batching, mlir$",
+        "",
+        texts["ops/derivatives.py"],
+        flags=re.MULTILINE,
+    )
+    assert count == 1
     pattern = re.compile(r"jax\._src|jaxlib\.xla|jax\.interpreters|from jax import _")
-    assert [path for path in files if pattern.search(path.read_text())] == []
+    assert [name for name, text in texts.items() if pattern.search(text)] == []
