@@ -1,5 +1,8 @@
 """vmap on meshes: mapped axes in parts, beside parts of the batch, and in and around shard_map."""
 
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,3 +155,18 @@ def test_jacrev(implementation):
     for a, b, c in zip(found, run("xla")(*x[:3]), run("xla")(*wide), strict=True):
         a, b, c = (np.asarray(jax.device_get(n), np.float32) for n in (a, b, c))
         assert np.abs(a - c).max() <= 2 * np.abs(b - c).max() + np.abs(c).max() * 2.0**-8
+
+
+def test_arrays_are_folded_without_copies(x, emulated):
+    """The program has what that of one larger batch has, and views."""
+
+    def operations(function, x):
+        text = jax.jit(function).lower(x).compile().as_text()
+        names = re.findall(r"= bf16\[[^=]* ([a-z-]+)\(", text)
+        return Counter(name for name in names if name not in ("bitcast", "parameter"))
+
+    run = gradients(attend(emulated))
+    whole = operations(run, x)
+    assert operations(jax.vmap(run), split(x)) == whole
+    copied = operations(lambda x: jax.tree.map(lambda a: jnp.roll(a, 1, 1), run(x)), x)
+    assert copied != whole  # it does see operations
