@@ -36,6 +36,9 @@ forward are older than the check that tells apart what single lanes of a warp st
 those of `bwd_sm90` older than the check of lanes that have not waited for what others have; both
 find more and not less. What the rows of `bwd_sm100` had missed ran again with both.
 
+Decoding runs on one sequence whose rows are those of one warp, and of teams of two and four. What
+is missed there is a wait that moves past a read of the table of pages, which nobody writes.
+
 `bwd_preprocess` has no instruction that a mutator changes: it synchronises nothing.
 FlashAttention-4 4.0.0b36, D = 128, compiled by nvidia-cutlass-dsl 4.8.1: causal at S = 384 and
 640, and full on pairs of CTAs at S = 600 with what survived at S = 636; queries times 16 at 640,

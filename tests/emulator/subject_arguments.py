@@ -67,7 +67,7 @@ def aligned(values: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _unwritten(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def unwritten(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Room for a result, of NaNs."""
     width = ELEMENTS[dtype](0).nbytes if dtype in ELEMENTS else 4
     return aligned(np.full(shape, 2 ** (8 * width) - 1, f"u{width}"))
@@ -130,8 +130,8 @@ def forward(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     shape = (problem.rows, problem.heads, variant.head_dim_v)
     values: dict[str, Any] = {
         **_inputs(variant, problem, random),
-        "out": _unwritten(shape, variant.dtype.output.value),
-        "lse": _unwritten((problem.heads, problem.rows), "float32"),
+        "out": unwritten(shape, variant.dtype.output.value),
+        "lse": unwritten((problem.heads, problem.rows), "float32"),
     }
     for name in ("q_descale", "k_descale", "v_descale"):
         numbers = random.uniform(0.5, 2, (1, problem.heads_kv)).astype(np.float32)
@@ -176,8 +176,8 @@ def backward(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
         "lse_log2": lse_log2,
         "delta": _padded(random.standard_normal((heads, rows)), 0),
         "dq_accum": aligned(np.zeros((heads, padded, variant.head_dim), np.float32)),
-        "dk": _unwritten((*keys, variant.head_dim), variant.dtype.value),
-        "dv": _unwritten((*keys, variant.head_dim_v), variant.dtype.value),
+        "dk": unwritten((*keys, variant.head_dim), variant.dtype.value),
+        "dv": unwritten((*keys, variant.head_dim_v), variant.dtype.value),
         "semaphores": aligned(np.zeros((heads, padded // 64), np.int32)),
     }
 
@@ -189,7 +189,7 @@ def postprocess(variant: Any, problem: Problem, seed: int) -> dict[str, Any]:
     sums = random.standard_normal((problem.heads, padded, width)).astype(np.float32)
     return {
         "dq_accum": aligned(sums),
-        "dq": _unwritten((problem.rows, problem.heads, head_dim), variant.dtype.value),
+        "dq": unwritten((problem.rows, problem.heads, head_dim), variant.dtype.value),
         "batch": 1,
         "seqlen_q": problem.rows,
         "seqlen_q_padded": padded,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import subject_arguments as arguments
+import subject_decode
 from conftest import Emulator, EmulatorError, Run
 from host_launches import HostCode
 
@@ -55,10 +56,16 @@ class Sums:
 
 def _launches(run: Emulator, host: HostCode) -> Iterator[tuple[dict[str, Any], Launch]]:
     """(what was captured, the launch) of every problem of the kernel."""
-    from jax_fa4.variants import BackwardVariant, Form, ForwardVariant
+    from jax_fa4.variants import BackwardVariant, DecodeVariant, Form, ForwardVariant
     from jax_fa4.variants.catalog import is_deterministic
 
     variant = host.variant
+    if isinstance(variant, DecodeVariant):
+        for seed, decoding in enumerate(subject_decode.PROBLEMS):
+            values = subject_decode.decode(variant, decoding, seed)
+            saved = host.launch(values, subject_decode.WRITTEN)
+            yield saved, _captured(run, saved, level="ptx")
+        return
     if isinstance(variant, ForwardVariant):
         for seed, problem in enumerate(arguments.FORWARD[variant.arch.value]):
             saved = host.launch(arguments.forward(variant, problem, seed))
