@@ -4,9 +4,10 @@ error <= 2 x (error of the plain computation in the same precision) + floor, whe
 errors are the largest against float64. The floor is what a correct result may be off by
 where the plain one happens to be exact: one ulp of the largest value, and one float32 ulp of
 the largest sum of absolute terms (they cancel, and tensor cores truncate such sums where the
-plain computation may round them); for lse also one float32 ulp of 1, by which a logarithm moves
-when what it is of moves by its last bit; for gradients also |lse| such ulps of the largest value,
-since P = exp(S - lse) turns the rounding of lse into that much.
+plain computation may round them); for out also one such ulp of a score's terms times the largest
+value, since P = exp(S - max S) turns the rounding of S into that much; for lse also one float32 ulp
+of 1, by which a logarithm moves when what it is of moves by its last bit; for gradients also |lse|
+such ulps of the largest value, since P = exp(S - lse) turns the rounding of lse into that much.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def bound(name: str, dtype: Any, exact: Arrays, plain: Arrays) -> float:
     plain_error = _largest(_finite(plain[name].astype(np.float64)) - _finite(exact[name]))
     floor = ulp(dtype) * _largest(exact[name])
     floor += ulp(np.float32) * float(exact[f"{name}_terms"])
+    if name == "out":
+        floor += ulp(np.float32) * float(exact["lse_terms"]) * _largest(exact[name])
     if name == "lse":
         floor += ulp(np.float32)
     if name.startswith("d"):

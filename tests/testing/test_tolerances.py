@@ -52,3 +52,13 @@ def test_a_soft_cap_may_round_tanh_to_a_bit_below_1(softcap, bits, is_right):
     slipped = (exact["lse"] + softcap * 2.0**-bits).astype(np.float32)
     with contextlib.nullcontext() if is_right else pytest.raises(AssertionError, match="lse:"):
         tolerances.check({"lse": slipped}, exact, plain)
+
+
+@pytest.mark.parametrize(("ulps", "is_right"), [(20, True), (40, False)])
+def test_out_may_move_by_the_rounding_of_scores(ulps, is_right):
+    """Of terms of 16 in sum, and a value of 2: the plain computation may round them exactly."""
+    exact = {"out": np.full(1, 2.0), "out_terms": 2.0, "lse_terms": 16.0}
+    plain = {"out": np.full(1, 2.0, np.float32)}
+    moved = {"out": np.full(1, 2.0 + ulps * 2.0**-23, np.float32)}
+    with contextlib.nullcontext() if is_right else pytest.raises(AssertionError, match="out:"):
+        tolerances.check(moved, exact, plain)
