@@ -13,6 +13,7 @@ PREPROCESS = "jax_fa4_bwd_preprocess_v1"
 FORWARD_FP8 = "jax_fa4_fwd_fp8_v1"
 FORWARD_BOUNDED = "jax_fa4_fwd_bounded_v1"
 BACKWARD_BOUNDED = "jax_fa4_bwd_bounded_v1"
+DECODE = "jax_fa4_decode_v1"
 BF16, FP16, F32, E4M3 = jnp.bfloat16, jnp.float16, jnp.float32, jnp.float8_e4m3fn
 
 
@@ -132,6 +133,36 @@ def preprocess(**changes):
     arguments = {"out": out, "dout": out, "lse": rows, "dlse": rows}
     attributes = {"variants": "bwd_preprocess_sm90_bf16"}
     return changed(PREPROCESS, arguments, scratch(batch, seqlen, heads), attributes, changes)
+
+
+def decode(**changes):
+    """Calls the decode target in the way of `backward`; by default 3 pages of 64 a sequence."""
+    q = changes.get("q", ((2, 1, 4, 64), BF16))
+    (batch, seqlen, heads, width), _ = q
+    k = changes.get("k", ((8, 64, 2, 64), BF16))
+    rows = (batch, heads, seqlen)
+    arguments = {
+        "q": q,
+        "k": k,
+        "v": k,
+        "page_table": ((batch, 3), jnp.int32),
+        "lengths": ((batch,), jnp.int32),
+        "sinks": ((heads,), F32),
+    }
+    results = {
+        "out": q,
+        "lse": (rows, F32),
+        "out_partial": ((2, *rows, width), F32),
+        "lse_partial": ((2, *rows), F32),
+    }
+    attributes = {
+        "variants": "decode_sm90_bf16_d64",
+        "softmax_scale": np.float32(1.0),
+        "softcap": np.float32(0.0),
+        "band_lower": np.int32(-(2**30)),
+        "band_upper": np.int32(2**30),
+    }
+    return changed(DECODE, arguments, results, attributes, changes)
 
 
 def changed(target, arguments, results, attributes, changes):

@@ -15,6 +15,7 @@ from bad_calls import (
     BACKWARD,
     BACKWARD_BOUNDED,
     BF16,
+    DECODE,
     FORWARD,
     FORWARD_BOUNDED,
     FORWARD_FP8,
@@ -23,6 +24,7 @@ from bad_calls import (
     PREPROCESS,
     backward,
     backward_bounded,
+    decode,
     forward,
     forward_bounded,
     forward_fp8,
@@ -30,6 +32,7 @@ from bad_calls import (
     refused,
 )
 from bounded_refusals import BACKWARD_BOUNDED_REFUSALS, FORWARD_BOUNDED_REFUSALS
+from decode_refusals import DECODE_REFUSALS
 from forward_refusals import FORWARD_REFUSALS, FP8_REFUSALS
 
 from jax_fa4 import _ext
@@ -53,6 +56,13 @@ def test_forward_of_8_bits_refuses(case):
     arguments, words = FP8_REFUSALS[case]
     message = refused(re.escape(words), forward_fp8, **arguments)
     assert message.startswith(f"INVALID_ARGUMENT: {FORWARD_FP8}: ")
+
+
+@pytest.mark.parametrize("case", DECODE_REFUSALS)
+def test_decode_refuses(case):
+    arguments, words = DECODE_REFUSALS[case]
+    message = refused(re.escape(words), decode, **arguments)
+    assert message.startswith(f"INVALID_ARGUMENT: {DECODE}: ")
 
 
 @pytest.mark.parametrize("case", FORWARD_BOUNDED_REFUSALS)
@@ -118,6 +128,7 @@ def has_driver():
         (backward, BACKWARD),
         (backward_bounded, BACKWARD_BOUNDED),
         (preprocess, PREPROCESS),
+        (decode, DECODE),
     ],
 )
 def test_a_right_call_gets_as_far_as_the_driver(function, target):
