@@ -208,56 +208,24 @@ namespace jax_fa4 {
 
 #define JAX_FA4_FIELD(type, name) type name;
 #define JAX_FA4_ADDRESS(type, name) &name,
+// A kernel's arguments, and where they lie, in its order.
+#define JAX_FA4_STRUCT(Name, LIST)                                     \
+  struct Name {                                                        \
+    LIST(JAX_FA4_FIELD)                                                \
+    std::vector<void*> Addresses() { return {LIST(JAX_FA4_ADDRESS)}; } \
+  };
 
-struct ForwardArguments {
-  JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
+JAX_FA4_STRUCT(ForwardArguments, JAX_FA4_FORWARD_ARGUMENTS)
+JAX_FA4_STRUCT(ForwardFp8Arguments, JAX_FA4_FORWARD_FP8_ARGUMENTS)
+JAX_FA4_STRUCT(ForwardBoundedArguments, JAX_FA4_FORWARD_BOUNDED_ARGUMENTS)
+JAX_FA4_STRUCT(BackwardPreprocessArguments, JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS)
+JAX_FA4_STRUCT(BackwardArguments, JAX_FA4_BACKWARD_ARGUMENTS)
+JAX_FA4_STRUCT(BackwardBoundedArguments, JAX_FA4_BACKWARD_BOUNDED_ARGUMENTS)
+JAX_FA4_STRUCT(BackwardPostprocessArguments, JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS)
+JAX_FA4_STRUCT(DecodeArguments, JAX_FA4_DECODE_ARGUMENTS)
+JAX_FA4_STRUCT(DecodeCombineArguments, JAX_FA4_DECODE_COMBINE_ARGUMENTS)
 
-struct ForwardFp8Arguments {
-  JAX_FA4_FORWARD_FP8_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_FP8_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
-struct ForwardBoundedArguments {
-  JAX_FA4_FORWARD_BOUNDED_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_FORWARD_BOUNDED_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
-struct BackwardPreprocessArguments {
-  JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() {
-    return {JAX_FA4_BACKWARD_PREPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
-  }
-};
-
-struct BackwardArguments {
-  JAX_FA4_BACKWARD_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_BACKWARD_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
-struct BackwardBoundedArguments {
-  JAX_FA4_BACKWARD_BOUNDED_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_BACKWARD_BOUNDED_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
-struct BackwardPostprocessArguments {
-  JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() {
-    return {JAX_FA4_BACKWARD_POSTPROCESS_ARGUMENTS(JAX_FA4_ADDRESS)};
-  }
-};
-
-struct DecodeArguments {
-  JAX_FA4_DECODE_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_DECODE_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
-struct DecodeCombineArguments {
-  JAX_FA4_DECODE_COMBINE_ARGUMENTS(JAX_FA4_FIELD)
-  std::vector<void*> Addresses() { return {JAX_FA4_DECODE_COMBINE_ARGUMENTS(JAX_FA4_ADDRESS)}; }
-};
-
+#undef JAX_FA4_STRUCT
 #undef JAX_FA4_FIELD
 #undef JAX_FA4_ADDRESS
 
